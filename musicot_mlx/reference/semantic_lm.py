@@ -1,0 +1,262 @@
+"""The semantic language model in PyTorch: `transformers.LlamaForCausalLM` fed with `inputs_embeds`.
+
+MusiCoT (arXiv 2503.19611), Fig 3 and eq 7-8: conditions, then a chain of musical thoughts (CLAP-RVQ
+codes, level-major), then audio tokens, in one sequence. This is the network that is trained, and
+the measure the MLX port is held against: `plan_thoughts` and `audio_tokens` recompute the whole
+sequence for every token, so that there is no cache to be wrong.
+
+    [CLAP vector] [tags] [lyrics] <cot_bos> thoughts <cot_eos> <aud_bos> audio <aud_eos>
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from musicot_mlx.weights.vocabulary import AUD_BOS, AUD_EOS, COT_BOS, COT_EOS, PAD, Vocabulary
+
+CLAP_SLOT = -1  # stands for the projected CLAP vector in a row of ids
+IGNORED = -100  # a target that cross-entropy skips
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """A padded batch: embeddings (batch, time, hidden), targets (batch, time) with -100 to skip."""
+
+    embeddings: torch.Tensor
+    targets: torch.Tensor
+
+
+class SemanticLM(nn.Module):
+    """LLaMA trunk with an untied head; a projection makes a CLAP vector one token of the prefix.
+
+    `config` is the `semantic_lm` section of config.json. Conditions are given as vocabulary ids
+    (Vocabulary.tag_id, Vocabulary.lyrics_ids), thoughts and audio as codes counted from 0.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = dict(config)
+        self.vocabulary = Vocabulary.from_config(config)
+        self.llama = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=self.vocabulary.vocab_size,
+                hidden_size=config["hidden_size"],
+                intermediate_size=config["intermediate_size"],
+                num_hidden_layers=config["num_hidden_layers"],
+                num_attention_heads=config["num_attention_heads"],
+                num_key_value_heads=config["num_key_value_heads"],
+                rms_norm_eps=config["rms_norm_eps"],
+                max_position_embeddings=config["max_position_embeddings"],
+                # transformers 5 knows no rope_theta argument of its own: it lives in here
+                rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+                tie_word_embeddings=False,
+                pad_token_id=PAD,
+                bos_token_id=COT_BOS,
+                eos_token_id=AUD_EOS,
+            )
+        )
+        self.clap_proj = nn.Linear(config["clap_dim"], config["hidden_size"])
+
+    def row(
+        self,
+        tags: Sequence[int] = (),
+        lyrics: Sequence[int] = (),
+        thoughts: Any = None,
+        audio: Any = None,
+        *,
+        clap: bool = True,
+        conditions: bool = True,
+    ) -> list[int]:
+        """Ids of one sequence; without conditions no prefix, without thoughts no chain at all."""
+        ids: list[int] = []
+        if conditions:
+            self.vocabulary.check_conditions(tags, lyrics)
+            ids += [CLAP_SLOT] * clap + [int(i) for i in tags] + [int(i) for i in lyrics]
+        if thoughts is not None:
+            flat = self.vocabulary.flatten_thoughts(_to_numpy(thoughts))
+            ids += [COT_BOS, *flat.tolist(), COT_EOS]
+        if audio is not None:
+            ids += [AUD_BOS, *self.vocabulary.audio_ids(_to_numpy(audio)).tolist(), AUD_EOS]
+        return ids
+
+    def embed(self, ids: torch.Tensor, clap: torch.Tensor | None) -> torch.Tensor:
+        """Embed ids (batch, time), with the projected clap (batch, clap_dim) in each CLAP_SLOT."""
+        embeddings = self.llama.model.embed_tokens(ids.clamp(min=PAD))  # (batch, time, hidden)
+        if clap is None:
+            return embeddings
+        projected = self.clap_proj(clap)[:, None]  # (batch, 1, hidden)
+        return torch.where((ids == CLAP_SLOT)[..., None], projected, embeddings)
+
+    def inputs(
+        self,
+        batch: Mapping[str, Any],
+        *,
+        drop_conditions: Sequence[bool] | None = None,
+        drop_thoughts: Sequence[bool] | None = None,
+    ) -> TrainingInputs:
+        """Build the embedded training sequences of a batch, padded on the right.
+
+        batch: `clap` float (batch, clap_dim); `tags` and `lyrics`, one list of vocabulary ids an
+        item; `thoughts`, one (levels, segments) of codes an item; `audio`, one (frames,) of codes
+        an item. What is dropped is left out of the sequence, as generation leaves it out. Targets
+        are the tokens after <cot_bos> up to <aud_eos> (after <aud_bos> without thoughts).
+        """
+        device = self.clap_proj.weight.device
+        size = len(batch["audio"])
+        no_conditions = drop_conditions or [False] * size
+        no_thoughts = drop_thoughts or [False] * size
+        rows = [
+            self.row(
+                batch["tags"][i],
+                batch["lyrics"][i],
+                None if no_thoughts[i] else batch["thoughts"][i],
+                batch["audio"][i],
+                conditions=not no_conditions[i],
+            )
+            for i in range(size)
+        ]
+        time = max(len(row) for row in rows) - 1  # <aud_eos> is a target only
+        ids = torch.full((size, time), PAD)
+        targets = torch.full((size, time), IGNORED)
+        for i, row in enumerate(rows):
+            ids[i, : len(row) - 1] = torch.tensor(row[:-1])
+            start = row.index(AUD_BOS if no_thoughts[i] else COT_BOS)
+            targets[i, start : len(row) - 1] = torch.tensor(row[start + 1 :])
+        clap = batch["clap"].to(device=device, dtype=self.clap_proj.weight.dtype)
+        return TrainingInputs(self.embed(ids.to(device), clap), targets.to(device))
+
+    def token_losses(self, inputs: TrainingInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy in nats of each target (targets,), and the target ids (targets,).
+
+        Right padding needs no attention mask: a causal row never looks to its right.
+        """
+        hidden = self.llama.model(inputs_embeds=inputs.embeddings, use_cache=False)[0]
+        learned = inputs.targets != IGNORED
+        targets = inputs.targets[learned]
+        logits = self.llama.lm_head(hidden[learned])  # (targets, vocabulary)
+        return functional.cross_entropy(logits.float(), targets, reduction="none"), targets
+
+    def loss(
+        self,
+        batch: Mapping[str, Any],
+        *,
+        dropout: float = 0.1,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Mean cross-entropy of a batch (see `inputs`), with the dropping that guidance needs.
+
+        A share `dropout` of the items loses its whole prefix (eq 7); half of those lose the
+        thoughts as well (eq 8). Eval mode drops nothing. `generator` is a CPU generator.
+        """
+        size = len(batch["audio"])
+        rate = dropout if self.training else 0.0
+        draws = torch.rand(size, generator=generator).tolist()
+        inputs = self.inputs(
+            batch,
+            drop_conditions=[draw < rate for draw in draws],
+            drop_thoughts=[draw < rate / 2 for draw in draws],
+        )
+        return self.token_losses(inputs)[0].mean()
+
+    @torch.no_grad()
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Validation: mean nats a token of each thought level and of the audio, nothing dropped."""
+        values, targets = self.token_losses(self.inputs(batch))
+        ranges = {
+            f"thoughts_{level}": self.vocabulary.thought_range(level)
+            for level in range(self.vocabulary.thought_codebooks)
+        }
+        ranges["audio"] = self.vocabulary.audio_range
+        return {
+            name: values[(targets >= start) & (targets < stop)].mean().item()
+            for name, (start, stop) in ranges.items()
+        }
+
+    @torch.no_grad()
+    def plan_thoughts(
+        self,
+        clap: torch.Tensor | None,
+        tags: Sequence[int] = (),
+        lyrics: Sequence[int] = (),
+        *,
+        segments: int,
+        temperature: float = 0.65,
+        guidance_scale: float = 2.3,  # lambda_1
+        generator: torch.Generator | None = None,
+    ) -> np.ndarray:
+        """Draw the thoughts of a song, int32 (levels, segments), by eq 7."""
+        prefix = self.row(tags, lyrics, clap=clap is not None)
+        rows = [[*prefix, COT_BOS], [COT_BOS]]
+        ids: list[int] = []
+        for level in range(self.vocabulary.thought_codebooks):
+            for _ in range(segments):
+                legal = self.vocabulary.thought_range(level)
+                ids.append(
+                    self._draw(rows, ids, clap, legal, temperature, guidance_scale, generator)
+                )
+        return self.vocabulary.unflatten_thoughts(np.array(ids))
+
+    @torch.no_grad()
+    def audio_tokens(
+        self,
+        clap: torch.Tensor | None,
+        tags: Sequence[int] = (),
+        lyrics: Sequence[int] = (),
+        *,
+        thoughts: Any,
+        frames: int,
+        temperature: float = 0.75,
+        guidance_scale: float = 1.3,  # lambda_2
+        unconditional: str = "without_thoughts",
+        generator: torch.Generator | None = None,
+    ) -> np.ndarray:
+        """Draw the audio codes after given thoughts, int32 (frames,), by eq 8 in either reading."""
+        kept = thoughts if unconditional == "with_thoughts" else None
+        rows = [
+            [*self.row(tags, lyrics, thoughts, clap=clap is not None), AUD_BOS],
+            [*self.row((), (), kept, conditions=False), AUD_BOS],
+        ]
+        ids: list[int] = []
+        legal = self.vocabulary.audio_range
+        for _ in range(frames):
+            ids.append(self._draw(rows, ids, clap, legal, temperature, guidance_scale, generator))
+        return (np.array(ids) - self.vocabulary.audio_offset).astype(np.int32)
+
+    def _draw(
+        self,
+        rows: Sequence[list[int]],
+        drawn: list[int],
+        clap: torch.Tensor | None,
+        legal: tuple[int, int],
+        temperature: float,
+        guidance_scale: float,
+        generator: torch.Generator | None,
+    ) -> int:
+        """One more id: both rows from their first token, mixed over the legal ids."""
+        logp = self._log_probabilities([*rows[0], *drawn], clap, legal)
+        if guidance_scale != 1.0:
+            without = self._log_probabilities([*rows[1], *drawn], clap, legal)
+            logp = guidance_scale * logp + (1.0 - guidance_scale) * without
+        if temperature == 0.0:
+            return legal[0] + int(logp.argmax())
+        probabilities = torch.softmax(logp / temperature, dim=-1).cpu()
+        return legal[0] + int(torch.multinomial(probabilities, 1, generator=generator))
+
+    def _log_probabilities(
+        self, row: list[int], clap: torch.Tensor | None, legal: tuple[int, int]
+    ) -> torch.Tensor:
+        device = self.clap_proj.weight.device
+        vector = None if clap is None else clap.reshape(1, -1).to(self.clap_proj.weight)
+        embeddings = self.embed(torch.tensor([row], device=device), vector)
+        logits = self.llama(inputs_embeds=embeddings, use_cache=False).logits[0, -1]
+        return torch.log_softmax(logits[legal[0] : legal[1]].float(), dim=-1)
+
+
+def _to_numpy(codes: Any) -> np.ndarray:
+    return codes.cpu().numpy() if isinstance(codes, torch.Tensor) else np.asarray(codes)
