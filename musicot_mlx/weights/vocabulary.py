@@ -1,9 +1,9 @@
 """The one vocabulary of the semantic language model, as plain arithmetic.
 
-MusiCoT (arXiv 2503.19611, Fig 3) puts special marks, lyrics, tags, thoughts and audio tokens in one sequence. Ids stand
-in this order: marks, section marks, lyrics text, tags, thoughts level by level, audio. Each thought level has its own
-range: the ids of two levels never meet, so one embedding row never means two things. Needs numpy alone, because both
-the MLX network and the PyTorch reference count with it.
+MusiCoT (arXiv 2503.19611, Fig 3) puts tags, lyrics, thoughts and audio tokens in one sequence. Ids
+stand in this order: marks, section marks, lyrics text, tags, thoughts level by level, audio. Each
+thought level has a range of its own, so one embedding row never means two things. This module needs
+numpy alone, because both the MLX network and the PyTorch reference count with it.
 """
 
 import re
@@ -32,7 +32,7 @@ class Vocabulary:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Vocabulary":
-        """Read the sizes from a `semantic_lm` section of config.json (`tags` is the list of tag names)."""
+        """Read the sizes from the `semantic_lm` section of config.json (`tags` lists names)."""
         return cls(
             text_vocab_size=config["text_vocab_size"],
             tag_count=len(config["tags"]),
@@ -115,7 +115,7 @@ class Vocabulary:
         return FIRST_SECTION + SECTION_MARKS.index(mark)
 
     def lyrics_ids(self, lyrics: str, encode: Callable[[str], Sequence[int]]) -> list[int]:
-        """Ids of lyrics with section marks in square brackets; `encode` is the tokenizer without specials."""
+        """Ids of lyrics with section marks; `encode` is the tokenizer, adding no specials."""
         ids: list[int] = []
         marks = "|".join(re.escape(mark) for mark in SECTION_MARKS)
         for piece in re.split(f"({marks})", lyrics):
@@ -141,7 +141,7 @@ class Vocabulary:
                 )
 
     def flatten_thoughts(self, codes: np.ndarray) -> np.ndarray:
-        """Codes (levels, segments) to ids (levels * segments,), level-major: every segment's coarse code first (eq 8)."""
+        """Codes (levels, segments) to ids (levels * segments,), level-major as eq 8 has them."""
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.shape[0] != self.thought_codebooks:
             raise ValueError(
