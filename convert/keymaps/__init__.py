@@ -1,0 +1,1 @@
+"""Key maps: one ordered table per part of a checkpoint."""

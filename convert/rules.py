@@ -1,0 +1,121 @@
+"""Key maps as ordered tables: a source pattern, a target and a named transform per line.
+
+Keys carry no part prefix: the `clap` table sees `text_model.embeddings...`, and convert.py takes
+`clap.` off before and puts it back after. The first rule that matches a whole key decides.
+Conversion is strict: a key that no rule names is an error, and each target is filled once.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from musicot_mlx.errors import MusicotError
+
+
+@dataclass(frozen=True)
+class Rule:
+    r"""One line of a key map.
+
+    pattern: regular expression for the whole source key. target: template with `\1` or `\g<name>`
+    for the groups; None drops the key; a tuple of templates for a transform that splits.
+    order: for a transform that joins, what the group named `part` matches, in joining order.
+    """
+
+    pattern: str
+    target: str | tuple[str, ...] | None
+    transform: str = "keep"
+    order: tuple[str, ...] = ()
+
+
+def _weight_norm(g: mx.array, v: mx.array) -> mx.array:
+    """w = g * v / |v|; the norm runs over each axis on which g has length 1 (torch weight_norm)."""
+    axes = tuple(axis for axis in range(v.ndim) if g.shape[axis] == 1 and v.shape[axis] != 1)
+    v32 = v.astype(mx.float32)
+    norm = mx.sqrt(mx.sum(v32 * v32, axis=axes, keepdims=True)) if axes else mx.abs(v32)
+    return (g.astype(mx.float32) * v32 / norm).astype(v.dtype)
+
+
+ONE_TO_ONE: dict[str, Callable[[mx.array], mx.array]] = {
+    "keep": lambda x: x,
+    "conv1d": lambda x: x.transpose(0, 2, 1),  # (out, in, taps) -> (out, taps, in)
+    "conv2d": lambda x: x.transpose(0, 2, 3, 1),  # (out, in, h, w) -> (out, h, w, in)
+    "conv_transpose1d": lambda x: x.transpose(1, 2, 0),  # (in, out, taps) -> (out, taps, in)
+    "squeeze0": lambda x: x.squeeze(0),
+    "squeeze": lambda x: x.squeeze(),
+    "transpose": lambda x: x.swapaxes(-1, -2),
+    "float32": lambda x: x.astype(mx.float32),
+}
+ONE_TO_MANY: dict[str, Callable[[mx.array], list[mx.array]]] = {
+    "split2": lambda x: mx.split(x, 2, axis=0),
+    "split3": lambda x: mx.split(x, 3, axis=0),
+}
+MANY_TO_ONE: dict[str, Callable[..., mx.array]] = {
+    "join2": lambda *parts: mx.concatenate(parts, axis=0),
+    "join3": lambda *parts: mx.concatenate(parts, axis=0),
+    "weight_norm": _weight_norm,  # order: (g, v)
+}
+
+
+def apply_rules(
+    rules: Iterable[Rule], arrays: Mapping[str, mx.array], *, where: str = "the checkpoint"
+) -> dict[str, mx.array]:
+    """Target name -> array for a whole part; `where` names the part in errors.
+
+    Raises MusicotError for source keys that no rule names, a target filled twice, or a join that
+    lacks one of its parts.
+    """
+    rules = [(re.compile(rule.pattern), rule) for rule in rules]
+    out: dict[str, mx.array] = {}
+    source_of: dict[str, str] = {}
+    joins: dict[str, tuple[Rule, dict[str, mx.array]]] = {}
+    unknown = []
+
+    def fill(target: str, value: mx.array, source: str) -> None:
+        if target in out:
+            raise MusicotError(
+                f"{where}: {source} and {source_of[target]} both map to {target}; "
+                "each target may be filled once, so the key map needs a narrower pattern"
+            )
+        out[target], source_of[target] = value, source
+
+    for source, value in arrays.items():
+        match, rule = next(
+            ((m, rule) for regex, rule in rules if (m := regex.fullmatch(source))), (None, None)
+        )
+        if rule is None:
+            unknown.append(source)
+        elif rule.target is None:
+            continue
+        elif rule.transform in ONE_TO_ONE:
+            try:
+                value = ONE_TO_ONE[rule.transform](value)
+            except ValueError as error:
+                raise MusicotError(
+                    f"{where}: {source} has shape {tuple(value.shape)}, "
+                    f"which {rule.transform} can't take ({error})"
+                ) from error
+            fill(match.expand(rule.target), value, source)
+        elif rule.transform in ONE_TO_MANY:
+            for template, piece in zip(
+                rule.target, ONE_TO_MANY[rule.transform](value), strict=True
+            ):
+                fill(match.expand(template), piece, source)
+        elif rule.transform in MANY_TO_ONE:
+            _, parts = joins.setdefault(match.expand(rule.target), (rule, {}))
+            parts[match["part"]] = value
+        else:
+            raise MusicotError(f"{where}: the key map names no known transform: {rule.transform}")
+
+    if unknown:
+        raise MusicotError(
+            f"{where}: {len(unknown)} keys that the key map doesn't know: "
+            f"{', '.join(sorted(unknown)[:4])}{', ...' if len(unknown) > 4 else ''}"
+        )
+    for target, (rule, parts) in joins.items():
+        missing = [part for part in rule.order if part not in parts]
+        if missing:
+            raise MusicotError(f"{where}: {target} lacks its part {', '.join(missing)}")
+        fill(target, MANY_TO_ONE[rule.transform](*(parts[p] for p in rule.order)), target)
+    return out

@@ -1,0 +1,54 @@
+"""MusiCoT in MLX: text to music through musical thoughts that can be seen, edited and rendered.
+
+import musicot_mlx as mc; mc.load("musicot-mini").generate("solo piano", duration=20).save("a.wav")
+
+The door is lazy: importing the package loads neither MLX nor numpy, so `musicot --help` is quick.
+"""
+
+import ctypes
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from musicot_mlx.pipelines.musicot import load as load
+    from musicot_mlx.pipelines.plan import Plan as Plan
+    from musicot_mlx.pipelines.song import Song as Song
+
+__version__ = "0.1.0"
+__all__ = ["Plan", "Song", "__version__", "load"]
+
+_DOOR = {"load": "pipelines.musicot", "Song": "pipelines.song", "Plan": "pipelines.plan"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_DOOR[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DOOR})
+
+
+def _preload_openblas() -> None:
+    """Load OpenBLAS ahead of MLX, whose Linux CPU wheel bundles the 30 x slower reference BLAS.
+
+    MLX calls cblas by plain name, so whichever BLAS is global first answers; after MLX is loaded
+    it is too late. MUSICOT_NO_OPENBLAS=1 turns this off.
+    """
+    if sys.platform == "linux" and os.environ.get("MUSICOT_NO_OPENBLAS", "0") in ("", "0"):
+        try:
+            ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            pass  # slower, not wrong; `musicot doctor` says how to install it
+
+
+_preload_openblas()
+
+# A wheel carries convert/ inside the package; a checkout keeps it beside.
+_checkout = Path(__file__).resolve().parent.parent
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "convert").is_dir():
+    __path__.append(str(_checkout))

@@ -1,0 +1,1 @@
+"""Audio files, resampling, and the front ends that networks hear through."""

@@ -1,0 +1,1 @@
+"""Whatever draws samples: filters, guidance, the token loops, the diffusion samplers."""

@@ -1,0 +1,1 @@
+"""Text to audio: one object per model family, and what it returns."""

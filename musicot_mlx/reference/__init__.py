@@ -1,0 +1,1 @@
+"""The same system in PyTorch: parity, pretraining, and the band that makes training music."""

@@ -1,0 +1,1 @@
+"""Checkpoint folders: configs, safetensors, and the only download code."""
