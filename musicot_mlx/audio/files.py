@@ -5,8 +5,9 @@ the same bytes: 16-bit PCM without dither, no time stamps.
 """
 
 import errno
+import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from musicot_mlx.errors import MusicotError, RunError
 
 FORMATS = ("wav", "flac", "mp3")
 _SUBTYPE = {"wav": "PCM_16", "flac": "PCM_16", "mp3": "MPEG_LAYER_III"}
+_BLOCK = 1 << 20  # frames handled at a time, so that long songs need no second copy in memory
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
@@ -51,6 +53,23 @@ def resample(waveform: np.ndarray, sample_rate: int, target_rate: int) -> np.nda
     if sample_rate == target_rate:
         return waveform
     return soxr.resample(waveform, sample_rate, target_rate).astype(np.float32, copy=False)
+
+
+def resample_stream(
+    pieces: Iterable[np.ndarray], sample_rate: int, target_rate: int
+) -> Iterator[np.ndarray]:
+    """Resample float32 (frames, channels) pieces as they come; joined they are one waveform."""
+    if sample_rate == target_rate:
+        yield from pieces
+        return
+    stream = None
+    for piece in pieces:
+        if stream is None:
+            stream = soxr.ResampleStream(sample_rate, target_rate, piece.shape[1], dtype="float32")
+            empty = piece[:0]
+        yield stream.resample_chunk(piece)
+    if stream is not None:
+        yield stream.resample_chunk(empty, last=True)
 
 
 def format_of(path: str | Path, format: str | None = None) -> str:
@@ -89,7 +108,12 @@ def audio_writer(
                 format=format.upper(),
                 subtype=_SUBTYPE[format],
             ) as file:
-                yield lambda waveform: file.write(to_pcm16(waveform))
+
+                def write(waveform: np.ndarray) -> None:
+                    for start in range(0, len(waveform), _BLOCK):
+                        file.write(to_pcm16(waveform[start : start + _BLOCK]))
+
+                yield write
         except soundfile.SoundFileError as error:
             # libsndfile reports a full disk as "System error", so ask the disk itself.
             if shutil.disk_usage(path.parent).free < 1 << 20:
@@ -118,53 +142,81 @@ def write_audio(
     return Path(path)
 
 
-def check_render(waveform: np.ndarray, sample_rate: int) -> None:
-    """Raise RunError when a render is broken: not finite, silent, clipped, noise, or collapsed.
+class RenderCheck:
+    """Tells a broken render from music, piece by piece: add(waveform) as it comes, then finish().
 
-    waveform: float32 (frames, channels) in -1..1. Limits, wide of any music: silent is below -80
-    dBFS RMS; clipped is 2 % of the samples at full scale; noise is a mean spectrum as flat as white
-    noise's; collapsed (two seconds and longer) is a spectrum that stands still from end to end.
+    finish() raises RunError when the whole is not finite, silent, clipped, noise, or collapsed. The
+    limits are wide of any music: silent is below -80 dBFS RMS; clipped is 2 % of the samples at
+    full scale; noise is a steady spectrum as flat as white noise's; collapsed (from two
+    seconds on) is a spectrum that stands still from end to end, as when one token repeats.
     """
-    waveform = np.asarray(waveform, dtype=np.float32)
-    if waveform.ndim == 1:
-        waveform = waveform[:, None]
-    advice = "; try another --seed, or the default temperatures and guidance"
-    if not waveform.size:
-        raise RunError(f"the render is empty{advice}")
-    bad = int(waveform.size - np.isfinite(waveform).sum())
-    if bad:
-        raise RunError(f"the render holds {bad:,} NaN or infinite samples{advice}")
-    centred = waveform - waveform.mean(axis=0)
-    rms = float(np.sqrt(np.mean(np.square(centred, dtype=np.float64))))
-    if rms < 1e-4:
-        raise RunError(f"the render is silent ({20 * np.log10(rms + 1e-9):.0f} dBFS){advice}")
-    clipped = float(np.mean(np.abs(waveform) >= 0.999))
-    if clipped > 0.02:
-        raise RunError(f"the render is clipped ({100 * clipped:.0f} % at full scale){advice}")
-    if len(waveform) < 2 * sample_rate:
-        return  # a short sound may stand still
-    power = _frame_power(centred.mean(axis=1))  # (frames, bins)
-    mean = power.mean(axis=0)[1:]
-    flatness = float(np.exp(np.log(mean + 1e-20).mean()) / (mean.mean() + 1e-20))
-    if flatness > 0.6:
-        raise RunError(f"the render is noise (spectral flatness {flatness:.2f}){advice}")
-    if _spectral_motion(power) < 0.25:
-        raise RunError(f"the render collapsed: the same sound from end to end{advice}")
+
+    size = 4096  # samples a spectrum
+    bands = 24
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self._samples = self._bad = self._clipped = 0
+        self._sum, self._squares = 0.0, 0.0
+        self._rest = np.zeros(0, dtype=np.float32)  # mono samples of the frame begun
+        self._power = np.zeros(self.size // 2 + 1)
+        self._levels: list[np.ndarray] = []  # band energies (frames, bands) of each piece
+        self._window = np.hanning(self.size).astype(np.float32)
+        edges = np.unique(np.geomspace(2, self.size // 2, self.bands + 1).astype(int))
+        self._starts, self._stop = edges[:-1], edges[-1]
+
+    def add(self, waveform: np.ndarray) -> None:
+        """Take float32 (frames, channels) in -1..1, of any length."""
+        for start in range(0, len(waveform), _BLOCK):
+            self._add(waveform[start : start + _BLOCK])
+
+    def _add(self, block: np.ndarray) -> None:
+        self._samples += block.size
+        self._bad += int(block.size - np.isfinite(block).sum())
+        if self._bad:
+            return
+        self._clipped += int((np.abs(block) >= 0.999).sum())
+        self._sum += block.sum(dtype=np.float64)
+        self._squares += np.square(block, dtype=np.float64).sum()
+        mono = np.concatenate([self._rest, block.reshape(len(block), -1).mean(axis=1)])
+        count = len(mono) // self.size
+        self._rest = mono[count * self.size :]
+        frames = mono[: count * self.size].reshape(count, self.size)
+        power = np.abs(np.fft.rfft(frames * self._window, axis=1)) ** 2  # (frames, bins)
+        self._power += power.sum(axis=0)
+        self._levels.append(np.add.reduceat(power[:, : self._stop], self._starts, axis=1))
+
+    def finish(self) -> None:
+        """Raise RunError when what was added is no music; otherwise return."""
+        advice = "try another --seed, or the default temperatures and guidance"
+        if not self._samples:
+            raise RunError(f"the render is empty; {advice}")
+        if self._bad:
+            raise RunError(f"the render holds {self._bad:,} NaN or infinite samples; {advice}")
+        mean = self._sum / self._samples
+        rms = math.sqrt(max(self._squares / self._samples - mean * mean, 0.0))
+        if rms < 1e-4:
+            raise RunError(
+                f"the render is silent ({20 * math.log10(rms + 1e-9):.0f} dBFS); {advice}"
+            )
+        clipped = self._clipped / self._samples
+        if clipped > 0.02:
+            raise RunError(f"the render is clipped ({100 * clipped:.0f} % at full scale); {advice}")
+        levels = np.concatenate(self._levels)  # (frames, bands)
+        if len(levels) * self.size < 2 * self.sample_rate:
+            return  # a short sound may stand still
+        spectrum = self._power[2:] + 1e-20
+        flatness = float(np.exp(np.log(spectrum).mean()) / spectrum.mean())
+        heard = levels.mean(axis=0) > 1e-6 * levels.mean(axis=0).max()  # within 60 dB of the top
+        motion = (10 * np.log10(levels[:, heard] + 1e-12)).std(axis=0)  # dB, per band
+        if flatness > 0.6 and float(np.median(motion)) < 3.0:
+            raise RunError(f"the render is noise (spectral flatness {flatness:.2f}); {advice}")
+        if float(np.median(motion)) < 0.25:
+            raise RunError(f"the render collapsed to one sound from end to end; {advice}")
 
 
-def _frame_power(mono: np.ndarray, size: int = 4096) -> np.ndarray:
-    """Power spectra (frames, bins) of Hann windows, half overlapped; long audio is sampled."""
-    starts = np.arange(0, max(len(mono) - size, 0) + 1, size // 2)
-    starts = starts[:: max(1, len(starts) // 1000)]
-    window = np.hanning(size).astype(np.float32)
-    frames = np.stack([mono[start : start + size] for start in starts])
-    return np.abs(np.fft.rfft(frames * window, axis=1)) ** 2
-
-
-def _spectral_motion(power: np.ndarray, bands: int = 24) -> float:
-    """How much the loudest bands move over time: median deviation in dB."""
-    edges = np.unique(np.geomspace(2, power.shape[1], bands + 1).astype(int))
-    energy = np.add.reduceat(power[:, : edges[-1]], edges[:-1], axis=1)  # (frames, bands)
-    heard = energy.mean(axis=0) > 1e-6 * energy.mean(axis=0).max()  # within 60 dB of the loudest
-    level = 10 * np.log10(energy[:, heard] + 1e-12)
-    return float(np.median(level.std(axis=0)))
+def check_render(waveform: np.ndarray, sample_rate: int) -> None:
+    """Raise RunError when a whole render (frames,) or (frames, channels) is broken: RenderCheck."""
+    check = RenderCheck(sample_rate)
+    check.add(np.asarray(waveform, dtype=np.float32))
+    check.finish()

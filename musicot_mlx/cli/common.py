@@ -1,0 +1,170 @@
+"""What the commands share: parser, checked numbers, progress bars, memory, the summary line."""
+
+import argparse
+import difflib
+import math
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from musicot_mlx.errors import MusicotError
+
+MAX_SECONDS = 300.0
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line and name the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            flag = unknown.split()[0].split("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            if near:
+                message = f"{message}; did you mean {near[0]}?"
+        raise MusicotError(f"{message} ({self.prog} --help lists the options)")
+
+
+def number(
+    low: float, high: float = math.inf, *, whole: bool = False, unit: str = ""
+) -> Callable[[str], Any]:
+    """An argparse type: a finite number within [low, high]."""
+
+    def parse(text: str) -> float | int:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:  # NaN fails too
+            kind = "a whole number" if whole else "a number"
+            bounds = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+            suffix = f" {unit}" if unit else ""
+            raise argparse.ArgumentTypeError(f"expected {kind} {bounds}{suffix}, got {text!r}")
+        return value
+
+    return parse
+
+
+seconds = number(1.0, MAX_SECONDS, unit="seconds")
+seed = number(0, 2**63 - 1, whole=True)
+
+
+def names(text: str) -> list[str]:
+    """An argparse type: comma-separated names."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected names with commas between, got {text!r}")
+    return found
+
+
+def read_text(path: str, what: str) -> str:
+    """A text file, or a one-line error."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise MusicotError(f"can't read the {what} {path} ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise MusicotError(f"the {what} {path} is not UTF-8 text") from error
+
+
+def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that generate and plan share; absent ones leave the model's own defaults."""
+    add = parser.add_argument
+    add("--prompt", "-p", metavar="TEXT", help="what the music should be; - reads standard input")
+    add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: musicot-mini)")
+    add(
+        "--duration",
+        "--seconds",
+        type=seconds,
+        metavar="S",
+        help="length of the song in seconds, 1 to 300 (default: 30)",
+    )
+    add("--reference", metavar="FILE", help="audio whose thoughts the song borrows")
+    add("--lyrics-file", metavar="FILE", help="lyrics, with [VERSE] and other section marks")
+    add("--tags", type=names, metavar="A,B", help="tags (default: those near the prompt)")
+    add(
+        "--thought-temp",
+        type=number(0, 10),
+        metavar="T",
+        help="temperature of the thoughts, 0 is greedy (default: 0.65)",
+    )
+    add(
+        "--thought-guidance",
+        type=number(0, 50),
+        metavar="L",
+        help="guidance scale of the thoughts, 1 is off (default: 2.3)",
+    )
+    add(
+        "--top-k",
+        type=number(0, whole=True),
+        metavar="K",
+        help="draw from the K likeliest tokens, 0 is all (default: 0)",
+    )
+    add(
+        "--top-p",
+        type=number(0, 1),
+        metavar="P",
+        help="draw from the likeliest tokens that make up P, 1 is all (default: 1)",
+    )
+
+
+class Progress:
+    """Progress bars on stderr, one a stage, for stages that take over a second; a context manager.
+
+    Called as progress(stage, done, total). Nothing is drawn where stderr is no terminal.
+    """
+
+    def __init__(self, *, prefix: str = "") -> None:
+        self._prefix, self._stage, self._bar = prefix, "", None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self.close()
+            self._stage = stage
+            self._bar = tqdm(
+                total=total,
+                desc=self._prefix + stage,
+                delay=1.0,
+                leave=False,
+                disable=None,
+                file=sys.stderr,
+            )
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._stage = None, ""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def peak_memory() -> dict[str, float]:
+    """Peak memory in GB: of the process (resident) and of MLX's arrays."""
+    import mlx.core as mx
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {
+        "peak_resident_gb": round(resident / 1e9, 3),
+        "peak_mlx_gb": round(mx.get_peak_memory() / 1e9, 3),
+    }
+
+
+def summary(path: object, duration: float, sample_rate: int, elapsed: float) -> str:
+    """The line that ends a render: what, how long, real-time factor (lower is better), memory."""
+    memory = peak_memory()
+    return (
+        f"{path}: {duration:.1f} s at {sample_rate / 1000:g} kHz in {elapsed:.1f} s "
+        f"(RTF {elapsed / duration:.2f}), peak memory {memory['peak_resident_gb']:.2f} GB "
+        f"(MLX {memory['peak_mlx_gb']:.2f} GB)"
+    )

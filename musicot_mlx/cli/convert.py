@@ -1,0 +1,71 @@
+"""musicot convert: a PyTorch checkpoint folder to an MLX folder."""
+
+import argparse
+import sys
+
+from musicot_mlx.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--hf-path",
+        "--model",
+        required=True,
+        metavar="FOLDER",
+        help="PyTorch checkpoint: folder or Hub id",
+    )
+    add("--mlx-path", required=True, metavar="FOLDER", help="folder to write")
+    add("--quantize", "-q", action="store_true", help="quantise linear layers and embeddings")
+    add(
+        "--q-bits",
+        type=common.number(2, 8, whole=True),
+        default=8,
+        metavar="N",
+        help="bits a weight (default: 8)",
+    )
+    add(
+        "--q-group-size",
+        type=common.number(16, 128, whole=True),
+        default=64,
+        metavar="N",
+        help="weights that share a scale (default: 64)",
+    )
+    add(
+        "--q-mode",
+        default="affine",
+        choices=("affine", "mxfp4", "mxfp8", "nvfp4"),
+        help="how weights are quantised (default: affine)",
+    )
+    add(
+        "--dtype",
+        default="float16",
+        choices=("float16", "bfloat16", "float32"),
+        help="type of what is not quantised (default: float16)",
+    )
+    add(
+        "--check",
+        action="store_true",
+        help="run PyTorch beside MLX, part by part, and print the largest errors",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from musicot_mlx.convert.convert import check, convert
+
+    report = convert(
+        args.hf_path,
+        args.mlx_path,
+        quantize=args.quantize,
+        bits=args.q_bits,
+        group_size=args.q_group_size,
+        mode=args.q_mode,
+        dtype=args.dtype,
+    )
+    print(report)
+    if args.check:
+        with common.Progress() as progress:
+            rows = check(args.hf_path, args.mlx_path, progress=progress)
+        print("\n".join(rows))
+    print(f"load it with musicot generate --model {args.mlx_path}", file=sys.stderr)
+    return 0

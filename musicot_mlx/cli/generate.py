@@ -1,0 +1,264 @@
+"""musicot generate: text prompt to a song file, with the settings beside it that make it again."""
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from musicot_mlx.atomic import write_text
+from musicot_mlx.cli import common, play
+from musicot_mlx.errors import MusicotError
+
+FORMATS = ("wav", "flac", "mp3")
+
+# Keyword arguments of generate() that a sidecar holds and a flag overrides: keyword -> flag dest.
+OPTIONS = {
+    "duration": "duration",
+    "reference": "reference",
+    "lyrics": "lyrics",
+    "tags": "tags",
+    "thought_temperature": "thought_temp",
+    "audio_temperature": "audio_temp",
+    "thought_guidance": "thought_guidance",
+    "audio_guidance": "audio_guidance",
+    "unconditional": "unconditional",
+    "steps": "steps",
+    "diffusion_guidance": "diffusion_guidance",
+    "sampler": "sampler",
+    "top_k": "top_k",
+    "top_p": "top_p",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    number, add = common.number, parser.add_argument
+    common.add_planning_arguments(parser)
+    add("--prompt-file", metavar="FILE", help="one prompt a line, one song each")
+    add(
+        "--seed",
+        type=common.seed,
+        nargs="+",
+        metavar="N",
+        help="same seed, same file; several seeds make several songs (default: 0)",
+    )
+    add("--output", "-o", metavar="FILE", help="file to write (default: song.wav)")
+    add("--format", choices=FORMATS, help="audio format (default: by the file name)")
+    add(
+        "--sample-rate",
+        type=number(8000, 192000, whole=True, unit="Hz"),
+        metavar="HZ",
+        help="resample the file to this rate (default: the model's)",
+    )
+    add("--plan", metavar="FILE", help="render this plan (from musicot plan) instead of a new one")
+    add(
+        "--audio-temp",
+        type=number(0, 10),
+        metavar="T",
+        help="temperature of the audio tokens (default: 0.75)",
+    )
+    add(
+        "--audio-guidance",
+        type=number(0, 50),
+        metavar="L",
+        help="guidance scale of the audio tokens, 1 is off (default: 1.3)",
+    )
+    add(
+        "--unconditional",
+        choices=("without_thoughts", "with_thoughts"),
+        help="guidance row of the audio tokens: as equation 8 is printed, or with the thoughts "
+        "kept (default: without_thoughts)",
+    )
+    add(
+        "--steps",
+        type=number(1, 1000, whole=True),
+        metavar="N",
+        help="diffusion steps (default: the model's)",
+    )
+    add(
+        "--diffusion-guidance",
+        type=number(0, 50),
+        metavar="S",
+        help="guidance scale of the diffusion (default: the model's)",
+    )
+    add(
+        "--sampler",
+        choices=("euler", "heun"),
+        help="diffusion sampler (default: the model's)",
+    )
+    add("--stream", action="store_true", help="write the audio while later parts are being made")
+    add("--play", action="store_true", help="play the song through the system's player")
+    add(
+        "--config-from",
+        metavar="FILE",
+        help="settings of an earlier song (its .json) to make it again; flags override",
+    )
+    add("--json", action="store_true", help="one line of JSON per song on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = _read_settings(args.config_from)
+    prompts = _prompts(args, settings)
+    options = _options(args, settings)
+    seeds = args.seed or [settings.get("seed", 0)]
+    format = args.format or (None if args.output else settings.get("format"))
+    rate = args.sample_rate or settings.get("sample_rate")
+    songs = [(prompt, seed) for prompt in prompts for seed in seeds]
+    paths = _paths(args.output, format, len(songs))
+    if args.play:
+        play.require_player(paths[0])
+
+    import musicot_mlx as mc
+
+    started = time.perf_counter()
+    name = args.model or settings.get("model", "musicot-mini")
+    model = mc.load(name)
+    if plan := args.plan or settings.get("plan"):
+        options["plan"] = mc.Plan.load(plan, model)
+    loaded = time.perf_counter() - started
+
+    render = _stream if args.stream else _generate
+    for number, ((prompt, seed), path) in enumerate(zip(songs, paths, strict=True), start=1):
+        prefix = f"{number}/{len(songs)} " if len(songs) > 1 else ""
+        started = time.perf_counter()
+        with common.Progress(prefix=prefix) as progress:
+            report = render(
+                model, prompt, path, rate, dict(options, seed=seed, progress=progress), args.play
+            )
+        elapsed = time.perf_counter() - started
+        line = common.summary(path, report["duration"], report["sample_rate"], elapsed)
+        print(line, file=sys.stderr if args.json else sys.stdout)
+        if args.json:
+            report |= {"prompt": prompt, "seed": seed, "model": str(name)}
+            report |= {"elapsed_seconds": round(elapsed, 3), "load_seconds": round(loaded, 3)}
+            report |= {"rtf": round(elapsed / report["duration"], 4), **common.peak_memory()}
+            print(json.dumps(report, sort_keys=True), flush=True)
+        if args.play and not report.get("played"):
+            play.play_file(path)
+    return 0
+
+
+def _generate(
+    model: Any, prompt: str | None, path: Path, rate: int | None, options: dict, playing: bool
+) -> dict[str, Any]:
+    song = model.generate(prompt, **options)
+    files = song.save(path, sample_rate=rate)
+    return {
+        "files": [str(file) for file in files],
+        "duration": len(song.waveform) / song.sample_rate,
+        "sample_rate": rate or song.sample_rate,
+        "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
+    }
+
+
+def _stream(
+    model: Any, prompt: str | None, path: Path, rate: int | None, options: dict, playing: bool
+) -> dict[str, Any]:
+    from musicot_mlx.audio import files
+
+    chunks = model.stream(prompt, **options)
+    target, frames = rate or model.sample_rate, 0
+    first = next(chunks)
+    with files.audio_writer(path, target, first.shape[1]) as write:
+        with play.live_player(target, first.shape[1], wanted=playing) as feed:
+            pieces = files.resample_stream(
+                itertools.chain([first], chunks), model.sample_rate, target
+            )
+            for piece in _checked(pieces, target):
+                write(piece)
+                frames += len(piece)
+                if feed:
+                    feed(files.to_pcm16(piece).tobytes())
+    settings = model.settings(prompt, **{k: v for k, v in options.items() if k != "progress"})
+    sidecar = path.with_suffix(".json")
+    write_text(sidecar, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    return {
+        "files": [str(path), str(sidecar)],
+        "duration": frames / target,
+        "sample_rate": target,
+        "played": feed is not None,
+    }
+
+
+def _checked(pieces: Iterator[Any], rate: int) -> Iterator[Any]:
+    """Pass pieces on; raise when the last has gone and the whole was broken."""
+    from musicot_mlx.audio.files import RenderCheck
+
+    check = RenderCheck(rate)
+    for piece in pieces:
+        check.add(piece)
+        yield piece
+    check.finish()
+
+
+def _read_settings(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MusicotError(f"can't read the settings {path} ({error.strerror})") from error
+    except ValueError as error:
+        raise MusicotError(f"{path} is not a settings file: {error}") from error
+    if not isinstance(settings, dict) or "duration" not in settings:
+        raise MusicotError(f"{path} is not a settings file; pass the .json written beside a song")
+    return settings
+
+
+def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | None]:
+    if args.prompt is not None and args.prompt_file is not None:
+        raise MusicotError("pass --prompt or --prompt-file, not both")
+    if args.prompt_file is not None:
+        lines = [
+            line.strip() for line in common.read_text(args.prompt_file, "prompt file").splitlines()
+        ]
+        prompts = [line for line in lines if line]
+        if not prompts:
+            raise MusicotError(f"the prompt file {args.prompt_file} holds no prompt")
+        return prompts
+    if args.prompt is not None:
+        text = sys.stdin.read() if args.prompt == "-" else args.prompt
+        if not text.strip():
+            raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
+        return [" ".join(text.split())]
+    if settings:
+        return [settings.get("prompt")]
+    if args.plan or args.reference:
+        return [None]
+    raise MusicotError("nothing to make; pass --prompt, --prompt-file, --plan or --config-from")
+
+
+def _options(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    args.lyrics = common.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
+    for label, path in (("plan", args.plan), ("reference", args.reference)):
+        if path is not None and not Path(path).is_file():
+            raise MusicotError(f"{label} file {path} doesn't exist")
+    options = {key: settings[key] for key in OPTIONS if settings.get(key) is not None}
+    given = {key: getattr(args, dest) for key, dest in OPTIONS.items()}
+    options |= {key: value for key, value in given.items() if value is not None}
+    if args.plan and args.duration is not None:
+        raise MusicotError("--duration and --plan exclude each other; a plan has its own length")
+    if args.plan or settings.get("plan"):
+        options.pop("duration", None)
+    return options
+
+
+def _paths(output: str | None, format: str | None, count: int) -> list[Path]:
+    """Where the songs go: numbered names where there are several."""
+    from musicot_mlx.audio.files import format_of
+
+    path = Path(output or f"song.{format or 'wav'}")
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.{format or 'wav'}")
+    format_of(path, format)
+    if not path.parent.is_dir():
+        raise MusicotError(f"can't write {path}: the folder {path.parent} doesn't exist")
+    if path.is_dir():
+        raise MusicotError(f"{path} is a folder; name a file in it")
+    if count == 1:
+        return [path]
+    width = len(str(count))
+    return [path.with_stem(f"{path.stem}-{i:0{width}d}") for i in range(1, count + 1)]
