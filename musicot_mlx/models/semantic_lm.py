@@ -1,0 +1,255 @@
+"""The semantic language model: a LLaMA that thinks in CLAP codes before it writes audio tokens.
+
+MusiCoT (arXiv 2503.19611), Fig 3 and eq 7-8. One sequence holds everything:
+
+    [CLAP vector] [tags] [lyrics] <cot_bos> thoughts <cot_eos> <aud_bos> audio <aud_eos>
+
+The trunk, its masks and its caches are mlx-lm's llama. Ours are the projection that makes a CLAP
+vector one token of the prefix, and a head that can be cut to a range of ids: at a thought step only
+one level's K rows are reachable, at an audio step only the A audio rows, so only those are
+multiplied. The PyTorch reference is `transformers.LlamaForCausalLM` on `inputs_embeds`
+(reference/semantic_lm.py). Depth, width and codebook sizes were never published; all are fields.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
+from musicot_mlx.weights.config import config_from_dict
+from musicot_mlx.weights.vocabulary import AUD_BOS, AUD_EOS, COT_BOS, COT_EOS, PAD, Vocabulary
+
+
+@dataclass(frozen=True)
+class SemanticLMConfig:
+    """Sizes of the semantic LM; the vocabulary's offsets follow from them.
+
+    Raises ValueError where heads do not divide, or a context is shorter than one thought.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_position_embeddings: int
+    clap_dim: int
+    text_vocab_size: int  # ids of the lyrics tokenizer
+    tags: tuple[str, ...]  # one id a tag
+    thought_codebooks: int  # L
+    thought_codebook_size: int  # K
+    audio_codebook_size: int  # A
+    audio_frame_rate: float = 25.0  # tokens a second
+    thought_seconds: float = 10.0  # one CLAP embedding for this much audio
+    context_seconds: float = 30.0  # longest audio the model was trained on
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SemanticLMConfig":
+        """Read the `semantic_lm` section of config.json; MusicotError names an unknown field."""
+        return config_from_dict(cls, values, where="semantic_lm")
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not divide into "
+                f"{self.num_attention_heads} heads of even size"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if self.context_segments < 1:
+            raise ValueError(
+                f"context_seconds {self.context_seconds} is shorter than one thought of "
+                f"{self.thought_seconds} s"
+            )
+        Vocabulary.from_config(vars(self))  # checks the codebook sizes
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.from_config(vars(self))
+
+    pad, cot_bos, cot_eos = PAD, COT_BOS, COT_EOS
+    aud_bos, aud_eos = AUD_BOS, AUD_EOS
+
+    @property
+    def text_offset(self) -> int:
+        return self.vocabulary.text_offset
+
+    @property
+    def tag_offset(self) -> int:
+        return self.vocabulary.tag_offset
+
+    @property
+    def thought_offset(self) -> int:
+        return self.vocabulary.thought_offset
+
+    @property
+    def audio_offset(self) -> int:
+        return self.vocabulary.audio_offset
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocabulary.vocab_size
+
+    @property
+    def context_segments(self) -> int:
+        """Whole thoughts in the longest audio the model was trained on."""
+        return int(self.context_seconds / self.thought_seconds + 1e-6)
+
+    def segments(self, frames: int) -> int:
+        """Thoughts that cover this many audio tokens: M = ceil(duration / 10 s)."""
+        return -int(-frames // (self.audio_frame_rate * self.thought_seconds))
+
+    def first_frame(self, segment: int) -> int:
+        """Audio tokens before a segment."""
+        return round(segment * self.thought_seconds * self.audio_frame_rate)
+
+
+# The paper's size: about 1 B parameters (1.03 B), 12 x 1024 thoughts as in MeLoDy's MuLan prefix,
+# 16384 audio codes as in SongCreator's BEST-RQ, RoBERTa's tokenizer for lyrics, songs of 3 minutes.
+MUSICOT_1B = SemanticLMConfig(
+    hidden_size=2048,
+    intermediate_size=5504,
+    num_hidden_layers=16,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+    max_position_embeddings=8192,
+    clap_dim=512,
+    text_vocab_size=50265,
+    tags=(),
+    thought_codebooks=12,
+    thought_codebook_size=1024,
+    audio_codebook_size=16384,
+    context_seconds=180.0,
+)
+
+
+class SemanticLM(nn.Module):
+    """LLaMA trunk with an untied head, and the projection of CLAP vectors into its prefix.
+
+    `lm(ids)` maps ids (batch, time) to logits (batch, time, vocabulary). Generation works with
+    `embed`, `prefix`, `hidden` and `head` (generation/semantic.py). The names `model`, `lm_head`
+    and `layers` are mlx-lm's, so that its LoRA and quantisation find their way.
+    """
+
+    def __init__(self, config: SemanticLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = LlamaModel(
+            LlamaArgs(
+                model_type="llama",
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.num_hidden_layers,
+                intermediate_size=config.intermediate_size,
+                num_attention_heads=config.num_attention_heads,
+                num_key_value_heads=config.num_key_value_heads,
+                rms_norm_eps=config.rms_norm_eps,
+                vocab_size=config.vocab_size,
+                max_position_embeddings=config.max_position_embeddings,
+                rope_theta=config.rope_theta,
+                tie_word_embeddings=False,
+            )
+        )
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.clap_proj = nn.Linear(config.clap_dim, config.hidden_size)
+
+    def __call__(
+        self,
+        inputs: mx.array | None = None,
+        cache: list[Any] | None = None,
+        input_embeddings: mx.array | None = None,
+    ) -> mx.array:
+        """Logits (batch, time, vocabulary) of ids (batch, time) or of their embeddings."""
+        embeddings = self.embed(inputs) if input_embeddings is None else input_embeddings
+        return self.lm_head(self.hidden(embeddings, cache))
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return self.model.layers
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Dtype of the hidden state: a norm is never quantised, so it tells."""
+        return self.model.norm.weight.dtype
+
+    def embed(self, ids: mx.array) -> mx.array:
+        """Embed ids (batch, time) -> (batch, time, hidden)."""
+        return self.model.embed_tokens(ids)
+
+    def prefix(self, clap: np.ndarray | None, ids: Sequence[int]) -> mx.array:
+        """Embed one row, the CLAP vector (clap_dim,) first where there is one -> (1, time, hidden).
+
+        Raises ValueError for a vector of another size.
+        """
+        parts = []
+        if clap is not None:
+            vector = np.asarray(clap, dtype=np.float32).reshape(-1)
+            if vector.size != self.config.clap_dim:
+                raise ValueError(
+                    f"the CLAP vector has {vector.size} values but this model takes "
+                    f"{self.config.clap_dim}; embed the prompt with the model's own CLAP"
+                )
+            # a float32 vector would promote a 16-bit model from the first layer on
+            parts.append(self.clap_proj(mx.array(vector).astype(self.dtype)[None, None]))
+        if len(ids):
+            parts.append(self.embed(mx.array(ids, dtype=mx.int32)[None]))
+        return mx.concatenate(parts, axis=1)  # (1, time, hidden)
+
+    def hidden(self, embeddings: mx.array, cache: list[Any] | None = None) -> mx.array:
+        """Last hidden states (batch, time, hidden), normalised, ready for a head."""
+        return self.model(None, cache, input_embeddings=embeddings)
+
+    def head(self, start: int, stop: int) -> Callable[[mx.array], mx.array]:
+        """The head cut to the ids start..stop-1: a function (..., hidden) -> (..., stop - start).
+
+        Cut it once a phase. Plain and quantised heads are cut by rows, so the other rows cost
+        nothing; a head that wears an adapter runs whole and its logits are cut.
+        """
+        head = self.lm_head
+        if isinstance(head, nn.QuantizedLinear):
+            packed, scales = head.weight[start:stop], head.scales[start:stop]
+            biases = head["biases"][start:stop] if "biases" in head else None
+
+            def quantized(x: mx.array) -> mx.array:
+                return mx.quantized_matmul(
+                    x,
+                    packed,
+                    scales=scales,
+                    biases=biases,
+                    transpose=True,
+                    group_size=head.group_size,
+                    bits=head.bits,
+                    mode=head.mode,
+                )
+
+            return quantized
+        if type(head) is nn.Linear:
+            rows = head.weight[start:stop].T  # (hidden, ids)
+            return lambda x: x @ rows
+        return lambda x: head(x)[..., start:stop]
+
+    def make_cache(self) -> list[KVCache]:
+        """An empty cache for rows of equal length; it grows in blocks of 256 positions."""
+        return [KVCache() for _ in self.layers]
+
+
+def merge_caches(caches: Sequence[list[KVCache]]) -> list[Any]:
+    """Caches of single rows, each of its own length, as the cache of one batch of rows.
+
+    Shorter rows are padded on the left; mlx-lm's BatchKVCache masks the padding and gives every row
+    its own RoPE position, so each row reads as if it ran alone.
+    """
+    if len(caches) == 1:
+        return list(caches[0])
+    return [BatchKVCache.merge(layer) for layer in zip(*caches, strict=True)]

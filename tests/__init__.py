@@ -1,0 +1,1 @@
+"""Offline tests: small twins of every network, fixed seeds."""

@@ -1,0 +1,1 @@
+"""Where PyTorch and MLX meet: each network against its reference."""

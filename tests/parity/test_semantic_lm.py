@@ -1,0 +1,226 @@
+"""Semantic LM: MLX against transformers' LlamaForCausalLM, in logits and in greedy tokens.
+
+The PyTorch side recomputes the whole sequence for every token; the MLX side has caches, merged
+rows of different lengths, a sliced head and steps queued ahead. Weights are random, large enough
+that the logits are lively, and the RoPE base is far from any default, so a silent fallback shows.
+"""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from musicot_mlx.convert.keymaps.semantic_lm import RULES  # noqa: E402
+from musicot_mlx.convert.rules import apply_rules  # noqa: E402
+from musicot_mlx.generation.semantic import Condition, audio_tokens, plan_thoughts  # noqa: E402
+from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig  # noqa: E402
+from musicot_mlx.reference.semantic_lm import SemanticLM as TorchSemanticLM  # noqa: E402
+
+CONFIG = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 321.0,
+    "max_position_embeddings": 1024,
+    "clap_dim": 12,
+    "text_vocab_size": 20,
+    "tags": ["jazz", "rock"],
+    "thought_codebooks": 4,
+    "thought_codebook_size": 16,
+    "audio_codebook_size": 64,
+    "audio_frame_rate": 25.0,
+    "thought_seconds": 10.0,
+    "context_seconds": 30.0,
+}
+TAGS, LYRICS = [31], [6, 12, 14, 7, 20]
+KEY = mx.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def twins():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    reference = TorchSemanticLM(CONFIG).eval()
+    with torch.no_grad():
+        for name, weight in reference.named_parameters():
+            if "norm" in name:
+                weight.add_(0.2 * torch.randn_like(weight))
+            else:
+                weight.copy_(torch.randn_like(weight) * weight.shape[-1] ** -0.5)
+        reference.llama.lm_head.weight.mul_(1.5)
+    arrays = {name: mx.array(value.numpy()) for name, value in reference.state_dict().items()}
+    lm = SemanticLM(SemanticLMConfig.from_dict(CONFIG))
+    lm.load_weights(list(apply_rules(RULES, arrays).items()), strict=True)
+    return lm, reference
+
+
+@pytest.fixture(scope="module")
+def clap():
+    return np.random.default_rng(1).normal(size=12).astype(np.float32)
+
+
+def test_logits(twins, clap):
+    lm, reference = twins
+    generator = np.random.default_rng(2)
+    thoughts = generator.integers(0, 16, (4, 3))
+    audio = generator.integers(0, 64, 200)
+    row = reference.row(TAGS, LYRICS, thoughts, audio)
+    with torch.no_grad():
+        embedded = reference.embed(torch.tensor([row]), torch.tensor(clap)[None])
+        expected = reference.llama(inputs_embeds=embedded).logits.numpy()
+    got = np.array(lm(None, None, lm.prefix(clap, row[1:])))
+    assert np.abs(expected).max() > 3, "the logits should be lively"
+    assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_the_rope_base_is_read(twins, clap):
+    lm, _ = twins
+    other = SemanticLM(SemanticLMConfig.from_dict({**CONFIG, "rope_theta": 10000.0}))
+    other.update(lm.parameters())
+    prefix = lm.prefix(clap, list(range(10, 60)))
+    assert mx.abs(lm(None, None, prefix) - other(None, None, prefix)).max().item() > 0.1
+    _, reference = twins
+    assert reference.llama.config.rope_parameters["rope_theta"] == 321.0
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.3])
+def test_greedy_thoughts(twins, clap, scale):
+    lm, reference = twins
+    expected = reference.plan_thoughts(
+        torch.tensor(clap), TAGS, LYRICS, segments=3, temperature=0.0, guidance_scale=scale
+    )
+    got = plan_thoughts(
+        lm,
+        Condition(clap, TAGS, LYRICS),
+        segments=3,
+        temperature=0.0,
+        guidance_scale=scale,
+        key=KEY,
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("scale", "unconditional"),
+    [
+        (1.0, "without_thoughts"),
+        (1.3, "without_thoughts"),
+        (1.3, "with_thoughts"),
+        (3.0, "with_thoughts"),
+    ],
+)
+def test_greedy_audio_over_256_steps(twins, clap, scale, unconditional):
+    lm, reference = twins
+    thoughts = np.random.default_rng(3).integers(0, 16, (4, 2)).astype(np.int32)
+    settings = {
+        "frames": 256,
+        "temperature": 0.0,
+        "guidance_scale": scale,
+        "unconditional": unconditional,
+    }
+    expected = reference.audio_tokens(
+        torch.tensor(clap), TAGS, LYRICS, thoughts=thoughts, **settings
+    )
+    got = audio_tokens(lm, Condition(clap, TAGS, LYRICS), thoughts, key=KEY, **settings)
+    got = np.concatenate(list(got))
+    assert len(np.unique(expected)) > 8, "the song should not be stuck on one code"
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_guidance_changes_the_song(twins, clap):
+    """All readings would pass the test above if the second row had no say."""
+    lm, _ = twins
+    thoughts = np.random.default_rng(3).integers(0, 16, (4, 2)).astype(np.int32)
+    songs = {
+        (scale, unconditional): np.concatenate(
+            list(
+                audio_tokens(
+                    lm,
+                    Condition(clap, TAGS, LYRICS),
+                    thoughts,
+                    frames=64,
+                    temperature=0.0,
+                    guidance_scale=scale,
+                    unconditional=unconditional,
+                    key=KEY,
+                )
+            )
+        ).tobytes()
+        for scale, unconditional in [
+            (1.0, "without_thoughts"),
+            (1.3, "without_thoughts"),
+            (1.3, "with_thoughts"),
+        ]
+    }
+    assert len(set(songs.values())) == 3
+
+
+def test_training_rows_are_what_generation_feeds(twins, clap):
+    """The loss of the reference, from MLX log-probabilities of the same sequence."""
+    lm, reference = twins
+    generator = np.random.default_rng(4)
+    thoughts, audio = generator.integers(0, 16, (4, 2)), generator.integers(0, 64, 40)
+    batch = {
+        "clap": torch.tensor(clap)[None].repeat(2, 1),
+        "tags": [TAGS, []],
+        "lyrics": [LYRICS, []],
+        "thoughts": [thoughts, thoughts[:, :1]],
+        "audio": [audio, audio[:20]],
+    }
+    total, count = 0.0, 0
+    for i in range(2):
+        ids = reference.row(
+            batch["tags"][i], batch["lyrics"][i], batch["thoughts"][i], batch["audio"][i]
+        )
+        logits = np.array(lm(None, None, lm.prefix(clap, ids[1:])))[0].astype(np.float64)
+        logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        first = ids.index(1) + 1
+        total -= sum(logp[t - 1, ids[t]] for t in range(first, len(ids)))
+        count += len(ids) - first
+    assert abs(reference.loss(batch).item() - total / count) < 1e-4
+
+
+def test_training_drops_conditions_and_thoughts_at_the_stated_rates(twins, monkeypatch):
+    _, reference = twins
+    seen = []
+    inputs = TorchSemanticLM.inputs
+
+    def spy(self, batch, *, drop_conditions=None, drop_thoughts=None):
+        seen.append((drop_conditions, drop_thoughts))
+        return inputs(self, batch, drop_conditions=drop_conditions, drop_thoughts=drop_thoughts)
+
+    monkeypatch.setattr(TorchSemanticLM, "inputs", spy)
+    size = 400
+    batch = {
+        "clap": torch.zeros(size, 12),
+        "tags": [[]] * size,
+        "lyrics": [[]] * size,
+        "thoughts": [np.zeros((4, 1), int)] * size,
+        "audio": [np.zeros(1, int)] * size,
+    }
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        reference.train()
+        reference.loss(batch, generator=generator)
+        reference.eval()
+        reference.loss(batch, generator=generator)
+    conditions, thoughts = (np.array(flags) for flags in seen[0])
+    assert 0.06 < conditions.mean() < 0.14 and 0.02 < thoughts.mean() < 0.08
+    assert conditions[thoughts].all(), "thoughts are dropped only where the conditions are"
+    assert not np.any(seen[1])
+
+
+def test_dropped_rows_have_the_shapes_of_the_guidance_rows(twins):
+    _, reference = twins
+    thoughts, audio = np.zeros((4, 1), int), np.zeros(2, int)
+    full = reference.row(TAGS, [], thoughts, audio)
+    assert full[:3] == [-1, 31, 1] and full[-1] == 4
+    assert reference.row(TAGS, [], thoughts, audio, conditions=False) == full[2:]
+    audio_start = reference.vocabulary.audio_offset
+    alone = reference.row(TAGS, [], None, audio, conditions=False)
+    assert alone == [3, audio_start, audio_start, 4]
