@@ -5,9 +5,13 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from musicot_mlx.cli import common
 from musicot_mlx.errors import MusicotError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ANCHORS = ["drums", "bass", "guitar", "piano", "strings", "synth"]
 
@@ -68,10 +72,13 @@ def run(args: argparse.Namespace) -> int:
         plan.save(args.output)
         files.append(args.output)
     if args.png:
-        _draw(args.png, activity, args.anchors, plan)
+        from musicot_mlx.evaluation.plots import plot_plan
+
+        title = plan.prompt or Path(args.reference).name
+        plot_plan(activity, args.anchors, plan.thought_seconds, title, args.png)
         files.append(args.png)
 
-    table = _table(activity, args.anchors, plan.duration)
+    table = _table(activity, args.anchors, plan.thought_seconds)
     where = f" -> {', '.join(files)}" if files else ""
     line = (
         f"plan of {plan.duration:g} s: {len(activity)} thoughts in {elapsed:.2f} s, "
@@ -95,18 +102,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _table(activity: object, anchors: list[str], duration: float) -> str:
-    """Cosine of each thought with each anchor: a row an anchor, a column ten seconds."""
-    step = 10
+def _table(activity: "np.ndarray", anchors: list[str], step: float) -> str:
+    """Cosine of each thought with each anchor: a row an anchor, a column a segment."""
     width = max(8, *(len(anchor) for anchor in anchors))
-    starts = "".join(f"{start:>6d}" for start in range(0, len(activity) * step, step))
+    starts = "".join(f"{index * step:>6g}" for index in range(len(activity)))
     rows = [f"{'seconds':<{width}}{starts}"]
-    for column, anchor in enumerate(anchors):
-        rows.append(f"{anchor:<{width}}" + "".join(f"{row[column]:>6.2f}" for row in activity))
+    for anchor, row in zip(anchors, activity.T, strict=True):
+        rows.append(f"{anchor:<{width}}" + "".join(f"{cosine:>6.2f}" for cosine in row))
     return "\n".join(rows)
-
-
-def _draw(path: str, activity: object, anchors: list[str], plan: object) -> None:
-    from musicot_mlx.evaluation.plots import plot_plan
-
-    plot_plan(activity, anchors, 10.0, plan.prompt or "reference", path)

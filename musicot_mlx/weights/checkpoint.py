@@ -8,7 +8,6 @@ because MLX's CPU backend multiplies 16-bit and quantised matrices 7 to 10 times
 """
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -386,9 +385,9 @@ def _few(names: list[str], joiner: str = ", ", limit: int = 3) -> str:
 
 
 def size_text(count: float) -> str:
-    """A parameter or byte count for people: 12.3 M."""
-    for unit in ("", " k", " M"):
-        if math.fabs(count) < 1000:
-            return f"{count:.3g}{unit}"
+    """A count of parameters or bytes for people, its unit to follow: `12.3 M`."""
+    for unit in ("", "k", "M"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} G"

@@ -1,0 +1,199 @@
+"""A PyTorch checkpoint folder (model_type musicot-pytorch) to an MLX folder.
+
+Each part's keys go through its table in keymaps/, floats become 16-bit, linear layers and
+embeddings are quantised if asked, and the written folder is loaded strictly before it counts.
+No torch is needed, except for `check`, which runs the reference beside the MLX networks.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from musicot_mlx.convert.rules import apply_rules
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.weights.checkpoint import (
+    load_arrays,
+    load_strict,
+    parameter_count,
+    part,
+    prepare,
+    quantize_arrays,
+    read_config,
+    require_parts,
+    save_checkpoint,
+    size_text,
+)
+from musicot_mlx.weights.hub import resolve
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of the checkpoint: where its classes are, and what stays float32 unquantised."""
+
+    module: str
+    network: str
+    config: str
+    exact: str = r"(?!)"  # names whose 16-bit rounding would change codes; matches nothing
+
+    def build(self, values: dict[str, Any]) -> nn.Module:
+        """The network at the size that a sub-config says, not yet filled."""
+        module = import_module(f"musicot_mlx.models.{self.module}")
+        return getattr(module, self.network)(getattr(module, self.config).from_dict(values))
+
+
+PARTS = {
+    "clap": Part("clap", "Clap", "ClapConfig"),
+    "rvq": Part("rvq", "ResidualVQ", "RVQConfig", exact=r".*"),
+    "semantic_lm": Part("semantic_lm", "SemanticLM", "SemanticLMConfig"),
+    "semantic_tokenizer": Part(
+        "semantic_tokenizer", "SemanticTokenizer", "SemanticTokenizerConfig", exact=r".*codebook.*"
+    ),
+    "diffusion": Part("dit", "SemanticDiffusion", "DiffusionConfig"),
+    "vae": Part("vae", "VAE", "VAEConfig"),
+}
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    quantize: bool = False,
+    bits: int = 8,
+    group_size: int = 64,
+    mode: str = "affine",
+    dtype: str = "float16",
+) -> str:
+    """Write the MLX folder `target` and return a line that says what is in it.
+
+    source: folder or Hub id of a checkpoint written by reference/musicot.py. Raises MusicotError
+    for a checkpoint of another kind, keys that no table knows, or weights that don't fit.
+    """
+    folder, target = resolve(source), Path(target)
+    if target.exists() and target.resolve() == folder.resolve():
+        raise MusicotError(f"--mlx-path {target} is the checkpoint itself; name another folder")
+    config = _source_config(folder)
+    source_arrays = load_arrays(folder)
+    require_parts(source_arrays, PARTS, where=str(folder))
+
+    out_config: dict[str, Any] = {**config, "model_type": "musicot"}
+    out_arrays: dict[str, mx.array] = {}
+    if quantize:
+        out_config["quantization"] = {"group_size": group_size, "bits": bits, "mode": mode}
+    for name, spec in PARTS.items():
+        values, arrays, network = _translate(name, config[name], part(source_arrays, name))
+        exact = re.compile(spec.exact)
+        floats = {key for key in arrays if mx.issubdtype(arrays[key].dtype, mx.floating)}
+        keep = {
+            key: arrays[key].astype(mx.float32) if key in floats else arrays[key]
+            for key in arrays
+            if key not in floats or exact.fullmatch(key)
+        }
+        rest = {key: arrays[key].astype(getattr(mx, dtype)) for key in arrays if key not in keep}
+        _require_in_range(rest, name, dtype)
+        if quantize:
+            rest = quantize_arrays(network, rest, group_size=group_size, bits=bits, mode=mode)
+        out_config[name] = values
+        out_arrays.update({f"{name}.{key}": value for key, value in (keep | rest).items()})
+
+    mx.eval(out_arrays)
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise MusicotError(f"{folder} holds no tokenizer.json, which prompts and lyrics need")
+    count = parameter_count(out_config, out_arrays)
+    size = sum(value.nbytes for value in out_arrays.values())
+    stored = f"{bits}-bit {mode} in groups of {group_size}, {dtype} rest" if quantize else dtype
+    summary = f"{size_text(count).strip()} parameters, {size_text(size)}B, {stored}"
+    card = _card(target.name, summary, out_config, out_arrays)
+    save_checkpoint(
+        target, out_config, out_arrays, {"tokenizer.json": tokenizer, "README.md": card}
+    )
+    load_networks(target)
+    return f"{target}: {summary}"
+
+
+def load_networks(folder: str | Path, names: Iterable[str] = PARTS) -> dict[str, nn.Module]:
+    """The networks of an MLX folder by part, loaded strictly and ready to run."""
+    config = read_config(folder)
+    arrays = load_arrays(folder)
+    require_parts(arrays, PARTS, where=str(folder))
+    return {
+        name: prepare(PARTS[name].build(config[name]), config, part(arrays, name), where=name)
+        for name in names
+    }
+
+
+def _source_config(folder: Path) -> dict[str, Any]:
+    config = read_config(folder, model_types=None)
+    kind = config.get("model_type")
+    if kind == "musicot":
+        raise MusicotError(f"{folder} is an MLX folder already; load it as it is")
+    if kind != "musicot-pytorch":
+        raise MusicotError(
+            f"{folder}: can't convert model_type {kind!r}; musicot convert reads the checkpoints "
+            "that musicot_mlx.reference writes (model_type musicot-pytorch)"
+        )
+    missing = [name for name in PARTS if not isinstance(config.get(name), dict)]
+    if missing:
+        raise MusicotError(f"{folder}/config.json lacks the sections {', '.join(missing)}")
+    return config
+
+
+def _keymap(name: str) -> ModuleType:
+    return import_module(f"musicot_mlx.convert.keymaps.{name}")
+
+
+def _translate(
+    name: str, values: dict[str, Any], arrays: dict[str, mx.array]
+) -> tuple[dict[str, Any], dict[str, mx.array], nn.Module]:
+    """Sub-config, arrays under MLX names, and the network that they fit (checked)."""
+    keymap = _keymap(name)
+    values = keymap.config(values) if hasattr(keymap, "config") else values
+    arrays = apply_rules(keymap.RULES, arrays, where=name)
+    network = PARTS[name].build(values)
+    load_strict(network, arrays, where=name)
+    return values, arrays, network
+
+
+def _require_in_range(arrays: dict[str, mx.array], name: str, dtype: str) -> None:
+    for key, value in arrays.items():
+        if mx.issubdtype(value.dtype, mx.floating) and not mx.isfinite(value).all().item():
+            raise MusicotError(
+                f"{name}.{key} exceeds the range of {dtype}; pass --dtype bfloat16 or float32"
+            )
+
+
+def _card(name: str, summary: str, config: dict[str, Any], arrays: dict[str, mx.array]) -> str:
+    """The README.md of an MLX folder."""
+    rows = []
+    for key in PARTS:
+        piece = part(arrays, key)
+        size = sum(value.nbytes for value in piece.values())
+        rows.append(
+            f"| {key} | {size_text(parameter_count(config, piece)).strip()} | {size_text(size)}B |"
+        )
+    table = "\n".join(rows)
+    return f"""---
+library_name: musicot-mlx
+pipeline_tag: text-to-audio
+---
+
+# {name}
+
+A MusiCoT checkpoint (arXiv 2503.19611) for musicot-mlx:
+{summary}.
+
+| part | parameters | size |
+|---|---|---|
+{table}
+
+```
+musicot generate --model {name} -p "solo piano, slow and calm" --duration 20
+```
+"""

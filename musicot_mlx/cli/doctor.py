@@ -1,0 +1,146 @@
+"""musicot doctor: what this machine has, and what to change to make songs faster or at all."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from musicot_mlx.cli import play
+
+GOOD, HINT, BAD = "ok", "hint", "missing"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked at, how it is, and what to do about it."""
+
+    what: str
+    state: str
+    found: str
+    advice: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one line of JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    findings = [_python(), _memory(), _mlx()]
+    if findings[-1].state != BAD:
+        findings.append(_matmul())
+    findings += [_files(), _model(), _player(), _disk(), _torch()]
+    if args.json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        width = max(len(finding.what) for finding in findings)
+        for finding in findings:
+            advice = f" -> {finding.advice}" if finding.advice else ""
+            print(f"{finding.state:<7} {finding.what:<{width}}  {finding.found}{advice}")
+    return 1 if any(finding.state == BAD for finding in findings) else 0
+
+
+def _python() -> Finding:
+    found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    if sys.platform == "darwin" and platform.machine() != "arm64":
+        return Finding("system", BAD, found, "MLX needs an Apple silicon Mac and an arm64 Python")
+    return Finding("system", GOOD, found)
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    state = GOOD if total >= 4 else HINT
+    advice = "" if state == GOOD else "close other programs before rendering long songs"
+    return Finding("memory", state, f"{total:.0f} GB", advice)
+
+
+def _mlx() -> Finding:
+    try:
+        import mlx.core as mx
+
+        device = mx.default_device()
+        version = importlib.metadata.version("mlx")
+        mx.eval(mx.ones(4) + 1)
+    except Exception as error:  # a missing backend shows itself in many ways
+        extra = "mlx[cpu]" if sys.platform == "linux" else "mlx"
+        return Finding("MLX", BAD, f"not working ({error})", f'pip install "{extra}"')
+    metal = "Metal" if mx.metal.is_available() else "no Metal"
+    if sys.platform == "darwin" and not mx.metal.is_available():
+        return Finding("MLX", HINT, f"{version} on {device}, no Metal", "use a native arm64 Python")
+    return Finding("MLX", GOOD, f"{version} on {device}, {metal}")
+
+
+def _matmul() -> Finding:
+    import mlx.core as mx
+
+    size, repeats = 768, 5
+    a = mx.random.normal((size, size), key=mx.random.key(0))
+    mx.eval(a @ a)
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        mx.eval(a @ a)
+        best = min(best, time.perf_counter() - started)
+    found = f"{2 * size**3 / best / 1e9:.0f} GFLOP/s in float32"
+    if sys.platform != "linux" or "openblas" in Path("/proc/self/maps").read_text():
+        return Finding("matrices", GOOD, found)
+    if os.environ.get("MUSICOT_NO_OPENBLAS", "0") not in ("", "0"):
+        return Finding("matrices", HINT, f"{found}, no OpenBLAS", "unset MUSICOT_NO_OPENBLAS")
+    advice = "30 x faster with: sudo apt-get install libopenblas0-pthread"
+    return Finding("matrices", HINT, f"{found}, no OpenBLAS", advice)
+
+
+def _files() -> Finding:
+    try:
+        import soundfile
+        import soxr
+    except (ImportError, OSError) as error:
+        return Finding("audio files", BAD, str(error), "pip install soundfile soxr")
+    formats = soundfile.available_formats()
+    kinds = [kind for kind in ("WAV", "FLAC", "MP3") if kind in formats]
+    found = f"{', '.join(kinds)} (libsndfile {soundfile.__libsndfile_version__}, soxr "
+    found += f"{soxr.__version__})"
+    if "MP3" not in kinds:
+        return Finding("audio files", HINT, found, "MP3 needs libsndfile 1.1 or newer")
+    return Finding("audio files", GOOD, found)
+
+
+def _model() -> Finding:
+    from musicot_mlx.errors import MusicotError
+    from musicot_mlx.weights.hub import EMBEDDED, resolve
+
+    try:
+        folder = resolve(EMBEDDED[0])
+    except MusicotError as error:
+        return Finding("embedded model", BAD, str(error))
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    return Finding("embedded model", GOOD, f"{EMBEDDED[0]}, {size:.0f} MB")
+
+
+def _player() -> Finding:
+    player = play.find_player()
+    if player is None:
+        return Finding("player", HINT, "none", "install ffmpeg or alsa-utils to use --play")
+    return Finding("player", GOOD, player)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(".").free / 1e9
+    state = GOOD if free > 0.5 else HINT
+    return Finding("disk", state, f"{free:.1f} GB free here", "" if state == GOOD else "make room")
+
+
+def _torch() -> Finding:
+    names = ("torch", "transformers", "diffusers", "vector_quantize_pytorch", "accelerate", "yaml")
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        found = f"not installed ({', '.join(missing)} missing)"
+        advice = 'only to train or to check conversions: pip install "musicot-mlx[torch]"'
+        return Finding("PyTorch", GOOD, found, advice)
+    return Finding("PyTorch", GOOD, f"torch {importlib.metadata.version('torch')}")
