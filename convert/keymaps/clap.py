@@ -1,0 +1,138 @@
+"""CLAP: transformers.ClapModel and laion_clap checkpoints to musicot_mlx.models.clap.
+
+`RULES` maps ClapModel (laion/clap-htsat-unfused, laion/larger_clap_general,
+laion/larger_clap_music), whose names the MLX network keeps. `LAION_RULES` maps the files of
+laion_clap (music_audioset_epoch_15_esc_90.14.pt and its like). Fusion checkpoints are not
+supported: their audio tower has other inputs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from musicot_mlx.convert.rules import Rule
+from musicot_mlx.errors import MusicotError
+
+RULES: list[Rule] = [
+    # The temperature of the training loss, and buffers that the network computes.
+    Rule(r"logit_scale_[at]", None),
+    Rule(r"text_model\.embeddings\.(position_ids|token_type_ids)", None),
+    Rule(r"audio_model\..*\.relative_position_index", None),
+    Rule(r"audio_model\.audio_encoder\.batch_norm\.num_batches_tracked", None),
+    # Audio tower.
+    Rule(r"(audio_model\.audio_encoder\.patch_embed\.proj\.weight)", r"\1", "conv2d"),
+    Rule(
+        r"(audio_model\.audio_encoder\.batch_norm\.(?:weight|bias|running_mean|running_var))", r"\1"
+    ),
+    Rule(r"(audio_model\.audio_encoder\.patch_embed\.proj\.bias)", r"\1"),
+    Rule(r"(audio_model\.audio_encoder\.patch_embed\.norm\.(?:weight|bias))", r"\1"),
+    Rule(r"(audio_model\.audio_encoder\.norm\.(?:weight|bias))", r"\1"),
+    Rule(r"(audio_model\.audio_encoder\.layers\.\d+\.blocks\.\d+\..+)", r"\1"),
+    Rule(r"(audio_model\.audio_encoder\.layers\.\d+\.downsample\..+)", r"\1"),
+    # Text tower and projections.
+    Rule(r"(text_model\.embeddings\.(?:word|position|token_type)_embeddings\.weight)", r"\1"),
+    Rule(r"(text_model\.embeddings\.LayerNorm\.(?:weight|bias))", r"\1"),
+    Rule(r"(text_model\.encoder\.layer\.\d+\..+)", r"\1"),
+    Rule(r"(text_model\.pooler\.dense\.(?:weight|bias))", r"\1"),
+    Rule(r"((?:audio|text)_projection\.linear[12]\.(?:weight|bias))", r"\1"),
+]
+
+_BLOCK = r"audio_branch\.layers\.(\d+)\.blocks\.(\d+)\."
+_OUR_BLOCK = r"audio_model.audio_encoder.layers.\1.blocks.\2."
+
+LAION_RULES: list[Rule] = [
+    # Recomputed front end, buffers, AudioSet classifier, and the extra head of the training loss.
+    Rule(r"logit_scale_[at]", None),
+    Rule(r"audio_branch\.(spectrogram_extractor|logmel_extractor)\..+", None),
+    Rule(r"audio_branch\.bn0\.num_batches_tracked", None),
+    Rule(_BLOCK + r"(attn_mask|attn\.relative_position_index)", None),
+    Rule(r"audio_branch\.(tscam_conv|head)\.(weight|bias)", None),
+    Rule(r"(audio|text)_transform\..+", None),
+    Rule(r"text_branch\.embeddings\.(position_ids|token_type_ids)", None),
+    # Audio tower.
+    Rule(
+        r"audio_branch\.bn0\.(weight|bias|running_mean|running_var)",
+        r"audio_model.audio_encoder.batch_norm.\1",
+    ),
+    Rule(
+        r"audio_branch\.patch_embed\.proj\.weight",
+        "audio_model.audio_encoder.patch_embed.proj.weight",
+        "conv2d",
+    ),
+    Rule(
+        r"audio_branch\.(patch_embed\.proj\.bias|(?:patch_embed\.)?norm\.(?:weight|bias))",
+        r"audio_model.audio_encoder.\1",
+    ),
+    Rule(_BLOCK + r"norm1\.(weight|bias)", _OUR_BLOCK + r"layernorm_before.\3"),
+    Rule(_BLOCK + r"norm2\.(weight|bias)", _OUR_BLOCK + r"layernorm_after.\3"),
+    Rule(
+        _BLOCK + r"attn\.qkv\.(weight|bias)",
+        tuple(_OUR_BLOCK + rf"attention.self.{name}.\3" for name in ("query", "key", "value")),
+        "split3",
+    ),
+    Rule(
+        _BLOCK + r"attn\.relative_position_bias_table",
+        _OUR_BLOCK + r"attention.self.relative_position_bias_table",
+    ),
+    Rule(_BLOCK + r"attn\.proj\.(weight|bias)", _OUR_BLOCK + r"attention.output.dense.\3"),
+    Rule(_BLOCK + r"mlp\.fc1\.(weight|bias)", _OUR_BLOCK + r"intermediate.dense.\3"),
+    Rule(_BLOCK + r"mlp\.fc2\.(weight|bias)", _OUR_BLOCK + r"output.dense.\3"),
+    Rule(r"audio_branch\.(layers\.\d+\.downsample\..+)", r"audio_model.audio_encoder.\1"),
+    # Text tower and projections.
+    Rule(r"text_branch\.((?:embeddings|encoder|pooler)\..+)", r"text_model.\1"),
+    Rule(r"(audio|text)_projection\.0\.(weight|bias)", r"\1_projection.linear1.\2"),
+    Rule(r"(audio|text)_projection\.2\.(weight|bias)", r"\1_projection.linear2.\2"),
+]
+
+_TEXT_FIELDS = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+    "max_position_embeddings type_vocab_size layer_norm_eps pad_token_id bos_token_id eos_token_id"
+).split()
+_AUDIO_FIELDS = (
+    "spec_size num_mel_bins patch_size patch_stride patch_embeds_hidden_size depths "
+    "num_attention_heads window_size mlp_ratio qkv_bias hidden_act layer_norm_eps hidden_size"
+).split()
+_FEATURE_FIELDS = (
+    "sampling_rate fft_window_size hop_length max_length_s frequency_min frequency_max"
+).split()
+_FIXED = {
+    "enable_fusion": False,
+    "patch_embed_input_channels": 1,
+    "flatten_patch_embeds": True,
+    "enable_patch_layer_norm": True,
+}
+
+
+def config(source: Mapping[str, Any], features: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The `clap` section of an MLX config.json.
+
+    source is transformers' config.json, features its preprocessor_config.json.
+    Keeps the fields that the network reads; absent ones keep the defaults there. Raises
+    MusicotError for a fusion checkpoint or another option the network does not have.
+    """
+    text, audio = source.get("text_config") or {}, source.get("audio_config") or {}
+    for name, expected in _FIXED.items():
+        if audio.get(name, expected) != expected:
+            raise MusicotError(
+                f"this CLAP has {name}={audio[name]!r}, which musicot does not support; "
+                "use a checkpoint without fusion, such as laion/larger_clap_music"
+            )
+    out: dict[str, Any] = {
+        "text_config": {name: text[name] for name in _TEXT_FIELDS if name in text},
+        "audio_config": {name: audio[name] for name in _AUDIO_FIELDS if name in audio},
+    }
+    patch = out["audio_config"].get("patch_size")
+    if isinstance(patch, (list, tuple)):
+        if len(set(patch)) != 1:
+            raise MusicotError(f"this CLAP has patches of {patch}; musicot needs square ones")
+        out["audio_config"]["patch_size"] = patch[0]
+    stride = out["audio_config"].get("patch_stride")
+    if isinstance(stride, int):
+        out["audio_config"]["patch_stride"] = [stride, stride]
+    for name in ("projection_dim", "projection_hidden_act"):
+        if name in source:
+            out[name] = source[name]
+    if features:
+        out["feature_config"] = {
+            name: features[name] for name in _FEATURE_FIELDS if name in features
+        }
+    return out
