@@ -1,0 +1,318 @@
+"""Samplers of latent diffusion, and songs made window by window in flat memory.
+
+Rectified flow (arXiv 2209.03003) runs from t = 1 (noise) to 0 by Euler's or Heun's method. v models
+(arXiv 2202.00512) are sampled as Stable Audio samples: DPM-Solver++ (arXiv 2211.01095), multistep
+and of second order, over exponentially spaced noise levels; `dpmpp` is diffusers'
+EDMDPMSolverMultistepScheduler, `dpmpp_sde` the same with fresh noise at every step, as diffusers'
+CosineDPMSolverMultistepScheduler has it (ours comes from the key, theirs from a Brownian tree).
+
+The solver's state is float32 whatever the network's dtype. Windows overlap: in the overlap, latents
+that are already made are imposed at every step with the noise that belongs to that step, so that a
+window goes on from the one before it. One step is always in flight while the next is being queued.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.models.dit import (
+    Conditions,
+    DiffusionConfig,
+    SemanticDiffusion,
+    without_codes_and_clap,
+)
+
+SAMPLERS = {"rectified_flow": ("euler", "heun"), "v": ("dpmpp", "dpmpp_sde")}
+_SIGMA_MIN, _SIGMA_MAX = 0.3, 500.0  # Stable Audio Open's noise levels; data have deviation 1
+
+
+@dataclass(frozen=True)
+class Window:
+    """Latent frames [start, stop) of a song, of which those before `fresh` are already made."""
+
+    start: int
+    fresh: int
+    stop: int
+
+
+def windows(frames: int, window_frames: int, overlap_frames: int) -> list[Window]:
+    """Cut `frames` into windows; the last one ends at the end, with as much overlap as that takes.
+
+    Every window is window_frames long, unless one window holds the whole song.
+    """
+    if frames <= window_frames:
+        return [Window(0, 0, frames)]
+    cut, fresh, start = [], 0, 0
+    while fresh < frames:
+        start = min(start, frames - window_frames)
+        cut.append(Window(start, fresh, start + window_frames))
+        fresh = start + window_frames
+        start = fresh - overlap_frames
+    return cut
+
+
+def choose_sampler(config: DiffusionConfig, sampler: str | None) -> str:
+    """The sampler by name, or the objective's first; MusicotError for one that doesn't fit."""
+    known = SAMPLERS[config.objective]
+    if sampler is not None and sampler not in known:
+        raise MusicotError(
+            f"sampler is {sampler!r}; a model trained for {config.objective} takes "
+            f"{' or '.join(known)}"
+        )
+    return sampler or known[0]
+
+
+def forward_passes(
+    config: DiffusionConfig, frames: int, *, steps: int, sampler: str | None = None
+) -> int:
+    """How many times sample_windows runs the network; guidance doubles the rows, not this."""
+    per_window = 2 * steps - 1 if choose_sampler(config, sampler) == "heun" else steps
+    return per_window * len(windows(frames, config.window_frames, config.overlap_frames))
+
+
+def exponential_sigmas(steps: int) -> list[float]:
+    """Noise levels from 500 down to 0.3, evenly spaced in the logarithm, then 0."""
+    low, high = math.log(_SIGMA_MIN), math.log(_SIGMA_MAX)
+    if steps == 1:
+        return [_SIGMA_MIN, 0.0]  # as torch.linspace, and so diffusers, has it
+    return [math.exp(high + (low - high) * i / (steps - 1)) for i in range(steps)] + [0.0]
+
+
+class GuidedVelocity:
+    """The network over one window: float32 velocity of x at the i-th of the given times.
+
+    With guidance both rows run in one batch: v = v_0 + guidance_scale * (v_c - v_0), where v_0 has
+    neither codes nor CLAP vectors. `passes` counts runs of the network, `on_pass` hears of each.
+    """
+
+    def __init__(
+        self,
+        model: SemanticDiffusion,
+        conditions: Conditions,
+        times: list[float],
+        *,
+        guidance_scale: float,
+        on_pass: Callable[[], None] | None = None,
+    ) -> None:
+        self.model, self.conditions, self.guidance_scale = model, conditions, guidance_scale
+        self.embeddings = model.time_embeddings(mx.array(times, dtype=mx.float32))
+        self.on_pass, self.passes = on_pass, 0
+        mx.eval(self.embeddings, conditions.semantic, conditions.keys_values)
+        self._in_flight: mx.array | None = None
+
+    def __call__(self, x: mx.array, i: int) -> mx.array:
+        rows = x if self.guidance_scale == 1 else mx.concatenate([x, x])
+        v = self.model.step(rows, self.embeddings[i], self.conditions).astype(mx.float32)
+        if self.guidance_scale != 1:
+            v, base = mx.split(v, 2)
+            v = base + self.guidance_scale * (v - base)
+        mx.async_eval(v)
+        if self._in_flight is not None:
+            mx.eval(self._in_flight)  # at most two passes are queued, so memory stays flat
+        self._in_flight = v
+        self.passes += 1
+        if self.on_pass:
+            self.on_pass()
+        return v
+
+
+def sample(
+    model: SemanticDiffusion,
+    codes: mx.array,
+    clap: mx.array,
+    start_seconds: mx.array,
+    total_seconds: mx.array,
+    *,
+    noise: mx.array,
+    steps: int = 16,
+    sampler: str | None = None,
+    guidance_scale: float = 1.0,
+    known: mx.array | None = None,
+    frame_offset: int = 0,
+    clap_mask: mx.array | None = None,
+    key: mx.array | None = None,
+    on_pass: Callable[[], None] | None = None,
+) -> mx.array:
+    """Latents of one window, float32 with the shape of `noise` (batch, frames, latent_dim).
+
+    known (batch, up to frames, latent_dim): latents that the window begins with. The other
+    conditions are those of SemanticDiffusion.conditions; key is needed by dpmpp_sde only.
+    Raises MusicotError for a sampler that the model was not trained for, or steps below 1.
+    """
+    config = model.config
+    sampler = choose_sampler(config, sampler)
+    if steps < 1:
+        raise MusicotError(f"steps is {steps}, expected at least 1")
+    if sampler == "dpmpp_sde" and key is None:
+        raise ValueError("dpmpp_sde draws noise at every step: pass key=mx.random.key(seed)")
+    if guidance_scale != 1:
+        no_codes, no_clap = without_codes_and_clap(config, codes, clap)
+        codes, clap = mx.concatenate([codes, no_codes]), mx.concatenate([clap, no_clap])
+        start_seconds = mx.concatenate([start_seconds, start_seconds])
+        total_seconds = mx.concatenate([total_seconds, total_seconds])
+        clap_mask = None if clap_mask is None else mx.concatenate([clap_mask, clap_mask])
+    conditions = model.conditions(
+        codes,
+        clap,
+        start_seconds,
+        total_seconds,
+        frames=noise.shape[1],
+        clap_mask=clap_mask,
+        frame_offset=frame_offset,
+    )
+    if config.objective == "rectified_flow":
+        levels = [1 - i / steps for i in range(steps)] + [0.0]
+        times = levels[:-1]
+    else:
+        levels = exponential_sigmas(steps)
+        times = [math.atan(sigma) * 2 / math.pi for sigma in levels[:-1]]
+    velocity = GuidedVelocity(
+        model, conditions, times, guidance_scale=guidance_scale, on_pass=on_pass
+    )
+    noise = noise.astype(mx.float32)
+    known = None if known is None else known.astype(mx.float32) * config.latent_scale
+    if config.objective == "rectified_flow":
+        x = _flow(velocity, noise, known, levels, heun=sampler == "heun")
+    else:
+        x = _dpm_solver(velocity, noise, known, levels, key=key if "sde" in sampler else None)
+    return x / config.latent_scale
+
+
+def _flow(
+    velocity: GuidedVelocity,
+    noise: mx.array,
+    known: mx.array | None,
+    times: list[float],
+    *,
+    heun: bool,
+) -> mx.array:
+    """Rectified flow: dx/dt = v from t = 1 to 0; x_t = (1 - t) x_0 + t noise where x_0 is known."""
+
+    def impose(x: mx.array, t: float) -> mx.array:
+        return _impose(x, known, noise, 1 - t, t)
+
+    x = impose(noise, 1.0)
+    for i, (t, after) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        v = velocity(x, i)
+        if heun and after > 0:  # the last step is Euler's: nothing is left to correct with at 0
+            ahead = impose(x + (after - t) * v, after)
+            v = (v + velocity(ahead, i + 1)) / 2
+        x = impose(x + (after - t) * v, after)
+    return x
+
+
+def _dpm_solver(
+    velocity: GuidedVelocity,
+    noise: mx.array,
+    known: mx.array | None,
+    sigmas: list[float],
+    *,
+    key: mx.array | None,
+) -> mx.array:
+    """DPM-Solver++(2M), with key its stochastic form; x = x_0 + sigma noise where x_0 is known.
+
+    First order at the first and the last step, midpoint in between, as diffusers does it.
+    """
+
+    def impose(x: mx.array, sigma: float) -> mx.array:
+        return _impose(x, known, noise, 1.0, sigma)
+
+    keys = None if key is None else mx.random.split(key, len(sigmas))
+    x = impose(noise * math.sqrt(_SIGMA_MAX**2 + 1), sigmas[0])
+    denoised = None
+    for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        size = math.sqrt(sigma**2 + 1)
+        v = velocity(x / size, i)
+        previous, denoised = denoised, x / size**2 - (sigma / size) * v
+        target = denoised
+        if previous is not None and after > 0:
+            log_step = math.log(sigma / after)
+            log_step_before = math.log(sigmas[i - 1] / sigma)
+            target = denoised + (0.5 * log_step / log_step_before) * (denoised - previous)
+        shrink = after / sigma  # exp(-h) in the paper's terms
+        if keys is None:
+            x = shrink * x + (1 - shrink) * target
+        else:
+            fresh = mx.random.normal(x.shape, key=keys[i])
+            x = shrink**2 * x + (1 - shrink**2) * target
+            x = x + after * math.sqrt(1 - shrink**2) * fresh
+        x = impose(x, after)
+    return x
+
+
+def _impose(
+    x: mx.array, known: mx.array | None, noise: mx.array, keep: float, level: float
+) -> mx.array:
+    if known is None:
+        return x
+    frames = known.shape[1]
+    return mx.concatenate([keep * known + level * noise[:, :frames], x[:, frames:]], axis=1)
+
+
+def sample_windows(
+    model: SemanticDiffusion,
+    codes: mx.array | np.ndarray,
+    clap_for_window: Callable[[float, float], mx.array | np.ndarray],
+    *,
+    frames: int,
+    steps: int = 16,
+    sampler: str | None = None,
+    guidance_scale: float = 1.0,
+    key: mx.array,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[mx.array]:
+    """Latents of a song, float32 chunks (batch, new frames, latent_dim) in order, evaluated.
+
+    codes (batch or none, frames25) int32 of the whole song; clap_for_window(start, end) in seconds
+    gives CLAP vectors (vectors, clap_dim) or one set per row: the prompt's, then the window's
+    thoughts. frames: latent frames in all. progress(done, total) counts forward passes. Each window
+    draws from its own part of key, so chunks don't depend on who reads them, or how fast.
+    """
+    config = model.config
+    codes = mx.array(codes).astype(mx.int32)
+    codes = codes[None] if codes.ndim == 1 else codes
+    batch = codes.shape[0]
+    cut = windows(frames, config.window_frames, config.overlap_frames)
+    total = forward_passes(config, frames, steps=steps, sampler=sampler)
+    done = 0
+
+    def on_pass() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    made = None  # the latents of the window before
+    total_seconds = mx.full((batch,), frames / config.latent_rate)
+    for index, (window, window_key) in enumerate(
+        zip(cut, mx.random.split(key, len(cut)), strict=True)
+    ):
+        start = window.start / config.latent_rate
+        clap = mx.array(clap_for_window(start, window.stop / config.latent_rate))
+        clap = mx.broadcast_to(clap, (batch, *clap.shape[-2:]))
+        shape = (batch, window.stop - window.start, config.latent_dim)
+        noise_key, step_key = mx.random.split(window_key)
+        known = None
+        if index:
+            known = made[:, made.shape[1] - (window.fresh - window.start) :]
+        made = sample(
+            model,
+            codes,
+            clap,
+            mx.full((batch,), start),
+            total_seconds,
+            noise=mx.random.normal(shape, key=noise_key),
+            steps=steps,
+            sampler=sampler,
+            guidance_scale=guidance_scale,
+            known=known,
+            frame_offset=window.start,
+            key=step_key,
+            on_pass=on_pass,
+        )
+        mx.eval(made)
+        yield made[:, window.fresh - window.start :]
