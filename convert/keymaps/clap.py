@@ -105,9 +105,10 @@ _FIXED = {
 def config(source: Mapping[str, Any], features: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The `clap` section of an MLX config.json.
 
-    source is transformers' config.json, features its preprocessor_config.json.
-    Keeps the fields that the network reads; absent ones keep the defaults there. Raises
-    MusicotError for a fusion checkpoint or another option the network does not have.
+    source is transformers' config.json or the `clap` section of a musicot-pytorch one, features
+    transformers' preprocessor_config.json. Keeps the fields that the network reads; absent ones
+    keep their defaults. Raises MusicotError for a fusion checkpoint or another option that the
+    network does not have.
     """
     text, audio = source.get("text_config") or {}, source.get("audio_config") or {}
     for name, expected in _FIXED.items():
@@ -131,6 +132,7 @@ def config(source: Mapping[str, Any], features: Mapping[str, Any] | None = None)
     for name in ("projection_dim", "projection_hidden_act"):
         if name in source:
             out[name] = source[name]
+    features = features or source.get("feature_config")
     if features:
         out["feature_config"] = {
             name: features[name] for name in _FEATURE_FIELDS if name in features

@@ -137,6 +137,42 @@ def test_waveform_to_embedding(seconds):
     assert np.abs(found - expected.pooler_output.numpy()).max() < 1e-5
 
 
+def test_training_twin_agrees_with_the_embedder():
+    """Audio, captions and tokenizer as reference/clap.py trains on them, at the released rate."""
+    from musicot_mlx.reference import clap as twin
+
+    config = {
+        "text_config": {
+            "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 24, "max_position_embeddings": 12, "layer_norm_eps": 1e-5,
+            "hidden_dropout_prob": 0.0,
+        },
+        "audio_config": {
+            "patch_size": 8, "patch_stride": [8, 8], "patch_embeds_hidden_size": 8,
+            "depths": [2, 2, 1], "num_attention_heads": [2, 2, 2], "hidden_size": 32,
+        },
+        "projection_dim": 8,
+    }  # fmt: skip
+    captions = ["Slow solo piano", "fast jazz with a walking bass and drums, then more drums"]
+    tokenizer = twin.train_tokenizer(captions * 9, 300)
+    torch.manual_seed(0)
+    reference = twin.build_clap(config).eval()
+    ours = Clap(ClapConfig.from_dict(convert_config(config)))
+    arrays = {key: mx.array(value.numpy()) for key, value in reference.state_dict().items()}
+    ours.load_weights(list(apply_rules(RULES, arrays).items()), strict=True)
+    ids, mask = twin.tokenize(tokenizer, captions, 10)
+    embedder = ClapEmbedder(ours, tokenizer)
+    assert np.array_equal(embedder.text_ids(captions)[0], ids.numpy())
+    assert np.array_equal(embedder.text_ids(captions)[1], mask.numpy())
+    waveform = np.random.default_rng(6).standard_normal(2 * 480000).astype(np.float32) * 0.1
+    with torch.no_grad():
+        text = twin.embed_text(reference, ids, mask).numpy()
+        mel = twin.ClapFrontEnd()(torch.from_numpy(waveform.reshape(2, -1)))
+        audio = twin.embed_audio(reference, mel).numpy()
+    assert np.abs(embedder.embed_text(captions) - text).max() < 1e-5
+    assert np.abs(embedder.embed_audio(waveform, 48000) - audio).max() < 1e-5
+
+
 def test_released_log_mel():
     """48 kHz, 10 s: (1001, 64) within 1e-3 dB of the feature extractor."""
     rng = np.random.default_rng(4)
@@ -271,6 +307,14 @@ def test_released_keys_and_shapes(audio):
     assert found == expected
     dropped = [rule for rule in RULES if rule.target is None]
     assert len(apply_rules(dropped, {k: v for k, v in arrays.items() if k not in expected})) == 0
+
+
+def test_config_keeps_the_front_end():
+    source = torch_config().to_dict()
+    assert convert_config(source, FEATURES)["feature_config"]["hop_length"] == 80
+    section = {**source, "feature_config": {"hop_length": 160}}
+    assert convert_config(section)["feature_config"] == {"hop_length": 160}
+    assert "feature_config" not in convert_config(source)
 
 
 def test_fusion_checkpoints_are_refused():
