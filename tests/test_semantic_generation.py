@@ -1,6 +1,7 @@
 """Drawing thoughts and audio tokens: legal ids, locks, windows, seeds, no waiting on the way."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -252,6 +253,23 @@ def test_a_long_prefix_in_pieces_gives_the_same_song(lm, condition, monkeypatch)
     whole = render(lm, condition, thoughts, temperature=0.0)
     monkeypatch.setattr(semantic, "PREFILL", 5)
     np.testing.assert_array_equal(render(lm, condition, thoughts, temperature=0.0), whole)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "8-bit"])
+def test_smaller_weights_sing_too(condition, kind):
+    lm = tiny_lm(hidden_size=64)
+    if kind == "8-bit":
+        nn.quantize(lm, group_size=32, bits=8, class_predicate=_divides)
+    else:
+        lm.set_dtype(getattr(mx, kind))
+    plan = plan_thoughts(lm, condition, segments=3, key=KEY)
+    codes = render(lm, condition, plan, unconditional="with_thoughts")
+    assert plan.shape == (3, 3) and codes.shape == (60,)
+    assert 0 <= codes.min() and codes.max() < 16
+
+
+def _divides(path: str, module: nn.Module) -> bool:
+    return hasattr(module, "to_quantized") and module.weight.shape[-1] % 32 == 0
 
 
 def test_filters_reach_the_draws(lm, condition):

@@ -207,6 +207,19 @@ def test_save_load_round_trip(lm, tmp_path):
     np.testing.assert_array_equal(np.array(twin(ids)), np.array(lm(ids)))
 
 
+def test_padded_training_rows_embed_as_single_rows(lm):
+    v = lm.config.vocabulary
+    rows = [v.row([30], [6, 12], np.ones((3, 2), int), np.arange(4)), v.row(audio=np.arange(2))]
+    width = max(map(len, rows))
+    ids = mx.array([row + [0] * (width - len(row)) for row in rows])
+    clap = mx.random.normal((2, 8), key=mx.random.key(0))
+    batch = lm.embed(ids, clap)
+    for i, row in enumerate(rows):
+        assert row[0] == -1 and row[-1] == 4
+        alone = lm.prefix(np.array(clap[i]), row[1:])[0]
+        np.testing.assert_allclose(np.array(batch[i, : len(row)]), np.array(alone), atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_sixteen_bit_stays_sixteen_bit(dtype, monkeypatch):
     """Trap 9: one float32 operand promotes every layer after it, silently."""

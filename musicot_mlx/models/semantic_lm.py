@@ -22,7 +22,15 @@ import numpy as np
 
 from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
 from musicot_mlx.weights.config import config_from_dict
-from musicot_mlx.weights.vocabulary import AUD_BOS, AUD_EOS, COT_BOS, COT_EOS, PAD, Vocabulary
+from musicot_mlx.weights.vocabulary import (
+    AUD_BOS,
+    AUD_EOS,
+    CLAP_SLOT,
+    COT_BOS,
+    COT_EOS,
+    PAD,
+    Vocabulary,
+)
 
 
 @dataclass(frozen=True)
@@ -183,28 +191,33 @@ class SemanticLM(nn.Module):
         """Dtype of the hidden state: a norm is never quantised, so it tells."""
         return self.model.norm.weight.dtype
 
-    def embed(self, ids: mx.array) -> mx.array:
-        """Embed ids (batch, time) -> (batch, time, hidden)."""
-        return self.model.embed_tokens(ids)
+    def embed(self, ids: mx.array, clap: mx.array | None = None) -> mx.array:
+        """Embed ids (batch, time) -> (batch, time, hidden).
+
+        The projected clap (batch, clap_dim) stands wherever an id is CLAP_SLOT.
+        """
+        if clap is None:
+            return self.model.embed_tokens(ids)
+        embeddings = self.model.embed_tokens(mx.maximum(ids, PAD))
+        # a float32 vector would promote a 16-bit model from the first layer on
+        projected = self.clap_proj(clap.astype(self.dtype))[:, None]  # (batch, 1, hidden)
+        return mx.where((ids == CLAP_SLOT)[..., None], projected, embeddings)
 
     def prefix(self, clap: np.ndarray | None, ids: Sequence[int]) -> mx.array:
         """Embed one row, the CLAP vector (clap_dim,) first where there is one -> (1, time, hidden).
 
         Raises ValueError for a vector of another size.
         """
-        parts = []
-        if clap is not None:
-            vector = np.asarray(clap, dtype=np.float32).reshape(-1)
-            if vector.size != self.config.clap_dim:
-                raise ValueError(
-                    f"the CLAP vector has {vector.size} values but this model takes "
-                    f"{self.config.clap_dim}; embed the prompt with the model's own CLAP"
-                )
-            # a float32 vector would promote a 16-bit model from the first layer on
-            parts.append(self.clap_proj(mx.array(vector).astype(self.dtype)[None, None]))
-        if len(ids):
-            parts.append(self.embed(mx.array(ids, dtype=mx.int32)[None]))
-        return mx.concatenate(parts, axis=1)  # (1, time, hidden)
+        if clap is None:
+            return self.embed(mx.array(ids, dtype=mx.int32)[None])
+        vector = np.asarray(clap, dtype=np.float32).reshape(-1)
+        if vector.size != self.config.clap_dim:
+            raise ValueError(
+                f"the CLAP vector has {vector.size} values but this model takes "
+                f"{self.config.clap_dim}; embed the prompt with the model's own CLAP"
+            )
+        row = mx.array([CLAP_SLOT, *ids], dtype=mx.int32)
+        return self.embed(row[None], mx.array(vector)[None])
 
     def hidden(self, embeddings: mx.array, cache: list[Any] | None = None) -> mx.array:
         """Last hidden states (batch, time, hidden), normalised, ready for a head."""

@@ -18,9 +18,15 @@ from torch import nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from musicot_mlx.weights.vocabulary import AUD_BOS, AUD_EOS, COT_BOS, COT_EOS, PAD, Vocabulary
+from musicot_mlx.weights.vocabulary import (
+    AUD_BOS,
+    AUD_EOS,
+    CLAP_SLOT,
+    COT_BOS,
+    PAD,
+    Vocabulary,
+)
 
-CLAP_SLOT = -1  # stands for the projected CLAP vector in a row of ids
 IGNORED = -100  # a target that cross-entropy skips
 
 
@@ -73,17 +79,10 @@ class SemanticLM(nn.Module):
         clap: bool = True,
         conditions: bool = True,
     ) -> list[int]:
-        """Ids of one sequence; without conditions no prefix, without thoughts no chain at all."""
-        ids: list[int] = []
-        if conditions:
-            self.vocabulary.check_conditions(tags, lyrics)
-            ids += [CLAP_SLOT] * clap + [int(i) for i in tags] + [int(i) for i in lyrics]
-        if thoughts is not None:
-            flat = self.vocabulary.flatten_thoughts(_to_numpy(thoughts))
-            ids += [COT_BOS, *flat.tolist(), COT_EOS]
-        if audio is not None:
-            ids += [AUD_BOS, *self.vocabulary.audio_ids(_to_numpy(audio)).tolist(), AUD_EOS]
-        return ids
+        """Vocabulary.row for codes that may be tensors."""
+        return self.vocabulary.row(
+            tags, lyrics, _to_numpy(thoughts), _to_numpy(audio), clap=clap, conditions=conditions
+        )
 
     def embed(self, ids: torch.Tensor, clap: torch.Tensor | None) -> torch.Tensor:
         """Embed ids (batch, time), with the projected clap (batch, clap_dim) in each CLAP_SLOT."""
@@ -258,5 +257,5 @@ class SemanticLM(nn.Module):
         return torch.log_softmax(logits[legal[0] : legal[1]].float(), dim=-1)
 
 
-def _to_numpy(codes: Any) -> np.ndarray:
-    return codes.cpu().numpy() if isinstance(codes, torch.Tensor) else np.asarray(codes)
+def _to_numpy(codes: Any) -> np.ndarray | None:
+    return codes.cpu().numpy() if isinstance(codes, torch.Tensor) else codes

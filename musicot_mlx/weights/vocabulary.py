@@ -17,6 +17,7 @@ PAD, COT_BOS, COT_EOS, AUD_BOS, AUD_EOS = range(5)
 SECTION_MARKS = ("[INTRO]", "[VERSE]", "[CHORUS]", "[BREAK]", "[OUTRO]")
 FIRST_SECTION = 5
 TEXT_OFFSET = FIRST_SECTION + len(SECTION_MARKS)
+CLAP_SLOT = -1  # stands for the projected CLAP vector in a row of ids
 ROUND_TO = 64  # the vocabulary is padded to a multiple of this: quantisation groups and fast matmul
 
 
@@ -178,6 +179,30 @@ class Vocabulary:
                 f"{self.audio_codebook_size - 1}"
             )
         return codes.astype(np.int64) + self.audio_offset
+
+    def row(
+        self,
+        tags: Sequence[int] = (),
+        lyrics: Sequence[int] = (),
+        thoughts: np.ndarray | None = None,
+        audio: np.ndarray | None = None,
+        *,
+        clap: bool = True,
+        conditions: bool = True,
+    ) -> list[int]:
+        """Ids of one training sequence (Fig 3), CLAP_SLOT where the CLAP vector goes.
+
+        Without conditions there is no prefix (eq 7); without thoughts no chain at all (eq 8).
+        """
+        ids: list[int] = []
+        if conditions:
+            self.check_conditions(tags, lyrics)
+            ids += [CLAP_SLOT] * clap + [int(i) for i in tags] + [int(i) for i in lyrics]
+        if thoughts is not None:
+            ids += [COT_BOS, *self.flatten_thoughts(thoughts).tolist(), COT_EOS]
+        if audio is not None:
+            ids += [AUD_BOS, *self.audio_ids(audio).tolist(), AUD_EOS]
+        return ids
 
     def _level_starts(self) -> np.ndarray:
         levels = np.arange(self.thought_codebooks, dtype=np.int64)[:, None]
