@@ -10,7 +10,9 @@ from musicot_mlx.generation.sampling import log_probabilities
 from musicot_mlx.generation.semantic import (
     Condition,
     Window,
+    audio_many,
     audio_tokens,
+    plan_many,
     plan_thoughts,
     windows,
 )
@@ -72,6 +74,27 @@ def test_two_songs_at_once_do_not_disturb_each_other(lm, condition):
     mixed = [next(one), next(two), next(one), next(two), next(one)]
     np.testing.assert_array_equal(np.concatenate(mixed[::2]), wanted[0])
     np.testing.assert_array_equal(np.concatenate(mixed[1::2]), wanted[1])
+
+
+def test_songs_in_one_batch_are_the_songs_alone(lm, condition):
+    conditions = [condition, Condition(), Condition(tags=[31])]
+    keys = list(mx.random.split(KEY, 3))
+    given = np.full((3, 5), -1)
+    given[1, 2] = 4
+    plans = plan_many(lm, conditions, segments=5, keys=keys, given=given)
+    assert plans.shape == (3, 3, 5) and plans.dtype == np.int32
+    settings = {"frames": 110, "unconditional": "with_thoughts"}
+    codes = np.concatenate(list(audio_many(lm, conditions, plans, keys=keys, **settings)), axis=1)
+    assert codes.shape == (3, 110) and codes.dtype == np.int32
+    for i in range(3):
+        alone = plan_thoughts(lm, conditions[i], segments=5, key=keys[i], given=given)
+        np.testing.assert_array_equal(plans[i], alone)
+        song = render(lm, conditions[i], alone, key=keys[i], **settings)
+        np.testing.assert_array_equal(codes[i], song)
+    with pytest.raises(ValueError, match="3 conditions and 1 keys"):
+        plan_many(lm, conditions, segments=5, keys=keys[:1])
+    with pytest.raises(ValueError, match="thoughts for 2 songs"):
+        audio_many(lm, conditions, plans[:2], keys=keys, frames=10)
 
 
 def test_locked_thoughts_stay_and_the_rest_answers_to_them(lm, condition):

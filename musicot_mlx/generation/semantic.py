@@ -12,6 +12,9 @@ thoughts either (`unconditional="without_thoughts"`); the other reading keeps th
 
 Songs longer than the training context are written in windows of the context, each later window
 beginning with what the window before it has already decided. A song that fits is one window.
+
+Several songs run in one batch as well (`plan_many`, `audio_many`): candidates cost little more than
+one song, because a step reads the weights once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -85,33 +88,17 @@ def plan_thoughts(
     of its own, so a lock does not reshuffle the draws around it. Temperature 0 is greedy.
     Raises ValueError for settings or locks that do not fit the model.
     """
-    config, vocabulary = lm.config, lm.config.vocabulary
-    check_sampling(temperature, top_k, top_p)
-    vocabulary.check_conditions(condition.tags, condition.lyrics)
-    codes = _free_or_given(config, segments, given)
-    levels = vocabulary.thought_codebooks
-    keys = mx.random.split(key, levels * segments).reshape(levels, segments, -1)
-    for window in windows(segments, config.context_segments):
-        span = slice(window.start, window.stop)
-        tokens: list[mx.array] = []
-        run = _Run(lm, _thought_rows(lm, condition, guidance_scale), guidance_scale)
-        for level in range(levels):
-            legal = vocabulary.thought_range(level)
-            head = lm.head(*legal)
-            for code, step_key in zip(codes[level, span].tolist(), keys[level, span], strict=True):
-                if code >= 0:
-                    run.feed(mx.array([legal[0] + code], dtype=mx.int32))
-                    continue
-                logp = run.log_probabilities(head)
-                token = legal[0] + draw(
-                    logp, step_key, temperature=temperature, top_k=top_k, top_p=top_p
-                )
-                run.feed(token)
-                mx.async_eval(token)
-                tokens.append(token)
-        if tokens:
-            codes[:, span] = _fill(vocabulary, codes[:, span], np.array(mx.concatenate(tokens)))
-    return codes
+    return plan_many(
+        lm,
+        [condition],
+        segments=segments,
+        temperature=temperature,
+        guidance_scale=guidance_scale,
+        keys=[key],
+        top_k=top_k,
+        top_p=top_p,
+        given=given,
+    )[0]
 
 
 def audio_tokens(
@@ -136,54 +123,147 @@ def audio_tokens(
     the same. A block is handed out while the next step is already running.
     Raises ValueError, at the call and not at the first block, for what does not fit the model.
     """
-    config = lm.config
+    blocks = audio_many(
+        lm,
+        [condition],
+        np.asarray(thoughts)[None],
+        frames=frames,
+        temperature=temperature,
+        guidance_scale=guidance_scale,
+        unconditional=unconditional,
+        keys=[key],
+        top_k=top_k,
+        top_p=top_p,
+        start=None if start is None else np.asarray(start)[None],
+    )
+    return (block[0] for block in blocks)
+
+
+def plan_many(
+    lm: SemanticLM,
+    conditions: Sequence[Condition],
+    *,
+    segments: int,
+    temperature: float = 0.65,
+    guidance_scale: float = 2.3,  # lambda_1
+    keys: Sequence[mx.array],
+    top_k: int = 0,
+    top_p: float = 1.0,
+    given: np.ndarray | None = None,
+) -> np.ndarray:
+    """plan_thoughts for several songs in one batch, a condition and a key each, the locks shared.
+
+    Returns int32 codes (songs, levels, segments). A step reads the weights once however many songs
+    there are, so candidates in a batch cost little more than one.
+    """
+    config, vocabulary = lm.config, lm.config.vocabulary
     check_sampling(temperature, top_k, top_p)
-    config.vocabulary.check_conditions(condition.tags, condition.lyrics)
+    _check_conditions(vocabulary, conditions, keys)
+    levels, songs = vocabulary.thought_codebooks, len(conditions)
+    codes = np.tile(_free_or_given(config, segments, given), (songs, 1, 1))
+    step_keys = [mx.random.split(k, levels * segments).reshape(levels, segments, -1) for k in keys]
+    for window in windows(segments, config.context_segments):
+        held = codes[..., window.start : window.stop]  # a view: filled below
+        free = held[0] < 0  # alike in all songs
+        run = _Run(lm, _thought_rows(lm, conditions, guidance_scale), songs)
+        drawn: list[mx.array] = []
+        for level in range(levels):
+            start, stop = vocabulary.thought_range(level)
+            head = lm.head(start, stop)
+            for i in range(window.stop - window.start):
+                if not free[level, i]:
+                    run.feed(start + mx.array(held[:, level, i]))
+                    continue
+                code = _draw_each(
+                    run.log_probabilities(head, guidance_scale),
+                    [k[level, window.start + i] for k in step_keys],
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                )
+                run.feed(start + code)
+                mx.async_eval(code)
+                drawn.append(code)
+        if drawn:  # in level-major order, as a boolean index reads the table
+            held[:, free] = np.array(mx.stack(drawn, axis=1))
+    return codes
+
+
+def audio_many(
+    lm: SemanticLM,
+    conditions: Sequence[Condition],
+    thoughts: np.ndarray,
+    *,
+    frames: int,
+    temperature: float = 0.75,
+    guidance_scale: float = 1.3,  # lambda_2
+    unconditional: str = "without_thoughts",
+    keys: Sequence[mx.array],
+    top_k: int = 0,
+    top_p: float = 1.0,
+    start: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:
+    """audio_tokens for several songs of one length in one batch: blocks (songs, codes).
+
+    thoughts: (songs, levels, segments); start: (songs, codes); a condition and a key each.
+    """
+    config, vocabulary = lm.config, lm.config.vocabulary
+    check_sampling(temperature, top_k, top_p)
+    _check_conditions(vocabulary, conditions, keys)
     if unconditional not in UNCONDITIONAL:
         raise ValueError(f"unconditional is {unconditional!r}, expected one of {UNCONDITIONAL}")
-    thoughts = np.asarray(thoughts, dtype=np.int32)
-    config.vocabulary.flatten_thoughts(thoughts)  # checks shape and range
     if frames < 1:
         raise ValueError(f"frames is {frames}, expected at least 1")
-    kept = np.zeros(0, dtype=np.int32) if start is None else np.asarray(start, dtype=np.int32)
-    config.vocabulary.audio_ids(kept)
-    if kept.size > frames:
-        raise ValueError(f"start holds {kept.size} codes but the song has only {frames} frames")
-    segments = config.segments(frames)
-    if segments > config.context_segments and thoughts.shape[1] < segments:
+    songs, segments = len(conditions), config.segments(frames)
+    thoughts = np.asarray(thoughts, dtype=np.int32)
+    if len(thoughts) != songs:
+        raise ValueError(f"there are thoughts for {len(thoughts)} songs and {songs} conditions")
+    for chain in thoughts:
+        vocabulary.flatten_thoughts(chain)  # checks shape and range
+    if segments > config.context_segments and thoughts.shape[-1] < segments:
         raise ValueError(
-            f"{frames} frames need {segments} thoughts but the plan has {thoughts.shape[1]}; plan "
+            f"{frames} frames need {segments} thoughts but the plan has {thoughts.shape[-1]}; plan "
             f"for the same duration, or ask for at most {config.context_seconds:g} s"
         )
-
-    def step(logp: mx.array, step_key: mx.array) -> mx.array:
-        return draw(logp, step_key, temperature=temperature, top_k=top_k, top_p=top_p)
+    kept = np.zeros((songs, 0)) if start is None else np.asarray(start)
+    if kept.ndim != 2 or len(kept) != songs or kept.shape[1] > frames:
+        raise ValueError(
+            f"start holds {kept.shape[-1]} codes for {len(kept)} songs, expected at most {frames} "
+            f"for {songs}"
+        )
+    vocabulary.audio_ids(kept)  # checks the range
 
     def blocks() -> Iterator[np.ndarray]:
-        codes = kept
-        keys = _keys(key, skip=kept.size)
-        head = lm.head(*config.vocabulary.audio_range)
+        codes = kept.astype(np.int32)  # (songs, frames so far)
+        step_keys = zip(*(_keys(k, skip=codes.shape[1]) for k in keys), strict=True)
+        head = lm.head(*vocabulary.audio_range)
         for window in windows(segments, config.context_segments):
             stop = min(frames, config.first_frame(window.stop))
-            if stop <= codes.size:
+            if stop <= codes.shape[1]:
                 continue
-            past = codes[config.first_frame(window.start) :]
+            past = codes[:, config.first_frame(window.start) :]
             held = _held_thoughts(config, thoughts, window)
-            rows = _audio_rows(lm, condition, held, past, guidance_scale, unconditional)
-            run = _Run(lm, rows, guidance_scale)
+            rows = _audio_rows(lm, conditions, held, past, guidance_scale, unconditional)
+            run = _Run(lm, rows, songs)
             waiting: list[mx.array] = []
-            for _ in range(codes.size, stop):
-                token = step(run.log_probabilities(head), next(keys))
-                run.feed(token + config.audio_offset)
-                mx.async_eval(token)
+            for _ in range(codes.shape[1], stop):
+                code = _draw_each(
+                    run.log_probabilities(head, guidance_scale),
+                    next(step_keys),
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                )
+                run.feed(code + config.audio_offset)
+                mx.async_eval(code)
                 if len(waiting) == BLOCK:
-                    block = np.array(mx.concatenate(waiting))
+                    block = np.array(mx.stack(waiting, axis=1))  # (songs, codes)
                     waiting = []
-                    codes = np.concatenate([codes, block])
+                    codes = np.concatenate([codes, block], axis=1)
                     yield block
-                waiting.append(token)
-            block = np.array(mx.concatenate(waiting))
-            codes = np.concatenate([codes, block])
+                waiting.append(code)
+            block = np.array(mx.stack(waiting, axis=1))
+            codes = np.concatenate([codes, block], axis=1)
             yield block
 
     return blocks()
@@ -192,77 +272,93 @@ def audio_tokens(
 class _Run:
     """One run of rows through the LM: caches and what waits to be fed. The model holds no state.
 
-    `rows` are embedded prefixes (1, time, hidden), the conditional row first. Each forward pass
-    takes all that was fed since the last one, so forced tokens cost no pass of their own.
+    `rows` are embedded prefixes (1, time, hidden): one a song, then, with guidance, the songs'
+    unconditional rows in the same order. Each forward pass takes all that was fed since the last
+    one, so forced tokens cost no pass of their own.
     """
 
-    def __init__(self, lm: SemanticLM, rows: Sequence[mx.array], guidance_scale: float) -> None:
+    def __init__(self, lm: SemanticLM, rows: Sequence[mx.array], songs: int) -> None:
         self.lm = lm
-        self.guidance_scale = guidance_scale
-        self.row_count = len(rows)
-        self.prefixes: list[mx.array] = list(rows)
+        self.songs = songs
+        self.prefixes = list(rows)
+        self.rows = len(self.prefixes)
         self.cache: list | None = None
         self.pending: list[mx.array] = []
 
     def feed(self, ids: mx.array) -> None:
-        """Put one id (1,) after every row."""
+        """Put one id a song (songs,) after its rows."""
         self.pending.append(ids)
 
-    def log_probabilities(self, head: Callable[[mx.array], mx.array]) -> mx.array:
-        """Run what waits; float32 log-probabilities (1, ids) of the next token, guided."""
-        embedded = []
+    def log_probabilities(
+        self, head: Callable[[mx.array], mx.array], guidance_scale: float
+    ) -> mx.array:
+        """Run what waits; float32 log-probabilities (songs, ids) of the next token, guided."""
+        fed = None
         if self.pending:
-            ids = mx.concatenate(self.pending)[None]  # (1, time)
-            embedded = [self.lm.embed(ids)]
+            ids = mx.stack(self.pending, axis=1)  # (songs, time)
+            fed = self.lm.embed(mx.concatenate([ids] * (self.rows // self.songs)))
             self.pending = []
         if self.cache is None:
-            caches = [self.lm.make_cache() for _ in self.prefixes]
-            last = [
-                self._forward(mx.concatenate([prefix, *embedded], axis=1), cache)
-                for prefix, cache in zip(self.prefixes, caches, strict=True)
-            ]
-            self.cache, self.prefixes = merge_caches(caches), []
-            hidden = mx.concatenate(last)
+            hidden = self._prefill(fed)
         else:
-            shape = (self.row_count, *embedded[0].shape[1:])
-            hidden = self._forward(mx.broadcast_to(embedded[0], shape), self.cache)
+            hidden = self._forward(fed, self.cache)
         logits = head(hidden)  # (rows, ids)
-        if self.row_count == 1:
+        if self.rows == self.songs:
             return log_probabilities(logits)
-        return guided(logits, self.guidance_scale)
+        return guided(logits, guidance_scale)
+
+    def _prefill(self, fed: mx.array | None) -> mx.array:
+        """Each row alone, then one cache for all; hidden states (rows, hidden) after the last."""
+        caches = [self.lm.make_cache() for _ in self.prefixes]
+        last = []
+        for i, (row, cache) in enumerate(zip(self.prefixes, caches, strict=True)):
+            whole = row if fed is None else mx.concatenate([row, fed[i : i + 1]], axis=1)
+            last.append(self._forward(whole, cache))
+        self.cache, self.prefixes = merge_caches(caches), []
+        return mx.concatenate(last)
 
     def _forward(self, embeddings: mx.array, cache: list) -> mx.array:
-        """Hidden state (rows, hidden) after the last of (rows, time, hidden)."""
+        """Hidden states (rows, hidden) after the last of (rows, time, hidden)."""
         for first in range(0, embeddings.shape[1], PREFILL):
             hidden = self.lm.hidden(embeddings[:, first : first + PREFILL], cache)
         return hidden[:, -1]
 
 
-def _thought_rows(lm: SemanticLM, condition: Condition, guidance_scale: float) -> list[mx.array]:
+def _draw_each(logp: mx.array, keys: Sequence[mx.array], **settings: float) -> mx.array:
+    """One code a song (songs,), each by its own key: a song is the same alone and in a batch."""
+    codes = [draw(logp[i : i + 1], key, **settings) for i, key in enumerate(keys)]
+    return mx.concatenate(codes)
+
+
+def _thought_rows(
+    lm: SemanticLM, conditions: Sequence[Condition], guidance_scale: float
+) -> list[mx.array]:
     """Prefixes of eq 7: with the conditions, and from <cot_bos> alone."""
-    rows = [lm.prefix(condition.clap, [*condition.tags, *condition.lyrics, COT_BOS])]
+    rows = [lm.prefix(c.clap, [*c.tags, *c.lyrics, COT_BOS]) for c in conditions]
     if guidance_scale != 1.0:
-        rows.append(lm.prefix(None, [COT_BOS]))
+        rows += [lm.prefix(None, [COT_BOS])] * len(conditions)
     return rows
 
 
 def _audio_rows(
     lm: SemanticLM,
-    condition: Condition,
+    conditions: Sequence[Condition],
     thoughts: np.ndarray,
     past: np.ndarray,
     guidance_scale: float,
     unconditional: str,
 ) -> list[mx.array]:
-    """Prefixes of eq 8, `past` being the audio codes that the window already has."""
+    """Prefixes of eq 8, `past` (songs, codes) being the audio that the window already has."""
     vocabulary = lm.config.vocabulary
-    chain = [COT_BOS, *vocabulary.flatten_thoughts(thoughts).tolist(), COT_EOS]
-    audio = [AUD_BOS, *vocabulary.audio_ids(past).tolist()]
-    rows = [lm.prefix(condition.clap, [*condition.tags, *condition.lyrics, *chain, *audio])]
-    if guidance_scale != 1.0:
+    rows, without = [], []
+    for condition, codes, audio in zip(conditions, thoughts, past, strict=True):
+        chain = [COT_BOS, *vocabulary.flatten_thoughts(codes).tolist(), COT_EOS]
+        rest = [AUD_BOS, *vocabulary.audio_ids(audio).tolist()]
+        prefix = [*condition.tags, *condition.lyrics, *chain, *rest]
+        rows.append(lm.prefix(condition.clap, prefix))
         kept = chain if unconditional == "with_thoughts" else []
-        rows.append(lm.prefix(None, [*kept, *audio]))
-    return rows
+        without.append(lm.prefix(None, [*kept, *rest]))
+    return rows if guidance_scale == 1.0 else rows + without
 
 
 def _held_thoughts(config: SemanticLMConfig, thoughts: np.ndarray, window: Window) -> np.ndarray:
@@ -272,8 +368,8 @@ def _held_thoughts(config: SemanticLMConfig, thoughts: np.ndarray, window: Windo
     song (section 5.4), up to the context.
     """
     if window.start == 0:
-        return thoughts[:, : config.context_segments]
-    return thoughts[:, window.start : window.stop]
+        return thoughts[..., : config.context_segments]
+    return thoughts[..., window.start : window.stop]
 
 
 def _free_or_given(config: SemanticLMConfig, segments: int, given: np.ndarray | None) -> np.ndarray:
@@ -294,13 +390,13 @@ def _free_or_given(config: SemanticLMConfig, segments: int, given: np.ndarray | 
     return codes
 
 
-def _fill(vocabulary: Vocabulary, codes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Codes (levels, segments) with the -1 places filled by ids drawn in level-major order."""
-    free = codes.reshape(-1) < 0
-    ids = np.zeros(codes.size, dtype=np.int64)
-    ids[~free] = vocabulary.flatten_thoughts(np.maximum(codes, 0))[~free]
-    ids[free] = drawn
-    return vocabulary.unflatten_thoughts(ids)
+def _check_conditions(
+    vocabulary: Vocabulary, conditions: Sequence[Condition], keys: Sequence[mx.array]
+) -> None:
+    if not conditions or len(keys) != len(conditions):
+        raise ValueError(f"there are {len(conditions)} conditions and {len(keys)} keys")
+    for condition in conditions:
+        vocabulary.check_conditions(condition.tags, condition.lyrics)
 
 
 def _keys(key: mx.array, *, skip: int = 0) -> Iterator[mx.array]:
