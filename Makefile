@@ -67,5 +67,5 @@ define install
 if command -v uv >/dev/null; then \
 	uv pip install --quiet --python $(BIN)/python --torch-backend=cpu -e '$(1)'; \
 else \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '$(1)'; fi
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '$(1)'; fi
 endef

@@ -6,8 +6,6 @@ No torch is needed, except for `check`, which runs the reference beside the MLX 
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,46 +16,23 @@ import mlx.nn as nn
 
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.musicot import PARTS, load
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
     load_strict,
     parameter_count,
     part,
-    prepare,
     quantize_arrays,
     read_config,
     require_parts,
     save_checkpoint,
     size_text,
 )
+from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.hub import resolve
 
-
-@dataclass(frozen=True)
-class Part:
-    """One network of the checkpoint: where its classes are, and what stays float32 unquantised."""
-
-    module: str
-    network: str
-    config: str
-    exact: str = r"(?!)"  # names whose 16-bit rounding would change codes; matches nothing
-
-    def build(self, values: dict[str, Any]) -> nn.Module:
-        """The network at the size that a sub-config says, not yet filled."""
-        module = import_module(f"musicot_mlx.models.{self.module}")
-        return getattr(module, self.network)(getattr(module, self.config).from_dict(values))
-
-
-PARTS = {
-    "clap": Part("clap", "Clap", "ClapConfig"),
-    "rvq": Part("rvq", "ResidualVQ", "RVQConfig", exact=r".*"),
-    "semantic_lm": Part("semantic_lm", "SemanticLM", "SemanticLMConfig"),
-    "semantic_tokenizer": Part(
-        "semantic_tokenizer", "SemanticTokenizer", "SemanticTokenizerConfig", exact=r".*codebook.*"
-    ),
-    "diffusion": Part("dit", "SemanticDiffusion", "DiffusionConfig"),
-    "vae": Part("vae", "VAE", "VAEConfig"),
-}
+# Names whose rounding to 16 bits would change codes: these stay float32 and are not quantised.
+EXACT = {"rvq": r".*", "semantic_tokenizer": r".*codebook.*"}
 
 
 def convert(
@@ -86,9 +61,9 @@ def convert(
     out_arrays: dict[str, mx.array] = {}
     if quantize:
         out_config["quantization"] = {"group_size": group_size, "bits": bits, "mode": mode}
-    for name, spec in PARTS.items():
+    for name in PARTS:
         values, arrays, network = _translate(name, config[name], part(source_arrays, name))
-        exact = re.compile(spec.exact)
+        exact = re.compile(EXACT.get(name, r"(?!)"))
         floats = {key for key in arrays if mx.issubdtype(arrays[key].dtype, mx.floating)}
         keep = {
             key: arrays[key].astype(mx.float32) if key in floats else arrays[key]
@@ -114,19 +89,8 @@ def convert(
     save_checkpoint(
         target, out_config, out_arrays, {"tokenizer.json": tokenizer, "README.md": card}
     )
-    load_networks(target)
+    load(target)
     return f"{target}: {summary}"
-
-
-def load_networks(folder: str | Path, names: Iterable[str] = PARTS) -> dict[str, nn.Module]:
-    """The networks of an MLX folder by part, loaded strictly and ready to run."""
-    config = read_config(folder)
-    arrays = load_arrays(folder)
-    require_parts(arrays, PARTS, where=str(folder))
-    return {
-        name: prepare(PARTS[name].build(config[name]), config, part(arrays, name), where=name)
-        for name in names
-    }
 
 
 def _source_config(folder: Path) -> dict[str, Any]:
@@ -156,7 +120,8 @@ def _translate(
     keymap = _keymap(name)
     values = keymap.config(values) if hasattr(keymap, "config") else values
     arrays = apply_rules(keymap.RULES, arrays, where=name)
-    network = PARTS[name].build(values)
+    network_class, config_class = PARTS[name]
+    network = network_class(config_from_dict(config_class, values, where=name))
     load_strict(network, arrays, where=name)
     return values, arrays, network
 

@@ -13,6 +13,8 @@ def explain(error: OSError, path: Path) -> MusicotError:
     """The operating system's complaint about `path` as one line with a way out."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"no space left while writing {path}; free some disk space and try again")
+    if error.errno == errno.EFBIG:
+        return RunError(f"{path} grew beyond the file size allowed here; choose another place")
     if error.errno == errno.EISDIR:
         return MusicotError(f"{path} is a folder; name a file in it")
     if error.errno == errno.ENOENT:

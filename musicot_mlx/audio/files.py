@@ -123,8 +123,8 @@ def audio_writer(
 
 
 def to_pcm16(waveform: np.ndarray) -> np.ndarray:
-    """float32 in -1..1 to int16, rounded and clipped, the same on every machine."""
-    scaled = np.rint(np.asarray(waveform, dtype=np.float32) * np.float32(32767.0))
+    """float32 in -1..1 to int16, rounded and clipped: 32768 is what readers divide by."""
+    scaled = np.rint(np.asarray(waveform, dtype=np.float32) * np.float32(32768.0))
     return np.clip(scaled, -32768, 32767).astype(np.int16)
 
 

@@ -29,9 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 failed run, 2 bad input, 130 Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     # Raising lets `finally` remove half-written files, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return _dispatch(argv)
+    except SystemExit as stop:  # argparse after --help, or SIGTERM
+        return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         return _fail("interrupted; no half-written file is left", 130)
     except MusicotError as error:
@@ -51,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(
             f"{type(error).__name__}: {error} (this is a bug; MUSICOT_DEBUG=1 shows where)", 1
         )
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def usage() -> str:

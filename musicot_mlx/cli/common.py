@@ -113,39 +113,38 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
 class Progress:
     """Progress bars on stderr, one a stage, for stages that take over a second; a context manager.
 
-    Called as progress(stage, done, total). Nothing is drawn where stderr is no terminal.
+    Called as progress(stage, done, total); stages may take turns, as they do in a stream. Nothing
+    is drawn where stderr is no terminal.
     """
 
     def __init__(self, *, prefix: str = "") -> None:
-        self._prefix, self._stage, self._bar = prefix, "", None
+        self._prefix = prefix
+        self._bars: dict[str, Any] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         from tqdm import tqdm
 
-        if stage != self._stage:
-            self.close()
-            self._stage = stage
-            self._bar = tqdm(
-                total=total,
+        if stage not in self._bars:
+            self._bars[stage] = tqdm(
                 desc=self._prefix + stage,
+                position=len(self._bars),
                 delay=1.0,
                 leave=False,
                 disable=None,
                 file=sys.stderr,
+                bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
             )
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar, self._stage = None, ""
+        bar = self._bars[stage]
+        bar.total = total
+        bar.update(done - bar.n)
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        for bar in reversed(self._bars.values()):
+            bar.close()
+        self._bars = {}
 
 
 def peak_memory() -> dict[str, float]:

@@ -1,0 +1,25 @@
+"""Fixtures that several tests share; everything runs offline."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import pytest
+
+import musicot_mlx  # noqa: F401  (OpenBLAS before MLX)
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a whole model at 16 channels with random weights."""
+    return tiny.write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the PyTorch checkpoint of the same sizes; skipped where torch is missing."""
+    pytest.importorskip("torch")
+    return tiny.write_reference(tmp_path_factory.mktemp("models") / "tiny-pytorch")

@@ -1,0 +1,90 @@
+"""The key-map engine: each transform, and what strictness means."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from musicot_mlx.convert.rules import Rule, apply_rules
+from musicot_mlx.errors import MusicotError
+
+
+def _random(*shape: int) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(sum(shape)))
+
+
+@pytest.mark.parametrize(
+    ("transform", "shape", "expected"),
+    [
+        ("keep", (2, 3), lambda x: x),
+        ("conv1d", (4, 3, 5), lambda x: np.moveaxis(x, 1, 2)),
+        ("conv2d", (4, 3, 5, 6), lambda x: np.moveaxis(x, 1, 3)),
+        ("conv_transpose1d", (3, 4, 5), lambda x: np.transpose(x, (1, 2, 0))),
+        ("squeeze0", (1, 4, 3), lambda x: x[0]),
+        ("squeeze", (4, 3, 1), lambda x: x[..., 0]),
+        ("transpose", (4, 3), lambda x: x.T),
+        ("float32", (4,), lambda x: x),
+    ],
+)
+def test_one_to_one(transform: str, shape: tuple[int, ...], expected) -> None:
+    source = _random(*shape)
+    out = apply_rules([Rule(r"a\.(\d)", r"b.\1", transform)], {"a.7": source})
+    assert list(out) == ["b.7"]
+    np.testing.assert_array_equal(np.array(out["b.7"]), expected(np.array(source)))
+
+
+def test_conv_transpose_agrees_with_the_layer() -> None:
+    # One sample through a kernel is that kernel: torch (in, out, taps), MLX (out, taps, in).
+    weight = _random(2, 3, 4)
+    made = apply_rules([Rule("w", "w", "conv_transpose1d")], {"w": weight})["w"]
+    x = mx.array([[[1.0, 0.0]]])  # (batch, time, channels)
+    out = mx.conv_transpose1d(x, made, stride=4)[0]  # (taps, out)
+    np.testing.assert_allclose(np.array(out), np.array(weight[0]).T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_split_and_join_are_inverse(count: int) -> None:
+    names = ("q", "k", "v")[:count]
+    source = _random(6, 4)
+    split = apply_rules(
+        [Rule(r"in\.(w)", tuple(rf"{name}.\1" for name in names), f"split{count}")],
+        {"in.w": source},
+    )
+    assert list(split) == [f"{name}.w" for name in names]
+    shuffled = {name: split[name] for name in reversed(split)}
+    joined = apply_rules(
+        [Rule(r"(?P<part>[qkv])\.(w)", r"out.\2", f"join{count}", order=names)], shuffled
+    )
+    np.testing.assert_array_equal(np.array(joined["out.w"]), np.array(source))
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 1), (1, 1, 4)])
+def test_weight_norm(shape: tuple[int, ...]) -> None:
+    g, v = mx.abs(_random(*shape)), _random(5, 3, 4)
+    rules = [Rule(r"c\.weight_(?P<part>[gv])", "c.weight", "weight_norm", order=("g", "v"))]
+    out = np.array(apply_rules(rules, {"c.weight_v": v, "c.weight_g": g})["c.weight"])
+    axes = tuple(axis for axis in range(3) if shape[axis] == 1)
+    norm = np.sqrt((np.array(v) ** 2).sum(axis=axes, keepdims=True))
+    np.testing.assert_allclose(out, np.array(g) * np.array(v) / norm, rtol=1e-5)
+
+
+def test_first_rule_wins_and_none_drops() -> None:
+    rules = [Rule(r"a\.bias", None), Rule(r"a\.(.*)", r"b.\1")]
+    arrays = {"a.bias": _random(1), "a.weight": _random(1)}
+    assert list(apply_rules(rules, arrays)) == ["b.weight"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "keys", "words"),
+    [
+        ([], [f"k{i}" for i in range(6)], "clap: 6 keys that the key map doesn't know: k0, k1, k2"),
+        ([Rule(r"a.*", "b")], ["a1", "a2"], "both map to b"),
+        ([Rule(r"(?P<part>[qk])", "b", "join2", order=("q", "k"))], ["q"], "b lacks its part k"),
+        ([Rule("a", "b", "conv1d")], ["a"], "a has shape"),
+        ([Rule("a", "b", "upend")], ["a"], "no known transform: upend"),
+        ([Rule("a", "b")], ["aa"], "doesn't know: aa"),
+    ],
+)
+def test_strictness(rules: list[Rule], keys: list[str], words: str) -> None:
+    with pytest.raises(MusicotError) as error:
+        apply_rules(rules, {key: _random(2) for key in keys}, where="clap")
+    assert words in str(error.value)
