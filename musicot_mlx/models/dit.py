@@ -20,6 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from musicot_mlx.nn.elementwise import attention, in_blocks, silu
 from musicot_mlx.weights.config import config_from_dict
 
 _NUMBER_FEATURES = 256  # of the seconds' embedding; diffusers fixes it
@@ -188,7 +189,7 @@ class SelfAttention(nn.Module):
         rope = {"traditional": False, "base": 10000.0, "scale": 1.0, "offset": 0}
         q = mx.fast.rope(q, self._head_dim // 2, **rope)
         k = mx.fast.rope(k, self._head_dim // 2, **rope)
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._head_dim**-0.5)
+        y = attention(q, k, v, scale=self._head_dim**-0.5)
         return self.to_out(y.swapaxes(1, 2).reshape(batch, time, dim))
 
 
@@ -216,7 +217,7 @@ class CrossAttention(nn.Module):
         batch, time, dim = x.shape
         q = self.to_q(x).reshape(batch, time, self._heads, self._head_dim).swapaxes(1, 2)
         scale = self._head_dim**-0.5
-        y = mx.fast.scaled_dot_product_attention(q, *keys_values, scale=scale, mask=mask)
+        y = attention(q, *keys_values, scale=scale, mask=mask)
         return self.to_out(y.swapaxes(1, 2).reshape(batch, time, dim))
 
 
@@ -229,8 +230,11 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(4 * dim, dim)
 
     def __call__(self, x: mx.array) -> mx.array:
+        return in_blocks(self._rows, x, 8 * x.shape[-1])
+
+    def _rows(self, x: mx.array) -> mx.array:
         up, gate = mx.split(self.gate_up(x), 2, axis=-1)
-        return self.down(up * nn.silu(gate))
+        return self.down(up * silu(gate))
 
 
 class DiTBlock(nn.Module):
