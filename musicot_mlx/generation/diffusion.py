@@ -255,7 +255,7 @@ def _impose(
 
 def sample_windows(
     model: SemanticDiffusion,
-    codes: mx.array | np.ndarray,
+    codes: mx.array | np.ndarray | Callable[[int], np.ndarray],
     clap_for_window: Callable[[float, float], mx.array | np.ndarray],
     *,
     frames: int,
@@ -267,15 +267,15 @@ def sample_windows(
 ) -> Iterator[mx.array]:
     """Latents of a song, float32 chunks (batch, new frames, latent_dim) in order, evaluated.
 
-    codes (batch or none, frames25) int32 of the whole song; clap_for_window(start, end) in seconds
+    codes (batch or none, frames25) int32 of the whole song, or a function that gives the song's codes
+    up to at least the count it is asked for, so that they can still be in the making;
+    clap_for_window(start, end) in seconds
     gives CLAP vectors (vectors, clap_dim) or one set per row: the prompt's, then the window's
     thoughts. frames: latent frames in all. progress(done, total) counts forward passes. Each window
     draws from its own part of key, so chunks don't depend on who reads them, or how fast.
     """
     config = model.config
-    codes = mx.array(codes).astype(mx.int32)
-    codes = codes[None] if codes.ndim == 1 else codes
-    batch = codes.shape[0]
+    codes_until = codes if callable(codes) else lambda count: codes
     cut = windows(frames, config.window_frames, config.overlap_frames)
     total = forward_passes(config, frames, steps=steps, sampler=sampler)
     done = 0
@@ -287,10 +287,12 @@ def sample_windows(
             progress(done, total)
 
     made = None  # the latents of the window before
-    total_seconds = mx.full((batch,), frames / config.latent_rate)
     for index, (window, window_key) in enumerate(
         zip(cut, mx.random.split(key, len(cut)), strict=True)
     ):
+        song = mx.array(codes_until(config.codes_until(window.stop))).astype(mx.int32)
+        song = song[None] if song.ndim == 1 else song  # (batch, frames25)
+        batch = song.shape[0]
         start = window.start / config.latent_rate
         clap = mx.array(clap_for_window(start, window.stop / config.latent_rate))
         clap = mx.broadcast_to(clap, (batch, *clap.shape[-2:]))
@@ -301,10 +303,10 @@ def sample_windows(
             known = made[:, made.shape[1] - (window.fresh - window.start) :]
         made = sample(
             model,
-            codes,
+            song,
             clap,
             mx.full((batch,), start),
-            total_seconds,
+            mx.full((batch,), frames / config.latent_rate),
             noise=mx.random.normal(shape, key=noise_key),
             steps=steps,
             sampler=sampler,

@@ -101,6 +101,10 @@ class DiffusionConfig:
     def overlap_frames(self) -> int:
         return round(self.overlap_seconds * self.latent_rate)
 
+    def codes_until(self, frame: int) -> int:
+        """How many codes the latent frames before `frame` read."""
+        return math.floor((frame - 0.5) * self.audio_frame_rate / self.latent_rate) + 1
+
 
 # Stable Audio Open's transformer, about 1 B parameters as the paper's, on the paper's latents.
 STABLE_AUDIO_SIZE = DiffusionConfig(

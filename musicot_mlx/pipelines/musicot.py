@@ -1,0 +1,467 @@
+"""MusiCoT, from a prompt to a song: thoughts, semantic codes, latents, waveform (arXiv 2503.19611).
+
+    prompt -> CLAP vector and tags -> LM writes thoughts -> LM writes audio tokens -> diffusion ->
+    VAE
+
+Everything that belongs to one run (caches, random keys, timings) lives in the run, so one loaded
+model serves many.
+"""
+
+import difflib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from musicot_mlx import __version__
+from musicot_mlx.audio.files import read_audio
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.generation.diffusion import sample_windows
+from musicot_mlx.generation.semantic import Condition, audio_tokens, plan_thoughts
+from musicot_mlx.models.clap import Clap, ClapConfig, ClapEmbedder
+from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
+from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
+from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig
+from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTokenizerConfig
+from musicot_mlx.models.vae import VAE, VAEConfig
+from musicot_mlx.pipelines.plan import Plan
+from musicot_mlx.pipelines.song import Song
+from musicot_mlx.weights.checkpoint import (
+    load_arrays,
+    part,
+    prepare,
+    read_config,
+    require_parts,
+)
+from musicot_mlx.weights.config import config_from_dict
+from musicot_mlx.weights.hub import resolve
+
+Progress = Callable[[str, int, int], None]
+
+PARTS: dict[str, tuple[type, type]] = {
+    "clap": (Clap, ClapConfig),
+    "rvq": (ResidualVQ, RVQConfig),
+    "semantic_lm": (SemanticLM, SemanticLMConfig),
+    "semantic_tokenizer": (SemanticTokenizer, SemanticTokenizerConfig),
+    "diffusion": (SemanticDiffusion, DiffusionConfig),
+    "vae": (VAE, VAEConfig),
+}
+SHORTEST, LONGEST = 1.0, 300.0  # seconds
+
+
+def load(name_or_path: str | Path = "musicot-mini") -> "MusicotPipeline":
+    """A model ready to generate: an embedded name, a local MLX folder, or a Hub id.
+
+    Raises MusicotError that says what is wrong with the folder and what to do.
+    """
+    folder = resolve(name_or_path)
+    config = read_config(folder)
+    missing = sorted(set(PARTS) - set(config))
+    if missing:
+        raise MusicotError(f"{folder}/config.json lacks the section {missing[0]!r}")
+    arrays = load_arrays(folder)
+    require_parts(arrays, PARTS, where=str(folder))
+    parts = {}
+    for name, (network, config_class) in PARTS.items():
+        section = config_from_dict(config_class, config[name], where=name)
+        parts[name] = prepare(network(section), config, part(arrays, name), where=name)
+    sampling = config_from_dict(Sampling, config.get("sampling", {}), where="sampling")
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
+    embedder = ClapEmbedder(parts.pop("clap"), tokenizer)
+    return MusicotPipeline(embedder=embedder, sampling=sampling, name=str(name_or_path), **parts)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is best sampled: the `sampling` section of config.json; each call may say
+    otherwise.
+    """
+
+    thought_temperature: float = 0.65
+    audio_temperature: float = 0.75
+    thought_guidance: float = 2.3  # lambda_1
+    audio_guidance: float = 1.3  # lambda_2
+    unconditional: str = "without_thoughts"  # eq 8 as printed
+    steps: int = 50
+    sampler: str | None = None
+    diffusion_guidance: float = 3.0
+    tag_threshold: float = 0.5  # delta of section 4.1
+
+
+@dataclass
+class Take:
+    """What one run leaves behind besides sound."""
+
+    plan: Plan
+    codes: list[np.ndarray] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def timed(self, stage: str, items: Iterator[Any]) -> Iterator[Any]:
+        """Pass items on; add the time each took to `stage`."""
+        while True:
+            began = time.perf_counter()
+            item = next(items, None)
+            spent = time.perf_counter() - began
+            self.timings[stage] = self.timings.get(stage, 0.0) + spent
+            if item is None:
+                return
+            yield item
+
+
+class MusicotPipeline:
+    """The whole method on loaded networks. Options are keyword-only; None takes the model's
+    default.
+    """
+
+    def __init__(
+        self,
+        *,
+        embedder: ClapEmbedder,
+        rvq: ResidualVQ,
+        semantic_lm: SemanticLM,
+        semantic_tokenizer: SemanticTokenizer,
+        diffusion: SemanticDiffusion,
+        vae: VAE,
+        sampling: Sampling,
+        name: str,
+    ) -> None:
+        self.clap, self.rvq, self.semantic_lm = embedder, rvq, semantic_lm
+        self.semantic_tokenizer, self.diffusion, self.vae = semantic_tokenizer, diffusion, vae
+        self.sampling, self.name = sampling, name
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waveforms made."""
+        return self.vae.config.sample_rate
+
+    def plan(
+        self,
+        prompt: str | None = None,
+        *,
+        duration: float = 30.0,
+        seed: int = 0,
+        reference: str | Path | None = None,
+        lyrics: str | None = None,
+        tags: Sequence[str] | None = None,
+        thought_temperature: float | None = None,
+        thought_guidance: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Plan:
+        """The thoughts of a song of `duration` seconds: drawn by the LM, or those of a reference
+        file.
+
+        The reference's CLAP-RVQ codes stand in the thought slot (section 5.4); without a prompt its
+        CLAP vector is the condition too. Raises MusicotError for an empty prompt, an unknown tag, a
+        bad file.
+        """
+        if not SHORTEST <= duration <= LONGEST:
+            raise MusicotError(f"duration is {duration:g} s; ask for {SHORTEST:g} to {LONGEST:g} s")
+        if prompt is not None and not prompt.strip():
+            raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
+        if prompt is None and reference is None:
+            raise MusicotError("nothing to plan; give a prompt or a reference")
+        segments = self.semantic_lm.config.segments(self._frames(duration))
+        windows = None
+        if reference is not None:
+            windows = self.clap.embed_audio(*read_audio(reference))  # (windows, dim)
+        vector = _unit(windows.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
+        chosen = self._tags(vector, tags)
+        if windows is not None:
+            codes = np.array(self.rvq.encode(mx.array(windows)[None])[0])  # (levels, windows)
+            codes = codes[:, np.arange(segments) % codes.shape[1]]  # a short reference repeats
+        else:
+            if progress:
+                progress("thoughts", 0, segments)
+            codes = plan_thoughts(
+                self.semantic_lm,
+                self._condition(vector, chosen, lyrics or ""),
+                segments=segments,
+                temperature=_or(thought_temperature, self.sampling.thought_temperature),
+                guidance_scale=_or(thought_guidance, self.sampling.thought_guidance),
+                key=_key(seed, "thoughts"),
+                top_k=top_k,
+                top_p=top_p,
+            )
+            if progress:
+                progress("thoughts", segments, segments)
+        plan = Plan(
+            codes=codes.astype(np.int32),
+            embeddings=np.zeros((0, 0), dtype=np.float32),
+            vector=vector,
+            duration=float(duration),
+            thought_seconds=self.semantic_lm.config.thought_seconds,
+            seed=seed,
+            prompt=prompt,
+            tags=tuple(chosen),
+            lyrics=lyrics or "",
+        )
+        return self.check_plan(plan, "the plan")
+
+    def check_plan(self, plan: Plan, where: str) -> Plan:
+        """The plan with its vectors, if it is one that this model can render; MusicotError
+        otherwise.
+        """
+        config, rvq = self.semantic_lm.config, self.rvq.config
+        codes = plan.codes
+        if codes.ndim != 2 or codes.shape[0] != rvq.codebooks or not codes.shape[1]:
+            raise MusicotError(
+                f"{where}: codes have shape {codes.shape}, expected ({rvq.codebooks}, segments)"
+            )
+        if codes.min() < 0 or codes.max() >= rvq.codebook_size:
+            raise MusicotError(f"{where}: codes must lie in 0..{rvq.codebook_size - 1}")
+        if plan.vector.shape != (config.clap_dim,) or not np.isfinite(plan.vector).all():
+            raise MusicotError(f"{where}: vector must hold {config.clap_dim} finite numbers")
+        if not SHORTEST <= plan.duration <= LONGEST:
+            raise MusicotError(f"{where}: duration must lie in {SHORTEST:g} to {LONGEST:g} s")
+        if config.segments(self._frames(plan.duration)) != codes.shape[1]:
+            raise MusicotError(
+                f"{where}: {codes.shape[1]} thoughts do not cover {plan.duration:g} s; one covers "
+                f"{config.thought_seconds:g} s"
+            )
+        self._tags(plan.vector, plan.tags)
+        vectors = np.array(self.rvq.decode(mx.array(codes)[None])[0].astype(mx.float32))
+        return plan.with_vectors(_unit(vectors), self.clap)
+
+    def generate(self, prompt: str | None = None, **options: Any) -> Song:
+        """Prompt to song. Options are those of `stream`; the result holds waveform, codes, plan and
+        settings.
+        """
+        settings = self.settings(prompt, **{k: v for k, v in options.items() if k != "progress"})
+        take, chunks = self._render(prompt, stages_in_turn=True, **options)
+        waveform = np.concatenate(list(chunks))
+        codes = np.concatenate(take.codes)[None].astype(np.int32)
+        return Song(waveform, self.sample_rate, codes, take.plan, settings, take.timings)
+
+    def stream(self, prompt: str | None = None, **options: Any) -> Iterator[np.ndarray]:
+        """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
+
+        plan: a Plan to render; otherwise one is made from prompt, duration, seed, reference,
+        lyrics, tags, thought_temperature, thought_guidance. audio_temperature, audio_guidance,
+        unconditional ("without_thoughts" or "with_thoughts"), top_k, top_p: the audio tokens.
+        steps, sampler, diffusion_guidance: the diffusion. progress(stage, done, total) is called as
+        it goes.
+        """
+        return self._render(prompt, stages_in_turn=False, **options)[1]
+
+    def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
+        """All that makes a song again, as JSON: what the sidecar of a song holds."""
+        plan, reference = options.pop("plan", None), options.pop("reference", None)
+        known = {**_DEFAULTS, "duration": 30.0, "seed": 0, "lyrics": None, "tags": None}
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, [*known, "plan", "reference"], n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise TypeError(f"unknown option {name!r}{hint}")
+        values = {**known, **options}
+        for name in _DEFAULTS:
+            if values[name] is None:
+                values[name] = getattr(self.sampling, name)
+        if plan is not None:
+            values |= {"plan": plan.to_dict(), "duration": plan.duration}
+            prompt = plan.prompt if prompt is None else prompt
+        if reference is not None:
+            values["reference"] = str(reference)
+        tags = values["tags"]
+        values |= {"tags": None if tags is None else list(tags)}
+        return {**values, "prompt": prompt, "model": self.name, "version": __version__}
+
+    # --- one run ----------------------------------------------------------------------------------
+
+    def _render(
+        self,
+        prompt: str | None,
+        *,
+        stages_in_turn: bool,
+        plan: Plan | None = None,
+        duration: float = 30.0,
+        seed: int = 0,
+        reference: str | Path | None = None,
+        lyrics: str | None = None,
+        tags: Sequence[str] | None = None,
+        thought_temperature: float | None = None,
+        audio_temperature: float | None = None,
+        thought_guidance: float | None = None,
+        audio_guidance: float | None = None,
+        unconditional: str | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        diffusion_guidance: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        progress: Progress | None = None,
+    ) -> tuple[Take, Iterator[np.ndarray]]:
+        """The plan, made at once, and the chunks of its render: each stage pulls on the one before
+        it.
+
+        `stages_in_turn` finishes each stage before the next begins, which is quickest to the whole
+        song; otherwise a chunk is handed on as soon as it can be.
+        """
+        began = time.perf_counter()
+        if plan is None:
+            plan = self.plan(
+                prompt,
+                duration=duration,
+                seed=seed,
+                reference=reference,
+                lyrics=lyrics,
+                tags=tags,
+                thought_temperature=thought_temperature,
+                thought_guidance=thought_guidance,
+                top_k=top_k,
+                top_p=top_p,
+                progress=progress,
+            )
+        else:
+            plan = self.check_plan(plan, "the plan")
+        take = Take(plan, timings={"plan": time.perf_counter() - began})
+        report = progress or (lambda stage, done, total: None)
+        frames = self._frames(plan.duration)
+        blocks = audio_tokens(
+            self.semantic_lm,
+            self._condition(plan.vector, plan.tags, plan.lyrics),
+            plan.codes,
+            frames=frames,
+            temperature=_or(audio_temperature, self.sampling.audio_temperature),
+            guidance_scale=_or(audio_guidance, self.sampling.audio_guidance),
+            unconditional=_or(unconditional, self.sampling.unconditional),
+            key=_key(seed, "audio"),
+            top_k=top_k,
+            top_p=top_p,
+        )
+
+        def codes() -> Iterator[np.ndarray]:
+            for block in take.timed("tokens", blocks):
+                take.codes.append(block)
+                report("audio tokens", sum(map(len, take.codes)), frames)
+                yield block
+
+        samples = round(plan.duration * self.sample_rate)
+        coming = codes()
+
+        def codes_until(count: int) -> np.ndarray:
+            while sum(map(len, take.codes)) < min(count, frames):
+                next(coming)
+            return np.concatenate(take.codes)
+
+        if stages_in_turn:
+            codes_until(frames)
+        latents = sample_windows(
+            self.diffusion,
+            codes_until,
+            lambda start, end: window_vectors(plan, start, end),
+            frames=-(-samples // self.vae.config.samples_per_latent),
+            steps=_or(steps, self.sampling.steps),
+            sampler=_or(sampler, self.sampling.sampler),
+            guidance_scale=_or(diffusion_guidance, self.sampling.diffusion_guidance),
+            key=_key(seed, "diffusion"),
+            progress=lambda done, total: report("diffusion", done, total),
+        )
+        if stages_in_turn:
+            latents = iter(list(take.timed("diffusion", latents)))
+
+        def chunks() -> Iterator[np.ndarray]:
+            made = 0
+            stage = "decode" if stages_in_turn else "diffusion and decode"
+            for chunk in take.timed(stage, self.vae.decode_stream(latents)):
+                chunk = soft_limit(np.array(chunk)[: samples - made])
+                made += len(chunk)
+                report("waveform", made, samples)
+                yield chunk
+
+        return take, chunks()
+
+    def _frames(self, duration: float) -> int:
+        """Audio tokens of `duration` seconds."""
+        return max(1, round(duration * self.semantic_lm.config.audio_frame_rate))
+
+    def _condition(self, vector: np.ndarray, tags: Sequence[str], lyrics: str) -> Condition:
+        vocabulary = self.semantic_lm.config.vocabulary
+        names = self.semantic_lm.config.tags
+
+        def encode(text: str) -> list[int]:
+            return self.clap.tokenizer.encode(text, add_special_tokens=False).ids
+
+        return Condition(
+            clap=vector,
+            tags=[vocabulary.tag_id(names.index(tag)) for tag in tags],
+            lyrics=vocabulary.lyrics_ids(lyrics, encode),
+        )
+
+    @cached_property
+    def _tag_vectors(self) -> np.ndarray:
+        """CLAP text embeddings of the model's tags, (tags, dim); constant for a model."""
+        return self.clap.embed_text(list(self.semantic_lm.config.tags))
+
+    def _tags(self, vector: np.ndarray, wanted: Sequence[str] | None) -> list[str]:
+        """The tags asked for, or every tag whose CLAP-text cosine with the prompt exceeds delta (eq
+        5).
+        """
+        names = self.semantic_lm.config.tags
+        if wanted is None:
+            if not names:
+                return []
+            near = self._tag_vectors @ vector > self.sampling.tag_threshold
+            return [name for name, is_near in zip(names, near, strict=True) if is_near]
+        for tag in wanted:
+            if tag not in names:
+                near = difflib.get_close_matches(tag, names, n=1)
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names) or 'none'}"
+                )
+                raise MusicotError(f"tag {tag!r} is unknown to this model; {hint}")
+        return list(wanted)
+
+
+_DEFAULTS = {
+    "thought_temperature": None,
+    "audio_temperature": None,
+    "thought_guidance": None,
+    "audio_guidance": None,
+    "unconditional": None,
+    "steps": None,
+    "sampler": None,
+    "diffusion_guidance": None,
+    "top_k": 0,
+    "top_p": 1.0,
+}
+
+
+def window_vectors(plan: Plan, start: float, end: float) -> np.ndarray:
+    """What the diffusion hears of the plan in a window (seconds): the prompt's vector, then the
+    thoughts at its start and its end, float32 (3, dim)."""
+    last = plan.segments - 1
+    first = min(int(start / plan.thought_seconds + 1e-3), last)
+    final = min(int(end / plan.thought_seconds - 1e-3), last)
+    return np.stack([plan.vector, plan.embeddings[first], plan.embeddings[max(first, final)]])
+
+
+def soft_limit(waveform: np.ndarray, knee: float = 0.9) -> np.ndarray:
+    """Samples beyond `knee` bent towards 1 by tanh, the rest untouched; the same for every
+    chunking.
+    """
+    size = np.abs(waveform)
+    bent = knee + (1 - knee) * np.tanh((size - knee) / (1 - knee))
+    return np.where(size > knee, np.sign(waveform) * bent, waveform).astype(np.float32)
+
+
+def _key(seed: int, stage: str) -> mx.array:
+    """A random key of its own for each stage of a seed."""
+    stages = ("thoughts", "audio", "diffusion")
+    return mx.random.split(mx.random.key(seed), len(stages))[stages.index(stage)]
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True).clip(min=1e-9)).astype(np.float32)

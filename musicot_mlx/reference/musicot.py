@@ -1,0 +1,119 @@
+"""MusiCoT in PyTorch (arXiv 2503.19611): the upstream classes and their twins under one roof, one
+checkpoint folder.
+
+A folder holds `config.json` (model_type musicot-pytorch, a section a part), `model.safetensors`
+with the parts as key prefixes, and `tokenizer.json`. `musicot convert` turns it into an MLX folder.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from vector_quantize_pytorch import ResidualVQ
+
+from musicot_mlx.reference.clap import build_clap
+from musicot_mlx.reference.diffusion import SemanticDiffusion
+from musicot_mlx.reference.semantic_lm import SemanticLM
+from musicot_mlx.reference.semantic_tokenizer import SemanticTokenizer
+from musicot_mlx.reference.vae import VAE
+
+MODEL_TYPE = "musicot-pytorch"
+PARTS = ("clap", "rvq", "semantic_lm", "semantic_tokenizer", "diffusion", "vae")
+
+
+def build_rvq(config: dict[str, Any], **training: Any) -> ResidualVQ:
+    """The residual quantiser of CLAP embeddings (eq 6); `training` sets k-means and EMA."""
+    return ResidualVQ(
+        dim=config["dim"],
+        num_quantizers=config["codebooks"],
+        codebook_size=config["codebook_size"],
+        **training,
+    )
+
+
+class MusicotReference(nn.Module):
+    """The whole system from one config with a section for each of PARTS."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = {**config, "model_type": MODEL_TYPE}
+        self.clap = build_clap(config["clap"])
+        self.rvq = build_rvq(config["rvq"])
+        self.semantic_lm = SemanticLM(config["semantic_lm"])
+        self.semantic_tokenizer = SemanticTokenizer(**config["semantic_tokenizer"])
+        self.diffusion = SemanticDiffusion(**config["diffusion"])
+        self.vae = VAE(**config["vae"])
+
+    def save_pretrained(self, folder: str | Path, tokenizer: Tokenizer) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.contiguous() for k, v in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors.tmp", metadata={"format": "pt"})
+        os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(self.config, indent=2, sort_keys=True))
+        tokenizer.save(str(folder / "tokenizer.json"))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "MusicotReference":
+        folder = Path(folder)
+        model = cls(json.loads((folder / "config.json").read_text()))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()
+
+    def thought_vectors(self, thoughts: Tensor) -> Tensor:
+        """Codes (levels, segments) to quantised, L2-normalised embeddings (segments, dim)."""
+        return F.normalize(self.rvq.get_output_from_indices(thoughts.T[None])[0], dim=-1)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        clap: Tensor,
+        *,
+        duration: float,
+        tags: tuple[int, ...] = (),
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """CLAP vector (dim,) to a waveform (samples, channels), for songs that fit one diffusion
+        window.
+        """
+        sampling, rate = self.config["sampling"], self.config["diffusion"]["latent_rate"]
+        segments = -int(-duration // self.config["semantic_lm"]["thought_seconds"])
+        thoughts = self.semantic_lm.plan_thoughts(
+            clap,
+            tags,
+            segments=segments,
+            temperature=sampling["thought_temperature"],
+            guidance_scale=sampling["thought_guidance"],
+            generator=generator,
+        )
+        codes = self.semantic_lm.audio_tokens(
+            clap,
+            tags,
+            thoughts=thoughts,
+            frames=round(duration * self.config["semantic_lm"]["audio_frame_rate"]),
+            temperature=sampling["audio_temperature"],
+            guidance_scale=sampling["audio_guidance"],
+            unconditional=sampling["unconditional"],
+            generator=generator,
+        )
+        vectors = self.thought_vectors(torch.from_numpy(thoughts).long())
+        time = -int(-duration * rate // 1)
+        latents = self.diffusion.sample(
+            torch.from_numpy(codes).long()[None],
+            torch.cat([clap[None], vectors])[None],
+            torch.zeros(1),
+            torch.full((1,), duration),
+            frames=time,
+            generator=generator,
+            steps=sampling["steps"],
+            sampler=sampling["sampler"],
+            guidance_scale=sampling["diffusion_guidance"],
+        )  # (batch, latent_dim, time)
+        waveform = self.vae.decode(latents.transpose(1, 2))[0]
+        return waveform[: round(duration * self.vae.sample_rate)]

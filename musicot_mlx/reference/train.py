@@ -1,0 +1,603 @@
+"""Pretraining, a stage at a time: `python -m musicot_mlx.reference.train --data FOLDER --out FOLDER
+[--stage NAME ...]`.
+
+The order is that of the dependencies: vae and clap and best_rq -> semantic_tokenizer read audio;
+rvq needs clap; encode turns every song into latents, codes and embeddings; semantic_lm and
+diffusion read those alone; assemble writes the checkpoint folder that `musicot convert` reads.
+Every stage resumes where it stopped. Several GPUs: `accelerate launch -m
+musicot_mlx.reference.train ...`.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+from vector_quantize_pytorch import ResidualVQ
+
+from musicot_mlx.reference import clap as clap_parts
+from musicot_mlx.reference.data import SongData, SongEntry, read_roll, read_window
+from musicot_mlx.reference.diffusion import SemanticDiffusion
+from musicot_mlx.reference.musicot import MusicotReference, build_rvq
+from musicot_mlx.reference.semantic_lm import SemanticLM
+from musicot_mlx.reference.semantic_tokenizer import BestRQ, CodebookTraining, SemanticTokenizer
+from musicot_mlx.reference.spectral import log_mel_error, reconstruction_loss, signal_to_noise
+from musicot_mlx.reference.trainer import (
+    Batch,
+    Metrics,
+    Trainer,
+    TrainingConfig,
+    load_weights,
+    save_atomic,
+)
+from musicot_mlx.reference.vae import VAE
+
+MINI = Path(__file__).parent / "configs" / "mini.yaml"
+
+
+class Studio:
+    """What every stage needs: the YAML config, the songs, and the folder where stages leave their
+    weights.
+    """
+
+    def __init__(self, config: dict[str, Any], data: SongData, out: Path) -> None:
+        self.config, self.data, self.out = config, data, out
+
+    def options(self, stage: str) -> dict[str, Any]:
+        return self.config["training"][stage]
+
+    def training(self, stage: str) -> TrainingConfig:
+        known = {f.name for f in fields(TrainingConfig)}
+        return TrainingConfig(**{k: v for k, v in self.options(stage).items() if k in known})
+
+    def run(
+        self,
+        stage: str,
+        model: nn.Module,
+        batch: Callable[[int, np.random.Generator], Batch],
+        validate: Callable[[nn.Module], Metrics],
+    ) -> nn.Module:
+        size = sum(p.numel() for p in model.parameters()) / 1e6
+        print(f"stage {stage}: {size:.1f} M parameters", flush=True)
+        return Trainer(model, batch, validate, self.training(stage), self.out / stage).run()
+
+    def weights(self, stage: str, prefix: str = "") -> dict[str, Tensor]:
+        """The weights a stage left, those under `prefix` with it taken off."""
+        state = load_weights(self.out / stage)
+        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+    def song(self, rng: np.random.Generator) -> SongEntry:
+        return self.data.training[rng.integers(len(self.data.training))]
+
+    # Trained parts, rebuilt from the folder.
+
+    def vae(self) -> VAE:
+        model = VAE(**self.config["vae"])
+        model.load_state_dict(self.weights("vae", "vae."))
+        return model.eval()
+
+    def clap(self) -> nn.Module:
+        model = clap_parts.build_clap(self.config["clap"])
+        model.load_state_dict(self.weights("clap", "clap."))
+        return model.eval()
+
+    def tokenizer(self) -> Any:
+        return clap_parts.Tokenizer.from_file(str(self.out / "tokenizer.json"))
+
+    def semantic_tokenizer(self) -> SemanticTokenizer:
+        model = SemanticTokenizer(**self.config["semantic_tokenizer"])
+        model.load_state_dict(self.weights("semantic_tokenizer", "tokenizer."))
+        return model.eval()
+
+    def rvq(self) -> ResidualVQ:
+        model = build_rvq(self.config["rvq"])
+        model.load_state_dict(load_weights(self.out / "rvq"))
+        return model.eval()
+
+
+# --- VAE ------------------------------------------------------------------------------------------
+
+
+class VaeTraining(nn.Module):
+    """Reconstruction and KL of audio windows (batch, samples, channels); channels count as rows of
+    the loss.
+    """
+
+    def __init__(self, vae: VAE, kl_weight: float) -> None:
+        super().__init__()
+        self.vae, self.kl_weight = vae, kl_weight
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        waveform = batch["waveform"]
+        latents = self.vae.encode(waveform)
+        mean, log_variance = latents.mean.float(), latents.log_variance.float()
+        latents = type(latents)(mean, log_variance)
+        output = self.vae.decode(latents.sample())[:, : waveform.shape[1]]
+        with torch.autocast(waveform.device.type, enabled=False):
+            loss, parts = reconstruction_loss(rows(waveform), rows(output), self.vae.sample_rate)
+        kl = latents.kl()
+        return loss + self.kl_weight * kl, {**parts, "kl": kl.item()}
+
+
+def rows(waveform: Tensor) -> Tensor:
+    """(batch, samples, channels) to (batch * channels, samples) in float32."""
+    return waveform.float().transpose(1, 2).flatten(0, 1)
+
+
+def train_vae(studio: Studio) -> None:
+    config, options = studio.config["vae"], studio.options("vae")
+    audio = {"sample_rate": config["sample_rate"], "channels": config["audio_channels"]}
+
+    def batch(step: int, rng: np.random.Generator) -> Batch:
+        windows = []
+        for _ in range(options["batch_size"]):
+            song = studio.song(rng)
+            start = rng.uniform(0, max(0.0, song.duration - options["seconds"]))
+            window = read_window(song.path, start, options["seconds"], **audio)
+            windows.append(window * 10 ** (rng.uniform(-6, 2) / 20))  # levels vary by 8 dB
+        return {"waveform": torch.from_numpy(np.stack(windows).astype(np.float32))}
+
+    held_out = [read_window(s.path, 15.0, 6.0, **audio) for s in studio.data.validation[:8]]
+    held_out = torch.from_numpy(np.stack(held_out))
+
+    def validate(model: nn.Module) -> Metrics:
+        output = model.vae.decode(model.vae.encode(held_out).mean)[:, : held_out.shape[1]]
+        loss, parts = reconstruction_loss(rows(held_out), rows(output), config["sample_rate"])
+        snr = signal_to_noise(rows(held_out), rows(output)).median()
+        mel = log_mel_error(rows(held_out), rows(output), config["sample_rate"])
+        return {"loss": loss.item(), "snr_db": snr.item(), "log_mel_error": mel.item()}
+
+    studio.run("vae", VaeTraining(VAE(**config), options["kl_weight"]), batch, validate)
+
+
+# --- CLAP and its quantiser -----------------------------------------------------------------------
+
+
+class ClapMels:
+    """Log-mels of whole songs, computed once and kept as float16: windows are slices of 1001
+    frames, 100 a second.
+    """
+
+    def __init__(self, mels: int) -> None:
+        self.front_end = clap_parts.ClapFrontEnd(mels)
+        self.songs: dict[Path, Tensor] = {}
+
+    def song(self, entry: SongEntry) -> Tensor:
+        if entry.path not in self.songs:
+            seconds = max(entry.duration, clap_parts.WINDOW_SECONDS)
+            audio = read_window(entry.path, 0, seconds, sample_rate=clap_parts.SAMPLE_RATE)
+            self.songs[entry.path] = self.front_end(torch.from_numpy(audio.T))[0, 0].half()
+        return self.songs[entry.path]
+
+    def window(self, entry: SongEntry, start: float) -> Tensor:
+        """Log-mel (1, 1001, mels) of the 10 s from `start` seconds."""
+        song = self.song(entry)
+        first = min(round(100 * start), len(song) - 1001)
+        return song[None, first : first + 1001].float()
+
+
+def train_clap(studio: Studio) -> None:
+    config, options = studio.config["clap"], studio.options("clap")
+    file = studio.out / "tokenizer.json"
+    if not file.is_file():
+        studio.out.mkdir(parents=True, exist_ok=True)
+        vocab_size = config["text_config"]["vocab_size"]
+        clap_parts.train_tokenizer(studio.data.captions(), vocab_size).save(str(file))
+    tokenizer = studio.tokenizer()
+    max_tokens = config["text_config"]["max_position_embeddings"] - 2
+    mels = ClapMels(config["audio_config"]["num_mel_bins"])
+
+    def pairs(songs: list[SongEntry], rng: np.random.Generator) -> Batch:
+        windows, captions = [], []
+        for song in songs:
+            steps = int((song.duration - clap_parts.WINDOW_SECONDS) / 2.5)
+            start = 2.5 * rng.integers(0, max(0, steps) + 1)
+            windows.append(mels.window(song, start))
+            captions.append(song.caption(rng, start, clap_parts.WINDOW_SECONDS))
+        ids, mask = clap_parts.tokenize(tokenizer, captions, max_tokens)
+        return {"log_mel": torch.stack(windows), "ids": ids, "mask": mask}
+
+    def batch(step: int, rng: np.random.Generator) -> Batch:
+        return pairs([studio.song(rng) for _ in range(options["batch_size"])], rng)
+
+    rng = np.random.default_rng(0)
+    held_out = [pairs(studio.data.validation[:64], rng) for _ in range(3)]
+
+    def validate(model: nn.Module) -> Metrics:
+        results = [model(b) for b in held_out]
+        means = {k: float(np.mean([m[k] for _, m in results])) for k in results[0][1]}
+        return {"loss": float(np.mean([loss.item() for loss, _ in results])), **means}
+
+    model = clap_parts.ClapTraining(clap_parts.build_clap(config))
+    studio.run("clap", model, batch, validate)
+
+
+def train_rvq(studio: Studio) -> None:
+    """Fit the codebooks on CLAP embeddings of training windows: k-means start, EMA, dead codes
+    replaced.
+    """
+    options = studio.options("rvq")
+    torch.manual_seed(0)
+    clap, mels = studio.clap(), ClapMels(studio.config["clap"]["audio_config"]["num_mel_bins"])
+    embeddings = torch.cat([song_embeddings(clap, mels, s) for s in studio.data.training])
+    held_out = torch.cat([song_embeddings(clap, mels, s) for s in studio.data.validation])
+    rvq = build_rvq(
+        studio.config["rvq"],
+        kmeans_init=True,
+        kmeans_iters=20,
+        threshold_ema_dead_code=2,
+        decay=0.95,
+    )
+    rvq.train()
+    rvq(embeddings[torch.randperm(len(embeddings))[:16384]][None])  # k-means start
+    for _ in range(min(options["steps"], 40 * len(embeddings) // options["batch_size"] + 1)):
+        rvq(embeddings[torch.randint(len(embeddings), (options["batch_size"],))][None])
+    rvq.eval()
+    levels = rvq(held_out[None], return_all_codes=True)[3]  # (levels, 1, windows, dim)
+    for level, rough in enumerate(levels.cumsum(0)[:, 0], start=1):
+        cosine = nn.functional.cosine_similarity(rough, held_out).mean().item()
+        print(f"rvq level {level}: held-out cosine {cosine:.4f}", flush=True)
+    (studio.out / "rvq").mkdir(parents=True, exist_ok=True)
+    keys = build_rvq(studio.config["rvq"]).state_dict().keys()
+    state = {k: v for k, v in rvq.state_dict().items() if k in keys}
+    save_atomic({"ema": state}, studio.out / "rvq" / "last.pt")
+
+
+@torch.no_grad()
+def song_embeddings(clap: nn.Module, mels: ClapMels, song: SongEntry) -> Tensor:
+    """CLAP embeddings of a song's 10 s windows, one every 2.5 s, (windows, dim)."""
+    starts = np.arange(0, max(song.duration - clap_parts.WINDOW_SECONDS, 0) + 0.01, 2.5)
+    return clap_parts.embed_audio(clap, torch.stack([mels.window(song, s) for s in starts]))
+
+
+# --- semantic tokenizer ---------------------------------------------------------------------------
+
+
+def audio_batches(
+    studio: Studio, batch_size: int, seconds: float
+) -> tuple[Callable[[int, np.random.Generator], Batch], Batch]:
+    """Batches of waveform windows with their score, and one held-out batch."""
+    rate = studio.config["semantic_tokenizer"]["sample_rate"]
+    frames = round(seconds * studio.config["data"]["score_frame_rate"])
+
+    def windows(songs: list[SongEntry], starts: list[float]) -> Batch:
+        pairs = list(zip(songs, starts, strict=True))
+        audio = [read_window(s.path, t, seconds, sample_rate=rate)[:, 0] for s, t in pairs]
+        scores = [read_roll(s.path, t, frames) for s, t in pairs]
+        batch: Batch = {"waveform": torch.from_numpy(np.stack(audio))}
+        if all(score is not None for score in scores):
+            batch["notes"] = torch.from_numpy(np.stack(scores))
+        return batch
+
+    def batch(step: int, rng: np.random.Generator) -> Batch:
+        songs = [studio.song(rng) for _ in range(batch_size)]
+        latest = [max(0.0, song.duration - seconds) for song in songs]
+        return windows(songs, [float(np.floor(25 * rng.uniform(0, t)) / 25) for t in latest])
+
+    held_out = studio.data.validation[:16]
+    return batch, windows(held_out, [15.0] * len(held_out))
+
+
+def validation(held_out: Batch) -> Callable[[nn.Module], Metrics]:
+    def validate(model: nn.Module) -> Metrics:
+        torch.manual_seed(0)
+        loss, metrics = model(held_out)
+        return {"loss": loss.item(), **metrics}
+
+    return validate
+
+
+def train_best_rq(studio: Studio) -> None:
+    batch, held_out = audio_batches(studio, studio.options("best_rq")["batch_size"], 10.0)
+    tokenizer = SemanticTokenizer(**studio.config["semantic_tokenizer"])
+    sample = torch.cat([batch(0, np.random.default_rng(i))["waveform"] for i in range(4)])
+    frames = tokenizer.log_mel.frames(sample).flatten(0, 1)
+    tokenizer.log_mel.mean.copy_(frames.mean(0))
+    tokenizer.log_mel.std.copy_(frames.std(0).clamp(min=0.1))
+    studio.run("best_rq", BestRQ(tokenizer), batch, validation(held_out))
+
+
+def train_semantic_tokenizer(studio: Studio) -> None:
+    size = studio.options("semantic_tokenizer")["batch_size"]
+    batch, held_out = audio_batches(studio, size, 10.0)
+    tokenizer = SemanticTokenizer(**studio.config["semantic_tokenizer"])
+    tokenizer.load_state_dict(studio.weights("best_rq", "tokenizer."))
+    studio.run("semantic_tokenizer", CodebookTraining(tokenizer), batch, validation(held_out))
+
+
+# --- songs as codes, latents and embeddings -------------------------------------------------------
+
+
+@torch.no_grad()
+def encode(studio: Studio) -> None:
+    """Write `encoded/<song>.npz` for every song: a few MB an hour, all that the last two stages
+    read.
+
+    `clap` (windows, dim) audio embeddings every 2.5 s; `thoughts` (levels, windows) their codes;
+    `text` (captions, dim) embeddings of the song's captions; `window_text` (windows, wordings, dim)
+    of its windows' captions; `codes` (frames,) semantic codes; `latents` (time, latent_dim) float16
+    posterior means.
+    """
+    clap, rvq, vae = studio.clap(), studio.rvq(), studio.vae()
+    semantic, tokenizer = studio.semantic_tokenizer(), studio.tokenizer()
+    mels = ClapMels(studio.config["clap"]["audio_config"]["num_mel_bins"])
+    max_tokens = studio.config["clap"]["text_config"]["max_position_embeddings"] - 2
+    folder = studio.out / "encoded"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def embed(texts: list[str]) -> np.ndarray:
+        ids, mask = clap_parts.tokenize(tokenizer, texts, max_tokens)
+        return clap_parts.embed_text(clap, ids, mask).numpy()
+
+    for index, song in enumerate(studio.data.entries):
+        target = folder / f"{song.path.stem}.npz"
+        if target.is_file():
+            continue
+        embeddings = song_embeddings(clap, mels, song)
+        mels.songs.clear()
+        starts = 2.5 * np.arange(len(embeddings))
+        rng = np.random.default_rng(index)
+        wordings = [
+            song.caption(rng, t, clap_parts.WINDOW_SECONDS) for t in starts for _ in range(4)
+        ]
+        rate = studio.config["semantic_tokenizer"]["sample_rate"]
+        audio = read_window(song.path, 0, song.duration, sample_rate=rate)
+        codes = semantic.encode(torch.from_numpy(audio.T))[0]
+        rate, channels = (studio.config["vae"][k] for k in ("sample_rate", "audio_channels"))
+        audio = read_window(song.path, 0, song.duration, sample_rate=rate, channels=channels)
+        latents = vae.encode(torch.from_numpy(audio)[None]).mean[0]
+        arrays = {
+            "clap": embeddings.numpy(),
+            "thoughts": rvq(embeddings[None])[1][0].T.numpy().astype(np.int32),
+            "text": embed(list(song.prompts)),
+            "window_text": embed(wordings).reshape(len(starts), 4, -1),
+            "codes": codes.numpy().astype(np.int32),
+            "latents": latents.numpy().astype(np.float16),
+        }
+        temporary = folder / f".{song.path.stem}.npz"
+        np.savez(temporary, **arrays)
+        temporary.replace(target)
+        if index % 50 == 0:
+            print(f"encoded {index + 1} of {len(studio.data.entries)}", flush=True)
+
+
+class Encoded:
+    """Encoded songs in memory, and the stretches of them that the language model and the diffusion
+    learn from.
+    """
+
+    def __init__(self, studio: Studio, entries: list[SongEntry], *, text_share: float) -> None:
+        self.entries, self.text_share = entries, text_share
+        self.songs = []
+        for entry in entries:
+            with np.load(studio.out / "encoded" / f"{entry.path.stem}.npz") as arrays:
+                self.songs.append({name: arrays[name] for name in arrays.files})
+
+    def draw(self, rng: np.random.Generator) -> tuple[SongEntry, dict[str, np.ndarray]]:
+        index = rng.integers(len(self.songs))
+        return self.entries[index], self.songs[index]
+
+    def prompt(
+        self, song: dict[str, np.ndarray], first: int, last: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """The condition of eq 4: CLAP of a random 10 s of the stretch [first, last] in windows,
+        (dim,).
+
+        The paper trains on audio embeddings alone and prompts with text. Here a share of the items
+        takes a caption's embedding, since a small CLAP leaves a gap between the two.
+        """
+        window = rng.integers(first, last + 1)
+        if rng.random() >= self.text_share:
+            return song["clap"][window]
+        texts = song["text"] if rng.random() < 0.5 else song["window_text"][window]
+        return texts[rng.integers(len(texts))]
+
+
+# --- semantic language model ----------------------------------------------------------------------
+
+
+class SemanticLMTraining(nn.Module):
+    def __init__(self, lm: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.lm, self.dropout = lm, dropout
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        return self.lm.loss(batch, dropout=self.dropout), {}
+
+
+def semantic_lm_config(studio: Studio) -> dict[str, Any]:
+    return {**studio.config["semantic_lm"], "tags": studio.data.tags()}
+
+
+def train_semantic_lm(studio: Studio) -> None:
+    options, config = studio.options("semantic_lm"), semantic_lm_config(studio)
+    lm = SemanticLM(config)
+    tokenizer = studio.tokenizer()
+    tag_ids = {tag: lm.vocabulary.tag_id(i) for i, tag in enumerate(config["tags"])}
+
+    def lyrics_ids(text: str) -> list[int]:
+        return lm.vocabulary.lyrics_ids(
+            text, lambda t: tokenizer.encode(t, add_special_tokens=False).ids
+        )
+
+    def stretch(data: Encoded, rng: np.random.Generator) -> dict[str, Any]:
+        """One item: a stretch of a song of 5 s up to the context, from a multiple of 2.5 s."""
+        entry, song = data.draw(rng)
+        windows = song["clap"].shape[0]  # every 2.5 s, each 10 s long
+        steps = 4 + windows - 1  # the song's length in 2.5 s
+        longest = min(steps, int(config["context_seconds"] / 2.5))
+        length = longest if rng.random() < 0.4 else int(rng.integers(2, longest + 1))
+        first = int(rng.integers(0, steps - length + 1))
+        starts = np.minimum(np.arange(first, first + length, 4), windows - 1)
+        last = max(first, min(first + length - 4, windows - 1))
+        tags = [tag_ids[t] for t in entry.tags if rng.random() < 0.6] if rng.random() < 0.7 else []
+        frames = slice(round(first * 62.5), round((first + length) * 62.5))
+        return {
+            "clap": data.prompt(song, min(first, windows - 1), last, rng),
+            "tags": tags,
+            "lyrics": lyrics_ids(entry.lyrics) if entry.lyrics else [],
+            "thoughts": song["thoughts"][:, starts],
+            "audio": song["codes"][frames],
+        }
+
+    def collate(items: list[dict[str, Any]]) -> Batch:
+        batch: Batch = {k: [item[k] for item in items] for k in items[0]}
+        batch["clap"] = torch.from_numpy(np.stack(batch["clap"]))
+        return batch
+
+    share = options["text_condition_share"]
+    training = Encoded(studio, studio.data.training, text_share=share)
+    held_out = Encoded(studio, studio.data.validation, text_share=share)
+    rng = np.random.default_rng(0)
+    checks = [collate([stretch(held_out, rng) for _ in range(8)]) for _ in range(3)]
+
+    def batch(step: int, rng: np.random.Generator) -> Batch:
+        return collate([stretch(training, rng) for _ in range(options["batch_size"])])
+
+    def validate(model: nn.Module) -> Metrics:
+        results = [model.lm.losses(b) for b in checks]
+        means = {k: float(np.mean([r[k] for r in results])) for k in results[0]}
+        return {"loss": means["audio"], **means}
+
+    model = SemanticLMTraining(lm, options["condition_dropout"])
+    studio.run("semantic_lm", model, batch, validate)
+
+
+# --- diffusion ------------------------------------------------------------------------------------
+
+
+class DiffusionTraining(nn.Module):
+    def __init__(self, diffusion: nn.Module) -> None:
+        super().__init__()
+        self.diffusion = diffusion
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        return self.diffusion.loss(**batch), {}
+
+
+def diffusion_config(studio: Studio) -> dict[str, Any]:
+    """The diffusion section with the scale that gives training latents unit variance."""
+    file = studio.out / "diffusion" / "latent_scale.txt"
+    if not file.is_file():
+        data = Encoded(studio, studio.data.training[:200], text_share=0.0)
+        spread = float(np.concatenate([s["latents"].astype(np.float32) for s in data.songs]).std())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{1 / spread:.6f}")
+    return {**studio.config["diffusion"], "latent_scale": float(file.read_text())}
+
+
+def train_diffusion(studio: Studio) -> None:
+    options, config = studio.options("diffusion"), diffusion_config(studio)
+    rvq = studio.rvq()
+    time = round(config["window_seconds"] * config["latent_rate"])
+    frames = -(-time * config["audio_frame_rate"] // config["latent_rate"])
+
+    def window(data: Encoded, rng: np.random.Generator) -> dict[str, Any]:
+        """One item: a window of latents that starts on a 2.5 s step, with its codes, its thoughts
+        and a prompt.
+        """
+        _, song = data.draw(rng)
+        windows = song["clap"].shape[0]
+        first = int(rng.integers(0, windows))
+        latent = min(round(first * 2.5 * config["latent_rate"]), len(song["latents"]) - time)
+        code = round(latent * config["audio_frame_rate"] / config["latent_rate"])
+        codes = song["codes"][code : code + int(frames)]
+        # thoughts lie on the song's 10 s grid, which a window meets at any offset: two of them, or
+        # one twice where it starts with the window
+        grid = int(rng.integers(0, 4))
+        near = np.clip([first - grid, first - grid + 4 * (grid > 0)], 0, windows - 1)
+        # the song this window is of: anything from the window alone to the whole recording
+        before = rng.uniform(0, first * 2.5) if rng.random() < 0.7 else first * 2.5
+        after = (windows - 1 - first) * 2.5
+        after = rng.uniform(0, after) if rng.random() < 0.7 else after
+        prompt = data.prompt(song, max(0, first - 8), min(windows - 1, first + 8), rng)
+        thoughts = rvq.get_output_from_indices(torch.from_numpy(song["thoughts"][:, near].T)[None])
+        thoughts = nn.functional.normalize(thoughts[0], dim=-1)
+        return {
+            "latents": torch.from_numpy(
+                song["latents"][latent : latent + time].astype(np.float32)
+            ).T,
+            "codes": torch.from_numpy(np.pad(codes, (0, int(frames) - len(codes)), mode="edge")),
+            "clap": torch.cat([torch.from_numpy(prompt)[None], thoughts]),
+            "start_seconds": torch.tensor(before, dtype=torch.float32),
+            "total_seconds": torch.tensor(before + 10.0 + after, dtype=torch.float32),
+        }
+
+    def collate(items: list[dict[str, Tensor]]) -> Batch:
+        return {k: torch.stack([item[k] for item in items]) for k in items[0]}
+
+    share = options["text_condition_share"]
+    training = Encoded(studio, studio.data.training, text_share=share)
+    held_out = Encoded(studio, studio.data.validation, text_share=share)
+    rng = np.random.default_rng(0)
+    checks = [collate([window(held_out, rng) for _ in range(16)]) for _ in range(3)]
+
+    @torch.no_grad()
+    def batch(step: int, rng: np.random.Generator) -> Batch:
+        return collate([window(training, rng) for _ in range(options["batch_size"])])
+
+    def validate(model: nn.Module) -> Metrics:
+        torch.manual_seed(0)
+        return {"loss": float(np.mean([model(b)[0].item() for b in checks]))}
+
+    studio.run("diffusion", DiffusionTraining(SemanticDiffusion(**config)), batch, validate)
+
+
+# --- all together ---------------------------------------------------------------------------------
+
+
+def assemble(studio: Studio) -> None:
+    """Write `checkpoint/`: the folder that `musicot convert` reads."""
+    parts = ("clap", "rvq", "semantic_tokenizer", "vae", "sampling")
+    config = {part: studio.config[part] for part in parts}
+    config["semantic_lm"] = semantic_lm_config(studio)
+    config["diffusion"] = diffusion_config(studio)
+    model = MusicotReference(config)
+    model.clap = studio.clap()
+    model.rvq = studio.rvq()
+    model.vae = studio.vae()
+    model.semantic_tokenizer = studio.semantic_tokenizer()
+    model.semantic_lm.load_state_dict(studio.weights("semantic_lm", "lm."))
+    model.diffusion.load_state_dict(studio.weights("diffusion", "diffusion."))
+    model.save_pretrained(studio.out / "checkpoint", studio.tokenizer())
+    print(f"wrote {studio.out / 'checkpoint'}", flush=True)
+
+
+STAGES: dict[str, Callable[[Studio], None]] = {
+    "vae": train_vae,
+    "clap": train_clap,
+    "rvq": train_rvq,
+    "best_rq": train_best_rq,
+    "semantic_tokenizer": train_semantic_tokenizer,
+    "encode": encode,
+    "semantic_lm": train_semantic_lm,
+    "diffusion": train_diffusion,
+    "assemble": assemble,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, default=MINI, help="YAML config (default: the mini)")
+    parser.add_argument("--data", type=Path, required=True, help="metadata JSON or its folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and logs")
+    parser.add_argument("--stage", nargs="+", choices=list(STAGES), default=list(STAGES))
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    studio = Studio(yaml.safe_load(args.config.read_text()), SongData(args.data), args.out)
+    for stage in args.stage:
+        STAGES[stage](studio)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
