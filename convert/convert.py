@@ -1,8 +1,7 @@
 """A PyTorch checkpoint folder (model_type musicot-pytorch) to an MLX folder.
 
 Each part's keys go through its table in keymaps/, floats become 16-bit, linear layers and
-embeddings are quantised if asked, and the written folder is loaded strictly before it counts.
-No torch is needed, except for `check`, which runs the reference beside the MLX networks.
+embeddings are quantised if asked, and the written folder is loaded once. No torch is needed.
 """
 
 import re
@@ -31,6 +30,9 @@ from musicot_mlx.weights.checkpoint import (
 from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.hub import resolve
 
+# Group size and bits of each mode; only affine lets them be chosen.
+QUANTIZATION = {"affine": (64, 8), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
+
 # Names whose rounding to 16 bits would change codes: these stay float32 and are not quantised.
 EXACT = {"rvq": r".*", "semantic_tokenizer": r".*codebook.*"}
 
@@ -40,8 +42,8 @@ def convert(
     target: str | Path,
     *,
     quantize: bool = False,
-    bits: int = 8,
-    group_size: int = 64,
+    bits: int | None = None,
+    group_size: int | None = None,
     mode: str = "affine",
     dtype: str = "float16",
 ) -> str:
@@ -50,6 +52,13 @@ def convert(
     source: folder or Hub id of a checkpoint written by reference/musicot.py. Raises MusicotError
     for a checkpoint of another kind, keys that no table knows, or weights that don't fit.
     """
+    if mode not in QUANTIZATION:
+        raise MusicotError(f"--q-mode {mode!r} is unknown; use one of {', '.join(QUANTIZATION)}")
+    group_size, bits = group_size or QUANTIZATION[mode][0], bits or QUANTIZATION[mode][1]
+    if mode != "affine" and (group_size, bits) != QUANTIZATION[mode]:
+        raise MusicotError(
+            f"--q-mode {mode} has {QUANTIZATION[mode][1]} bits in groups of {QUANTIZATION[mode][0]}"
+        )
     folder, target = resolve(source), Path(target)
     if target.exists() and target.resolve() == folder.resolve():
         raise MusicotError(f"--mlx-path {target} is the checkpoint itself; name another folder")
@@ -63,19 +72,11 @@ def convert(
         out_config["quantization"] = {"group_size": group_size, "bits": bits, "mode": mode}
     for name in PARTS:
         values, arrays, network = _translate(name, config[name], part(source_arrays, name))
-        exact = re.compile(EXACT.get(name, r"(?!)"))
-        floats = {key for key in arrays if mx.issubdtype(arrays[key].dtype, mx.floating)}
-        keep = {
-            key: arrays[key].astype(mx.float32) if key in floats else arrays[key]
-            for key in arrays
-            if key not in floats or exact.fullmatch(key)
-        }
-        rest = {key: arrays[key].astype(getattr(mx, dtype)) for key in arrays if key not in keep}
-        _require_in_range(rest, name, dtype)
+        exact, rest = _cast(name, arrays, getattr(mx, dtype))
         if quantize:
             rest = quantize_arrays(network, rest, group_size=group_size, bits=bits, mode=mode)
         out_config[name] = values
-        out_arrays.update({f"{name}.{key}": value for key, value in (keep | rest).items()})
+        out_arrays.update({f"{name}.{key}": value for key, value in (exact | rest).items()})
 
     mx.eval(out_arrays)
     tokenizer = folder / "tokenizer.json"
@@ -126,12 +127,25 @@ def _translate(
     return values, arrays, network
 
 
-def _require_in_range(arrays: dict[str, mx.array], name: str, dtype: str) -> None:
+def _cast(
+    name: str, arrays: dict[str, mx.array], dtype: mx.Dtype
+) -> tuple[dict[str, mx.array], dict[str, mx.array]]:
+    """The arrays that stay exact (codebooks in float32, integers), and the rest as `dtype`."""
+    exact, rest = {}, {}
+    pattern = re.compile(EXACT.get(name, r"(?!)"))
     for key, value in arrays.items():
-        if mx.issubdtype(value.dtype, mx.floating) and not mx.isfinite(value).all().item():
-            raise MusicotError(
-                f"{name}.{key} exceeds the range of {dtype}; pass --dtype bfloat16 or float32"
-            )
+        if not mx.issubdtype(value.dtype, mx.floating):
+            exact[key] = value
+        elif pattern.fullmatch(key):
+            exact[key] = value.astype(mx.float32)
+        else:
+            rest[key] = value.astype(dtype)
+            if not mx.isfinite(rest[key]).all().item():
+                raise MusicotError(
+                    f"{name}.{key} exceeds the range of {str(dtype).removeprefix('mlx.core.')}; "
+                    "pass --dtype bfloat16 or float32"
+                )
+    return exact, rest
 
 
 def _card(name: str, summary: str, config: dict[str, Any], arrays: dict[str, mx.array]) -> str:

@@ -88,13 +88,13 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
         "--thought-temp",
         type=number(0, 10),
         metavar="T",
-        help="temperature of the thoughts, 0 is greedy (default: 0.65)",
+        help="temperature of the thoughts, 0 is greedy (default: the model's; 0.65 in the paper)",
     )
     add(
         "--thought-guidance",
         type=number(0, 50),
         metavar="L",
-        help="guidance scale of the thoughts, 1 is off (default: 2.3)",
+        help="guidance scale of the thoughts, 1 is off (default: the model's; 2.3)",
     )
     add(
         "--top-k",

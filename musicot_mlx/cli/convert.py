@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from importlib.util import find_spec
 
 from musicot_mlx.cli import common
+from musicot_mlx.errors import MusicotError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,17 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quantize", "-q", action="store_true", help="quantise linear layers and embeddings")
     add(
         "--q-bits",
-        type=common.number(2, 8, whole=True),
-        default=8,
-        metavar="N",
-        help="bits a weight (default: 8)",
+        type=int,
+        choices=(2, 3, 4, 5, 6, 8),
+        help="bits a weight (default: 8, or what the mode says)",
     )
     add(
         "--q-group-size",
-        type=common.number(16, 128, whole=True),
-        default=64,
-        metavar="N",
-        help="weights that share a scale (default: 64)",
+        type=int,
+        choices=(16, 32, 64, 128),
+        help="weights that share a scale (default: 64, or what the mode says)",
     )
     add(
         "--q-mode",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from musicot_mlx.convert.convert import check, convert
+    from musicot_mlx.convert.convert import convert
 
     report = convert(
         args.hf_path,
@@ -64,8 +64,16 @@ def run(args: argparse.Namespace) -> int:
     )
     print(report)
     if args.check:
+        missing = [name for name in ("torch", "transformers", "diffusers") if not find_spec(name)]
+        if missing:
+            raise MusicotError(
+                f"--check needs {', '.join(missing)}: pip install 'musicot-mlx[torch]' "
+                f"({args.mlx_path} is written)"
+            )
+        from musicot_mlx.convert.check import check
+
         with common.Progress() as progress:
             rows = check(args.hf_path, args.mlx_path, progress=progress)
-        print("\n".join(rows))
+        print("\n".join(map(str, rows)))
     print(f"load it with musicot generate --model {args.mlx_path}", file=sys.stderr)
     return 0

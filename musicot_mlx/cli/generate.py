@@ -58,19 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--audio-temp",
         type=number(0, 10),
         metavar="T",
-        help="temperature of the audio tokens (default: 0.75)",
+        help="temperature of the audio tokens (default: the model's; 0.75 in the paper)",
     )
     add(
         "--audio-guidance",
         type=number(0, 50),
         metavar="L",
-        help="guidance scale of the audio tokens, 1 is off (default: 1.3)",
+        help="guidance scale of the audio tokens, 1 is off (default: the model's; 1.3)",
     )
     add(
         "--unconditional",
         choices=("without_thoughts", "with_thoughts"),
         help="guidance row of the audio tokens: as equation 8 is printed, or with the thoughts "
-        "kept (default: without_thoughts)",
+        "kept (default: the model's)",
     )
     add(
         "--steps",
@@ -251,13 +251,13 @@ def _paths(output: str | None, format: str | None, count: int) -> list[Path]:
     from musicot_mlx.audio.files import format_of
 
     path = Path(output or f"song.{format or 'wav'}")
+    if path.is_dir():
+        raise MusicotError(f"{path} is a folder; name a file in it")
     if not path.suffix:
         path = path.with_name(f"{path.name}.{format or 'wav'}")
     format_of(path, format)
     if not path.parent.is_dir():
         raise MusicotError(f"can't write {path}: the folder {path.parent} doesn't exist")
-    if path.is_dir():
-        raise MusicotError(f"{path} is a folder; name a file in it")
     if count == 1:
         return [path]
     width = len(str(count))

@@ -1,0 +1,102 @@
+"""The README is executed: snippets run, and its tables are the programs' own words.
+
+`python -m tests.test_readme` writes the tables anew.
+"""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from musicot_mlx.cli import COMMANDS, build_parser, main
+from musicot_mlx.weights import hub
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def _flag_table(command: str) -> str:
+    """The options of a command as a table, from its parser."""
+    rows = ["| option | what |", "|---|---|"]
+    for action in build_parser(command)._actions:
+        if action.dest == "help":
+            continue
+        values = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
+        if action.nargs == "+":
+            values = f"{values} [{values} ...]"
+        names = ", ".join(f"`{name}`" for name in action.option_strings)
+        shown = f" {values}".replace("|", r"\|") if values else ""
+        rows.append(f"| {names}{shown} | {action.help} |")
+    return "\n".join(rows)
+
+
+def _with_tables(text: str) -> str:
+    """README text with every generated table in place."""
+
+    def flags(match: re.Match[str]) -> str:
+        return f"<!-- flags: {match[1]} -->\n{_flag_table(match[1])}\n"
+
+    text = re.sub(r"<!-- flags: (\w+) -->\n(?:\|.*\n)*", flags, text)
+    rows = "\n".join(f"| `musicot {name}` | {what} |" for name, what in COMMANDS.items())
+    head = "| command | what it does |\n|---|---|\n"
+    return re.sub(
+        re.escape(head) + r"(?:<!-- commands -->\n)?(?:\|.*\n)*", lambda _: f"{head}{rows}\n", text
+    )
+
+
+def _snippets(language: str) -> Iterator[str]:
+    yield from re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture
+def here(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """An empty current folder in which the embedded model is the tiny one."""
+    weights, folder = tmp_path / "weights", tmp_path / "here"
+    shutil.copytree(tiny_model, weights / "musicot-mini")
+    folder.mkdir()
+    monkeypatch.setattr(hub, "_FOLDER", weights)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_tables_are_the_help_texts() -> None:
+    text = README.read_text()
+    assert text == _with_tables(text), "run: python -m tests.test_readme"
+
+
+def test_first_screen() -> None:
+    screen = "\n".join(README.read_text().splitlines()[:24])
+    assert "make demo" in screen and "make test" in screen and "musicot-mini" in screen
+
+
+@pytest.mark.parametrize("code", _snippets("python"), ids=lambda code: code.split("\n")[3][:40])
+def test_python(code: str, here: Path) -> None:
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_shell(here: Path, tiny_reference: Path) -> None:
+    shutil.copytree(tiny_reference, here / "runs" / "mini" / "checkpoint")
+    for snippet in _snippets("sh"):
+        for line in snippet.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[0] == "musicot":
+                assert main(words[1:]) in (0, 1 if words[1] == "doctor" else 0), line
+            else:
+                assert (
+                    words[0] == "make"
+                    and f"\n{words[1]}:" in (README.parent / "Makefile").read_text()
+                )
+    assert {"piano.wav", "techno.flac", "cello.mp3", "again.wav"} <= {
+        path.name for path in here.iterdir()
+    }
+    assert (here / "again.wav").read_bytes() == (here / "piano.wav").read_bytes()
+
+
+if __name__ == "__main__":
+    README.write_text(_with_tables(README.read_text()))
