@@ -2,6 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+WITH_TESTS := .[torch,dev]
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROMPT ?= relaxing piano melody with soft strings
@@ -51,7 +52,7 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: $(VENV)/.runtime
 	@echo "== installing the test tools and PyTorch (once)"
-	@$(call install,.[torch,dev])
+	@$(call install,$(WITH_TESTS))
 	@command -v fluidsynth >/dev/null || { $(call system_packages,fluidsynth fluid-soundfont-gm); }
 	@touch $@
 

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         missing = [name for name in ("torch", "transformers", "diffusers") if not find_spec(name)]
         if missing:
             raise MusicotError(
-                f"--check needs {', '.join(missing)}: pip install 'musicot-mlx[torch]' "
+                f"--check needs {', '.join(missing)}: pip install '.[torch]' in a checkout "
                 f"({args.mlx_path} is written)"
             )
         from musicot_mlx.convert.check import check

@@ -141,6 +141,6 @@ def _torch() -> Finding:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         found = f"not installed ({', '.join(missing)} missing)"
-        advice = 'only to train or to check conversions: pip install "musicot-mlx[torch]"'
+        advice = "only to train or check conversions: pip install '.[torch]' in a checkout"
         return Finding("PyTorch", GOOD, found, advice)
     return Finding("PyTorch", GOOD, f"torch {importlib.metadata.version('torch')}")
