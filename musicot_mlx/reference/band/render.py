@@ -1,0 +1,110 @@
+"""The band's sound: FluidSynth with a freely licensed General MIDI sound font, far above real time."""
+
+import ctypes.util
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.reference.band.piece import Note, Piece
+from musicot_mlx.reference.band.tables import FAMILIES, INSTRUMENTS
+
+SOUND_FONTS = (
+    "/usr/share/sounds/sf2/FluidR3_GM.sf2",
+    "/usr/share/soundfonts/FluidR3_GM.sf2",
+    "/opt/homebrew/share/soundfonts/FluidR3_GM.sf2",
+)
+DRUM_CHANNEL, DRUM_BANK = 9, 128
+LOUDNESS = 0.12  # RMS a piece is brought to, as far as the peak allows
+PEAK = 0.9
+
+
+def sound_font() -> str:
+    """The General MIDI sound font: $MUSICOT_SOUND_FONT or FluidR3 (MIT licence) where systems keep it."""
+    for path in (os.environ.get("MUSICOT_SOUND_FONT", ""), *SOUND_FONTS):
+        if path and Path(path).is_file():
+            return path
+    raise MusicotError(
+        "no General MIDI sound font; on Debian: apt-get install fluidsynth fluid-soundfont-gm, "
+        "or set MUSICOT_SOUND_FONT to an .sf2 file"
+    )
+
+
+def available() -> bool:
+    """Whether FluidSynth, its Python binding and a sound font are here."""
+    try:
+        import fluidsynth  # noqa: F401
+
+        sound_font()
+    except (ImportError, MusicotError):
+        return False
+    return ctypes.util.find_library("fluidsynth") is not None
+
+
+@lru_cache(maxsize=1)
+def _synth(sample_rate: int) -> tuple[Any, int]:
+    """One synthesiser a process, since loading the sound font takes longer than a song."""
+    import fluidsynth
+
+    synth = fluidsynth.Synth(gain=0.5, samplerate=float(sample_rate))
+    synth.setting("synth.reverb.active", 0)
+    synth.setting("synth.chorus.active", 0)
+    return synth, synth.sfload(sound_font())
+
+
+def render(piece: Piece, *, sample_rate: int = 44100) -> np.ndarray:
+    """The piece as float32 (samples, 2), peaks below 0.9, about equally loud whatever the style."""
+    audio = _play(piece.notes, piece.duration, sample_rate)
+    return audio * _gain(audio)
+
+
+def render_stems(piece: Piece, *, sample_rate: int = 44100) -> dict[str, np.ndarray]:
+    """The piece by family of instruments, float32 (samples, 2) each; they add up to `render`."""
+    stems = {}
+    for family in FAMILIES:
+        notes = tuple(n for n in piece.notes if INSTRUMENTS[n.instrument].family == family)
+        if notes:
+            stems[family] = _play(notes, piece.duration, sample_rate)
+    gain = _gain(sum(stems.values()))
+    return {family: audio * gain for family, audio in stems.items()}
+
+
+def _gain(audio: np.ndarray) -> float:
+    rms, peak = float(np.sqrt(np.square(audio).mean())), float(np.abs(audio).max())
+    return min(LOUDNESS / max(rms, 1e-6), PEAK / max(peak, 1e-6))
+
+
+def _play(notes: tuple[Note, ...], duration: float, sample_rate: int) -> np.ndarray:
+    """Notes to float32 (samples, 2): each event at its own sample."""
+    synth, font = _synth(sample_rate)
+    synth.system_reset()
+    channels = {}
+    free = [channel for channel in range(16) if channel != DRUM_CHANNEL]
+    for name in sorted({note.instrument for note in notes}):
+        instrument = INSTRUMENTS[name]
+        drums = instrument.family == "drums"
+        channel = DRUM_CHANNEL if drums else free.pop(0)
+        synth.program_select(channel, font, DRUM_BANK if drums else 0, instrument.program)
+        synth.cc(channel, 7, instrument.volume)
+        synth.cc(channel, 10, instrument.pan)
+        channels[name] = channel
+    events = [(round(n.start * sample_rate), 1, n) for n in notes]
+    events += [(round(n.end * sample_rate), 0, n) for n in notes]
+    events.sort(key=lambda event: event[:2])  # at one sample, notes end before others begin
+    samples, now, blocks = round(duration * sample_rate), 0, []
+    for at, begins, note in events:
+        at = min(at, samples)
+        if at > now:
+            blocks.append(synth.get_samples(at - now))
+            now = at
+        if begins:
+            synth.noteon(channels[note.instrument], note.pitch, note.velocity)
+        else:
+            synth.noteoff(channels[note.instrument], note.pitch)
+    blocks.append(synth.get_samples(samples - now))
+    for channel in channels.values():
+        synth.cc(channel, 120, 0)  # all sound off
+    return np.concatenate(blocks).reshape(-1, 2).astype(np.float32) / 32768
