@@ -6,26 +6,32 @@ import pytest
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation import diffusion
-from musicot_mlx.generation.diffusion import Window, sample, sample_windows, windows
+from musicot_mlx.generation.diffusion import (
+    Window,
+    sample,
+    sample_windows,
+    window_vectors,
+    windows,
+)
 from musicot_mlx.models.dit import DiffusionConfig
 from tests.test_dit import TINY, conditions, tiny_diffusion
 
-SECONDS = 2.0  # a window of TINY: 86 latent frames, 22 of them overlap
+VECTOR = np.random.default_rng(1).standard_normal(12).astype(np.float32)
+THOUGHTS = np.random.default_rng(2).standard_normal((12, 12)).astype(np.float32)
+# a window of TINY is 2 s: 86 latent frames, of which 22 overlap
 
 
-def clap_for_window(start: float, end: float) -> np.ndarray:
-    """Another number of vectors, and other vectors, for each window."""
-    rng = np.random.default_rng(round(100 * start))
-    return rng.standard_normal((1 + int(end > SECONDS), TINY["clap_dim"])).astype(np.float32)
+def song_codes(frames: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 16, -(-frames * 25 // 43)).astype(np.int32)
 
 
-def song(model, frames: int, **options) -> list[np.ndarray]:
-    codes = np.random.default_rng(0).integers(0, 16, -(-frames * 25 // 43)).astype(np.int32)
+def song(model, frames: int, codes=None, **options) -> list[np.ndarray]:
     settings = {"steps": 3, "guidance_scale": 2.0, "key": mx.random.key(7), **options}
-    return [
-        np.array(c)
-        for c in sample_windows(model, codes, clap_for_window, frames=frames, **settings)
-    ]
+    codes = song_codes(frames) if codes is None else codes
+    chunks = sample_windows(
+        model, codes, VECTOR, THOUGHTS, frames=frames, thought_seconds=1.5, **settings
+    )
+    return [np.array(chunk) for chunk in chunks]
 
 
 @pytest.mark.parametrize("frames", [1, 86, 87, 100, 150, 151, 500])
@@ -56,18 +62,59 @@ def test_chunks_join_to_the_song_and_do_not_depend_on_the_reader(objective, samp
     assert all(np.isfinite(c).all() and c.std() > 0.1 for c in chunks)
 
 
+def test_codes_may_come_in_blocks_and_are_read_no_further_than_needed():
+    model, frames, read = tiny_diffusion(), 200, []
+    codes = song_codes(frames)
+
+    def blocks():
+        for start in range(0, len(codes), 10):
+            read.append(start)
+            yield codes[start : start + 10]
+
+    chunks = sample_windows(
+        model, blocks(), VECTOR, THOUGHTS, frames=frames, steps=1, key=mx.random.key(7)
+    )
+    next(chunks)
+    assert read[-1] < 50 + 10, "2 s are 50 codes"
+    rest = [np.array(c) for c in chunks]
+    whole = sample_windows(
+        model, codes, VECTOR, THOUGHTS, frames=frames, steps=1, key=mx.random.key(7)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(rest, list(whole)[1:], strict=True))
+
+
+def test_a_window_has_the_prompt_and_the_thoughts_it_touches():
+    def rows(start: float, stop: float, window: float = 10.0) -> list[int]:
+        thoughts = np.arange(5, dtype=np.float32)[:, None]
+        vectors = window_vectors(
+            np.array([-1.0]),
+            thoughts,
+            start=start,
+            stop=stop,
+            thought_seconds=10.0,
+            window_seconds=window,
+        )
+        return vectors[:, 0].astype(int).tolist()
+
+    assert rows(0.0, 10.0) == [-1, 0, 0]  # on the grid: one thought, twice
+    assert rows(8.01, 18.02) == [-1, 0, 1]
+    assert rows(10.0, 20.0) == [-1, 1, 1]
+    assert rows(0.0, 4.0) == [-1, 0, 0]  # a short song
+    assert rows(45.0, 55.0) == [-1, 4, 4]  # no thought beyond the last
+    assert rows(25.0, 50.0, window=25.0) == [-1, 2, 3, 4, 4]
+
+
 def test_a_short_song_is_one_exact_sample():
     model = tiny_diffusion(latent_scale=0.5)
     frames, key = 60, mx.random.key(7)
-    (chunk,) = song(model, frames)
+    (chunk,) = song(model, frames, duration=1.3)
     noise_key, _ = mx.random.split(mx.random.split(key, 1)[0])
-    codes = np.random.default_rng(0).integers(0, 16, -(-frames * 25 // 43)).astype(np.int32)
     expected = sample(
         model,
-        mx.array(codes)[None],
-        mx.array(clap_for_window(0, frames / model.config.latent_rate))[None],
+        mx.array(song_codes(frames))[None],
+        mx.array(np.stack([VECTOR, *THOUGHTS[[0, 0, 0]]]))[None],
         mx.zeros((1,)),
-        mx.array([frames / model.config.latent_rate]),
+        mx.array([1.3]),
         noise=mx.random.normal((1, frames, 4), key=noise_key),
         steps=3,
         guidance_scale=2.0,
@@ -119,27 +166,13 @@ def test_progress_counts_the_passes_that_are_run(sampler, per_window):
     assert seen == [(i + 1, total) for i in range(total)]
 
 
-def test_rows_of_a_batch_are_songs_of_their_own():
-    model = tiny_diffusion()
-    codes = np.random.default_rng(0).integers(0, 16, (2, 60)).astype(np.int32)
-    clap = np.random.default_rng(1).standard_normal((2, 2, 12)).astype(np.float32)
-    chunks = list(
-        sample_windows(model, codes, lambda *_: clap, frames=100, steps=2, key=mx.random.key(0))
-    )
-    assert [c.shape for c in chunks] == [(2, 86, 4), (2, 14, 4)]
-    assert mx.abs(chunks[0][0] - chunks[0][1]).max().item() > 0.1
-
-
 def test_memory_does_not_grow_with_the_song():
     model = tiny_diffusion()
     peaks = []
     for frames in (200, 1000):
         mx.clear_cache()
         mx.reset_peak_memory()
-        codes = np.zeros(frames, np.int32)
-        for _ in sample_windows(
-            model, codes, clap_for_window, frames=frames, steps=2, key=mx.random.key(0)
-        ):
+        for _ in song(model, frames, steps=2):
             pass
         peaks.append(mx.get_peak_memory())
     assert peaks[1] < 1.2 * peaks[0] + 100_000
@@ -150,5 +183,7 @@ def test_wrong_sampler_or_steps_are_refused_in_words():
         song(tiny_diffusion(), 50, sampler="dpmpp")
     with pytest.raises(MusicotError, match="dpmpp or dpmpp_sde"):
         song(tiny_diffusion(objective="v"), 50, sampler="heun")
+    with pytest.raises(MusicotError, match="no audio codes"):
+        song(tiny_diffusion(), 50, codes=np.zeros(0, np.int32))
     with pytest.raises(MusicotError, match="at least 1"):
         song(tiny_diffusion(), 50, steps=0)

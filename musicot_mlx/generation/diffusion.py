@@ -12,7 +12,7 @@ window goes on from the one before it. One step is always in flight while the ne
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -253,32 +253,72 @@ def _impose(
     return mx.concatenate([keep * known + level * noise[:, :frames], x[:, frames:]], axis=1)
 
 
+def window_vectors(
+    vector: np.ndarray,
+    thoughts: np.ndarray,
+    *,
+    start: float,
+    stop: float,
+    thought_seconds: float,
+    window_seconds: float,
+) -> np.ndarray:
+    """CLAP vectors of a window, float32 (vectors, clap_dim): the prompt's, then its thoughts.
+
+    thoughts (segments, clap_dim) lie on the song's grid of thought_seconds. As in training there
+    are as many as the longest window can touch; one that touches fewer has its last one again.
+    """
+    slots = math.ceil(window_seconds / thought_seconds) + 1
+    first = int(start / thought_seconds + 1e-6)
+    last = max(first, math.ceil(stop / thought_seconds - 1e-6) - 1)
+    index = np.minimum(first + np.arange(slots), min(last, len(thoughts) - 1))
+    return np.concatenate([vector[None], thoughts[index]]).astype(np.float32)
+
+
+class _CodeReader:
+    """Codes that may still be in the making: `upto(count)` is all there are, at least count."""
+
+    def __init__(self, codes: np.ndarray | Iterable[np.ndarray]) -> None:
+        self.blocks = iter([codes] if isinstance(codes, np.ndarray) else codes)
+        self.codes = np.zeros(0, dtype=np.int32)
+
+    def upto(self, count: int) -> np.ndarray:
+        parts = [self.codes]
+        while sum(map(len, parts)) < count and (block := next(self.blocks, None)) is not None:
+            parts.append(np.asarray(block, dtype=np.int32).reshape(-1))
+        self.codes = np.concatenate(parts)
+        return self.codes
+
+
 def sample_windows(
     model: SemanticDiffusion,
-    codes: mx.array | np.ndarray | Callable[[int], np.ndarray],
-    clap_for_window: Callable[[float, float], mx.array | np.ndarray],
+    codes: np.ndarray | Iterable[np.ndarray],
+    vector: np.ndarray,
+    thoughts: np.ndarray,
     *,
     frames: int,
+    duration: float | None = None,
+    thought_seconds: float = 10.0,
     steps: int = 16,
     sampler: str | None = None,
     guidance_scale: float = 1.0,
     key: mx.array,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[mx.array]:
-    """Latents of a song, float32 chunks (batch, new frames, latent_dim) in order, evaluated.
+    """Latents of one song, float32 chunks (1, new frames, latent_dim) in order, evaluated.
 
-    codes (batch or none, frames25) int32 of the whole song, or a function that gives the song's codes
-    up to at least the count it is asked for, so that they can still be in the making;
-    clap_for_window(start, end) in seconds
-    gives CLAP vectors (vectors, clap_dim) or one set per row: the prompt's, then the window's
-    thoughts. frames: latent frames in all. progress(done, total) counts forward passes. Each window
-    draws from its own part of key, so chunks don't depend on who reads them, or how fast.
+    codes: int32 (frames25,) of the song, or blocks of them as they are made, read no further than
+    the window at hand needs. vector (clap_dim,): CLAP of the prompt. thoughts (segments, clap_dim).
+    frames: latent frames in all; duration: seconds of the song, frames / latent_rate by default.
+    progress(done, total) counts forward passes. Each window draws from its own part of key, so
+    chunks don't depend on who reads them, or how fast. Raises MusicotError when there are no codes.
     """
     config = model.config
-    codes_until = codes if callable(codes) else lambda count: codes
+    if frames < 1:
+        raise MusicotError(f"frames is {frames}, expected at least 1")
     cut = windows(frames, config.window_frames, config.overlap_frames)
     total = forward_passes(config, frames, steps=steps, sampler=sampler)
-    done = 0
+    reader, done = _CodeReader(codes), 0
+    total_seconds = mx.array([duration or frames / config.latent_rate])
 
     def on_pass() -> None:
         nonlocal done
@@ -287,26 +327,29 @@ def sample_windows(
             progress(done, total)
 
     made = None  # the latents of the window before
-    for index, (window, window_key) in enumerate(
-        zip(cut, mx.random.split(key, len(cut)), strict=True)
-    ):
-        song = mx.array(codes_until(config.codes_until(window.stop))).astype(mx.int32)
-        song = song[None] if song.ndim == 1 else song  # (batch, frames25)
-        batch = song.shape[0]
-        start = window.start / config.latent_rate
-        clap = mx.array(clap_for_window(start, window.stop / config.latent_rate))
-        clap = mx.broadcast_to(clap, (batch, *clap.shape[-2:]))
-        shape = (batch, window.stop - window.start, config.latent_dim)
-        noise_key, step_key = mx.random.split(window_key)
-        known = None
-        if index:
-            known = made[:, made.shape[1] - (window.fresh - window.start) :]
+    keys = mx.random.split(key, len(cut))
+    for index, window in enumerate(cut):
+        start, stop = window.start / config.latent_rate, window.stop / config.latent_rate
+        window_codes = reader.upto(math.ceil(stop * config.audio_frame_rate))
+        if not len(window_codes):
+            raise MusicotError("there are no audio codes to render")
+        clap = window_vectors(
+            vector,
+            thoughts,
+            start=start,
+            stop=stop,
+            thought_seconds=thought_seconds,
+            window_seconds=config.window_seconds,
+        )
+        noise_key, step_key = mx.random.split(keys[index])
+        shape = (1, window.stop - window.start, config.latent_dim)
+        known = made[:, made.shape[1] - (window.fresh - window.start) :] if index else None
         made = sample(
             model,
-            song,
-            clap,
-            mx.full((batch,), start),
-            mx.full((batch,), frames / config.latent_rate),
+            mx.array(window_codes)[None],
+            mx.array(clap)[None],
+            mx.array([start]),
+            total_seconds,
             noise=mx.random.normal(shape, key=noise_key),
             steps=steps,
             sampler=sampler,

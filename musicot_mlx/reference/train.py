@@ -1,16 +1,16 @@
 """Pretraining, a stage at a time: `python -m musicot_mlx.reference.train --data FOLDER --out FOLDER
 [--stage NAME ...]`.
 
-The order is that of the dependencies: vae and clap and best_rq -> semantic_tokenizer read audio;
-rvq needs clap; encode turns every song into latents, codes and embeddings; semantic_lm and
-diffusion read those alone; assemble writes the checkpoint folder that `musicot convert` reads.
+The order is that of the dependencies. vae, clap and best_rq then semantic_tokenizer read audio;
+rvq needs clap; encode turns songs into embeddings and codes for semantic_lm, encode_latents into
+latents for diffusion; assemble writes the checkpoint folder that `musicot convert` reads.
 Every stage resumes where it stopped. Several GPUs: `accelerate launch -m
 musicot_mlx.reference.train ...`.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import yaml
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference import clap as clap_parts
 from musicot_mlx.reference.data import SongData, SongEntry, read_roll, read_window
 from musicot_mlx.reference.diffusion import SemanticDiffusion
@@ -39,6 +40,7 @@ from musicot_mlx.reference.trainer import (
 from musicot_mlx.reference.vae import VAE
 
 MINI = Path(__file__).parent / "configs" / "mini.yaml"
+VAE_AUDIO = {"sample_rate": "sample_rate", "channels": "audio_channels"}  # of read_window: of VAE
 
 
 class Studio:
@@ -132,7 +134,7 @@ def rows(waveform: Tensor) -> Tensor:
 
 def train_vae(studio: Studio) -> None:
     config, options = studio.config["vae"], studio.options("vae")
-    audio = {"sample_rate": config["sample_rate"], "channels": config["audio_channels"]}
+    audio = {k: config[v] for k, v in VAE_AUDIO.items()}
 
     def batch(step: int, rng: np.random.Generator) -> Batch:
         windows = []
@@ -184,11 +186,12 @@ class ClapMels:
 
 def train_clap(studio: Studio) -> None:
     config, options = studio.config["clap"], studio.options("clap")
-    file = studio.out / "tokenizer.json"
+    file, vocab_size = studio.out / "tokenizer.json", config["text_config"]["vocab_size"]
     if not file.is_file():
         studio.out.mkdir(parents=True, exist_ok=True)
-        vocab_size = config["text_config"]["vocab_size"]
         clap_parts.train_tokenizer(studio.data.captions(), vocab_size).save(str(file))
+    if (size := studio.tokenizer().get_vocab_size()) != vocab_size:
+        raise MusicotError(f"captions give {size} tokens, the config asks for {vocab_size}")
     tokenizer = studio.tokenizer()
     max_tokens = config["text_config"]["max_position_embeddings"] - 2
     mels = ClapMels(config["audio_config"]["num_mel_bins"])
@@ -316,53 +319,69 @@ def train_semantic_tokenizer(studio: Studio) -> None:
 
 @torch.no_grad()
 def encode(studio: Studio) -> None:
-    """Write `encoded/<song>.npz` for every song: a few MB an hour, all that the last two stages
-    read.
+    """Write `encoded/<song>.npz` for every song: all that the language model learns from.
 
     `clap` (windows, dim) audio embeddings every 2.5 s; `thoughts` (levels, windows) their codes;
     `text` (captions, dim) embeddings of the song's captions; `window_text` (windows, wordings, dim)
-    of its windows' captions; `codes` (frames,) semantic codes; `latents` (time, latent_dim) float16
-    posterior means.
+    of its windows' captions; `codes` (frames,) semantic codes.
     """
-    clap, rvq, vae = studio.clap(), studio.rvq(), studio.vae()
-    semantic, tokenizer = studio.semantic_tokenizer(), studio.tokenizer()
-    mels = ClapMels(studio.config["clap"]["audio_config"]["num_mel_bins"])
+    clap, rvq, semantic = studio.clap(), studio.rvq(), studio.semantic_tokenizer()
+    tokenizer = studio.tokenizer()
     max_tokens = studio.config["clap"]["text_config"]["max_position_embeddings"] - 2
-    folder = studio.out / "encoded"
-    folder.mkdir(parents=True, exist_ok=True)
+    rate = studio.config["semantic_tokenizer"]["sample_rate"]
+    mels = ClapMels(studio.config["clap"]["audio_config"]["num_mel_bins"])
 
     def embed(texts: list[str]) -> np.ndarray:
-        ids, mask = clap_parts.tokenize(tokenizer, texts, max_tokens)
-        return clap_parts.embed_text(clap, ids, mask).numpy()
+        distinct = list(dict.fromkeys(texts))
+        ids, mask = clap_parts.tokenize(tokenizer, distinct, max_tokens)
+        vectors = clap_parts.embed_text(clap, ids, mask).numpy()
+        return vectors[[distinct.index(text) for text in texts]]
 
-    for index, song in enumerate(studio.data.entries):
-        target = folder / f"{song.path.stem}.npz"
-        if target.is_file():
-            continue
+    for index, song, target in missing(studio, ".npz"):
         embeddings = song_embeddings(clap, mels, song)
         mels.songs.clear()
         starts = 2.5 * np.arange(len(embeddings))
         rng = np.random.default_rng(index)
-        wordings = [
-            song.caption(rng, t, clap_parts.WINDOW_SECONDS) for t in starts for _ in range(4)
-        ]
-        rate = studio.config["semantic_tokenizer"]["sample_rate"]
+        wordings = [song.caption(rng, t, clap_parts.WINDOW_SECONDS) for t in starts for _ in "ab"]
         audio = read_window(song.path, 0, song.duration, sample_rate=rate)
-        codes = semantic.encode(torch.from_numpy(audio.T))[0]
-        rate, channels = (studio.config["vae"][k] for k in ("sample_rate", "audio_channels"))
-        audio = read_window(song.path, 0, song.duration, sample_rate=rate, channels=channels)
-        latents = vae.encode(torch.from_numpy(audio)[None]).mean[0]
         arrays = {
             "clap": embeddings.numpy(),
             "thoughts": rvq(embeddings[None])[1][0].T.numpy().astype(np.int32),
             "text": embed(list(song.prompts)),
-            "window_text": embed(wordings).reshape(len(starts), 4, -1),
-            "codes": codes.numpy().astype(np.int32),
-            "latents": latents.numpy().astype(np.float16),
+            "window_text": embed(wordings).reshape(len(starts), 2, -1),
+            "codes": semantic.encode(torch.from_numpy(audio.T))[0].numpy().astype(np.int32),
         }
-        temporary = folder / f".{song.path.stem}.npz"
-        np.savez(temporary, **arrays)
-        temporary.replace(target)
+        with target.open("wb") as file:
+            np.savez(file, **arrays)
+
+
+@torch.no_grad()
+def encode_latents(studio: Studio) -> None:
+    """Write `encoded/<song>.npy` for every song: posterior means, float16 (time, latent_dim)."""
+    vae = studio.vae()
+    options = {k: studio.config["vae"][v] for k, v in VAE_AUDIO.items()}
+    for _, song, target in missing(studio, ".npy"):
+        audio = read_window(song.path, 0, song.duration, **options)
+        latents = vae.encode(torch.from_numpy(audio)[None]).mean[0]
+        with target.open("wb") as file:
+            np.save(file, latents.numpy().astype(np.float16))
+
+
+def missing(studio: Studio, suffix: str) -> Iterator[tuple[int, SongEntry, Path]]:
+            raise MusicotError(f"nothing encoded in {studio.out}; run encode, encode_latents")
+    folder = studio.out / "encoded"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, song in enumerate(studio.data.entries):
+        target = folder / f"{song.path.stem}{suffix}"
+        claim = folder / f".{song.path.stem}{suffix}"
+        if target.is_file() or claim.is_file():  # done, or another process is at it
+            continue
+        claim.touch()
+        try:
+            yield index, song, claim
+            claim.replace(target)
+        finally:
+            claim.unlink(missing_ok=True)
         if index % 50 == 0:
             print(f"encoded {index + 1} of {len(studio.data.entries)}", flush=True)
 
@@ -372,12 +391,30 @@ class Encoded:
     learn from.
     """
 
-    def __init__(self, studio: Studio, entries: list[SongEntry], *, text_share: float) -> None:
-        self.entries, self.text_share = entries, text_share
-        self.songs = []
+    def __init__(
+        self,
+        studio: Studio,
+        entries: list[SongEntry],
+        *,
+        text_share: float,
+        latents: bool = False,
+    ) -> None:
+        self.text_share = text_share
+        self.entries, self.songs = [], []
         for entry in entries:
-            with np.load(studio.out / "encoded" / f"{entry.path.stem}.npz") as arrays:
-                self.songs.append({name: arrays[name] for name in arrays.files})
+            file = studio.out / "encoded" / f"{entry.path.stem}.npz"
+            if not file.is_file() or (latents and not file.with_suffix(".npy").is_file()):
+                continue
+            with np.load(file) as arrays:
+                song = {name: arrays[name] for name in arrays.files}
+            if latents:
+                song["latents"] = np.load(file.with_suffix(".npy"))
+            self.entries.append(entry)
+            self.songs.append(song)
+        if not self.songs:
+            raise MusicotError(
+                f"no encoded song in {studio.out}; run --stage encode encode_latents"
+            )
 
     def draw(self, rng: np.random.Generator) -> tuple[SongEntry, dict[str, np.ndarray]]:
         index = rng.integers(len(self.songs))
@@ -485,7 +522,7 @@ def diffusion_config(studio: Studio) -> dict[str, Any]:
     """The diffusion section with the scale that gives training latents unit variance."""
     file = studio.out / "diffusion" / "latent_scale.txt"
     if not file.is_file():
-        data = Encoded(studio, studio.data.training[:200], text_share=0.0)
+        data = Encoded(studio, studio.data.training[:200], text_share=0.0, latents=True)
         spread = float(np.concatenate([s["latents"].astype(np.float32) for s in data.songs]).std())
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{1 / spread:.6f}")
@@ -533,8 +570,8 @@ def train_diffusion(studio: Studio) -> None:
         return {k: torch.stack([item[k] for item in items]) for k in items[0]}
 
     share = options["text_condition_share"]
-    training = Encoded(studio, studio.data.training, text_share=share)
-    held_out = Encoded(studio, studio.data.validation, text_share=share)
+    training = Encoded(studio, studio.data.training, text_share=share, latents=True)
+    held_out = Encoded(studio, studio.data.validation, text_share=share, latents=True)
     rng = np.random.default_rng(0)
     checks = [collate([window(held_out, rng) for _ in range(16)]) for _ in range(3)]
 
@@ -577,6 +614,7 @@ STAGES: dict[str, Callable[[Studio], None]] = {
     "semantic_tokenizer": train_semantic_tokenizer,
     "encode": encode,
     "semantic_lm": train_semantic_lm,
+    "encode_latents": encode_latents,
     "diffusion": train_diffusion,
     "assemble": assemble,
 }
