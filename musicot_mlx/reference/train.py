@@ -368,7 +368,7 @@ def encode_latents(studio: Studio) -> None:
 
 
 def missing(studio: Studio, suffix: str) -> Iterator[tuple[int, SongEntry, Path]]:
-            raise MusicotError(f"nothing encoded in {studio.out}; run encode, encode_latents")
+    """Songs that lack their encoded file, each with a path to write to, renamed afterwards."""
     folder = studio.out / "encoded"
     folder.mkdir(parents=True, exist_ok=True)
     for index, song in enumerate(studio.data.entries):
