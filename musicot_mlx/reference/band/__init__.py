@@ -1,21 +1,20 @@
-"""A procedural band: it composes songs from a seed, knows exactly what it wrote, and plays them.
+"""A procedural band that composes, captions and plays the music the embedded model learns from.
 
-`compose(seed)` gives a Piece (notes, sections, tempo, key) that answers truthfully what sounds when:
-activity per family, instruments, tags, captions of any window, piano roll. `render(piece)` plays it
-through FluidSynth; `make_dataset` writes a folder of songs for pretraining. Only numpy is needed to
-compose. The music is the repository's own, so whatever is trained on it can be given away.
+`compose(seed)` writes a Piece: style, harmony, sections in which instruments enter and leave, every
+note. A Piece knows exactly what sounds when, so its captions and tags are true. `render(piece)` plays
+it through FluidSynth. `python -m musicot_mlx.reference.band FOLDER --songs N` makes a data set.
 """
 
 from musicot_mlx.reference.band.compose import compose
 from musicot_mlx.reference.band.dataset import make_dataset
 from musicot_mlx.reference.band.piece import Note, Piece, Section
-from musicot_mlx.reference.band.render import can_render, render, render_stems
+from musicot_mlx.reference.band.render import available, render, render_stems
 
 __all__ = [
     "Note",
     "Piece",
     "Section",
-    "can_render",
+    "available",
     "compose",
     "make_dataset",
     "render",

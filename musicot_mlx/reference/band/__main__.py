@@ -1,28 +1,30 @@
-"""python -m musicot_mlx.reference.band FOLDER --songs N: write a data set of songs."""
+"""`python -m musicot_mlx.reference.band FOLDER --songs N`: make a data set of the band's songs."""
 
 import argparse
 import sys
+
+from tqdm import tqdm
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.band.dataset import make_dataset
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, make, report."""
-    parser = argparse.ArgumentParser(prog="python -m musicot_mlx.reference.band")
-    parser.add_argument("folder", help="where songs, rolls and metadata.json go")
-    parser.add_argument("--songs", type=int, required=True, help="number of songs")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first song")
-    parser.add_argument("--duration", type=float, default=60.0, help="seconds a song")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--channels", type=int, default=1, choices=(1, 2), help="1 mono, 2 stereo")
-    options = parser.parse_args(argv)
+    parser = argparse.ArgumentParser(prog="musicot_mlx.reference.band", description=__doc__)
+    parser.add_argument("folder", help="where songs, scores and metadata.json go")
+    parser.add_argument("--songs", type=int, required=True, help="how many songs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first song (default: 0)")
+    parser.add_argument("--duration", type=float, default=60.0, help="seconds a song (default: 60)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--channels", type=int, choices=(1, 2), default=1, help="(default: 1)")
+    args = parser.parse_args(argv)
+    options = {k: v for k, v in vars(args).items() if k != "folder"}
     try:
-        path = make_dataset(**vars(options))
+        for _ in tqdm(make_dataset(args.folder, **options), total=args.songs, unit="song"):
+            pass
     except MusicotError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(path)
     return 0
 
 

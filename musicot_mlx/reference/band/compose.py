@@ -141,13 +141,13 @@ def compose(seed: int, *, duration: float = 60.0, style: str | None = None) -> P
 
 def _tempo(rng: np.random.Generator, style: Style, duration: float) -> tuple[float, int]:
     """A tempo at which a whole number of bars fills the duration but for the last chord's tail."""
-    low, high = style.bpm
-    bars = max(1, round((duration - TAIL) * rng.uniform(low, high) / 240.0))
+    wanted = rng.uniform(*style.bpm)
+    bars = max(2, round((duration - TAIL) * wanted / 240.0))
     bpm = 240.0 * bars / (duration - TAIL)
-    if not low <= bpm <= high:  # short pieces: keep the style's tempo, leave a longer tail
-        bars = max(1, int((duration - 0.4) * low / 240.0))
-        bpm = min(high, max(low, 240.0 * bars / (duration - TAIL)))
-    return float(bpm), bars
+    low, high = style.bpm
+    return float(np.clip(bpm, low, high)), max(1, int((duration - 0.4) * low / 240.0)) if (
+        bpm < low
+    ) else bars
 
 
 def _moods(rng: np.random.Generator, style: Style, mode: str, bpm: float) -> tuple[str, ...]:
@@ -524,7 +524,7 @@ def _ending(song: Song, stretch: Stretch, seat: Seat) -> Iterator[Note]:
     elif part.play == "bass":
         pitches = [_fold(part.register - 7 + (chord[0] - part.register + 7) % 12, tool.low, 60)]
     elif part.play == "melody":
-        pitches = [_fold(part.register + (chord[0] - part.register) % 12, tool.low, tool.high)]
+        pitches = [_fold(_snap(part.register, chord[:1] or chord), tool.low, tool.high)]
     elif part.play == "power":
         root = tool.low + (chord[0] - tool.low) % 12
         pitches = [root, root + 7, root + 12]
