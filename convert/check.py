@@ -123,7 +123,7 @@ def _vae(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any) -> Pa
     channels = [_sound(config.sample_rate, 1.0, rng) for _ in range(config.audio_channels)]
     waveform = np.stack(channels, axis=-1)[None]  # (batch, samples, channels)
     latents = reference.vae.encode(torch.from_numpy(waveform)).mean
-    yield "latents", pipeline.vae.encode(mx.array(waveform)), latents
+    yield "latents", pipeline.vae.encode(mx.array(waveform)).mean, latents
     theirs = reference.vae.decode(latents)
     yield "waveform", pipeline.vae.decode(mx.array(latents.numpy())), theirs
 

@@ -1,7 +1,6 @@
 """musicot convert: a PyTorch checkpoint folder to an MLX folder."""
 
 import argparse
-import sys
 from importlib.util import find_spec
 
 from musicot_mlx.cli import common
@@ -51,9 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    missing = [name for name in ("torch", "transformers", "diffusers") if not find_spec(name)]
+    if args.check and missing:
+        raise MusicotError(
+            f"--check needs {', '.join(missing)}: pip install '.[torch]' in a checkout"
+        )
+
     from musicot_mlx.convert.convert import convert
 
-    report = convert(
+    summary = convert(
         args.hf_path,
         args.mlx_path,
         quantize=args.quantize,
@@ -62,18 +67,11 @@ def run(args: argparse.Namespace) -> int:
         mode=args.q_mode,
         dtype=args.dtype,
     )
-    print(report)
+    print(summary)
     if args.check:
-        missing = [name for name in ("torch", "transformers", "diffusers") if not find_spec(name)]
-        if missing:
-            raise MusicotError(
-                f"--check needs {', '.join(missing)}: pip install '.[torch]' in a checkout "
-                f"({args.mlx_path} is written)"
-            )
         from musicot_mlx.convert.check import check
 
         with common.Progress() as progress:
-            rows = check(args.hf_path, args.mlx_path, progress=progress)
-        print("\n".join(map(str, rows)))
-    print(f"load it with musicot generate --model {args.mlx_path}", file=sys.stderr)
+            differences = check(args.hf_path, args.mlx_path, progress=progress)
+        print("\n".join(map(str, differences)))
     return 0
