@@ -1,0 +1,297 @@
+"""VAE between 44.1 kHz waveforms and 43 Hz latents: ConvNeXt over STFT frames, with an iSTFT head.
+
+The paper asks for 44.1 kHz audio at 43 Hz x 64 latents (arXiv 2503.19611, section 5.1) and names no
+network. Reference: `musicot_mlx/reference/vae.py`, which follows Vocos (arXiv 2306.00814) except
+that the head predicts real and imaginary parts. Here audio is channels last, depthwise convolutions
+are shifted products, the inverse STFT adds frames by reshaping, and `decode_stream` decodes latents
+as they come: its pieces overlap by the network's whole receptive field, so they equal one decode.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from musicot_mlx.audio.mel import hann_window, stft
+from musicot_mlx.nn.depthwise import DepthwiseConv1d
+from musicot_mlx.nn.elementwise import gelu, in_blocks
+from musicot_mlx.weights.config import config_from_dict
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Sizes of encoder and decoder; a latent lasts 2 * hop_length samples."""
+
+    sample_rate: int = 44100  # Hz
+    audio_channels: int = 1
+    n_fft: int = 2048  # samples
+    hop_length: int = 512  # samples
+    latent_dim: int = 64
+    encoder_dim: int = 256
+    encoder_layers: tuple[int, int] = (4, 2)  # at the frame rate, at the latent rate
+    decoder_dim: int = 384
+    decoder_layers: tuple[int, int] = (3, 5)  # at the latent rate, at the frame rate
+    expansion: int = 3
+    kernel_size: int = 7
+    compression: float = 0.3  # exponent of magnitudes that the encoder sees
+
+    def __post_init__(self) -> None:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {self.kernel_size}, expected an odd number")
+        if self.n_fft % 2 or (self.n_fft - self.hop_length) % 2:
+            raise ValueError(
+                f"n_fft {self.n_fft} and hop_length {self.hop_length} must both be even"
+            )
+        if not 0 < self.hop_length <= self.n_fft // 2:
+            raise ValueError(
+                f"hop_length is {self.hop_length}, expected at most half of n_fft {self.n_fft}"
+            )
+        if self.audio_channels not in (1, 2):
+            raise ValueError(f"audio_channels is {self.audio_channels}, expected 1 or 2")
+
+    @classmethod
+    def from_dict(cls, d: dict) -> "VAEConfig":
+        return config_from_dict(cls, d)
+
+    @property
+    def samples_per_latent(self) -> int:
+        return 2 * self.hop_length
+
+    @property
+    def latent_rate(self) -> float:
+        """Latents per second."""
+        return self.sample_rate / self.samples_per_latent
+
+    @property
+    def bins(self) -> int:
+        return self.n_fft // 2 + 1
+
+    @property
+    def features(self) -> int:
+        """Real and imaginary parts of every bin of every channel."""
+        return 2 * self.bins * self.audio_channels
+
+    @property
+    def decoder_reach(self) -> int:
+        """Latents on each side that a decoded sample depends on."""
+        side = self.kernel_size // 2
+        stft_frames = -(-self.n_fft // self.hop_length)
+        frames = self.decoder_layers[1] * side + stft_frames
+        return self.decoder_layers[0] * side + -(-frames // 2)
+
+
+# What the paper asks for, at about Stable Audio's VAE's number of parameters.
+PAPER_STEREO = VAEConfig(
+    audio_channels=2,
+    encoder_dim=512,
+    encoder_layers=(6, 6),
+    decoder_dim=1024,
+    decoder_layers=(6, 12),
+    expansion=4,
+)
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution over time, then a pointwise MLP; arXiv 2201.03545."""
+
+    def __init__(self, dim: int, *, expansion: int, kernel_size: int) -> None:
+        super().__init__()
+        self._width = expansion * dim
+        self.depthwise = DepthwiseConv1d(dim, kernel_size)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.expand = nn.Linear(dim, expansion * dim)
+        self.project = nn.Linear(expansion * dim, dim)
+        self.scale = mx.full((dim,), 0.1)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x + self.scale * in_blocks(self._mlp, self.depthwise(x), self._width)
+
+    def _mlp(self, x: mx.array) -> mx.array:
+        return self.project(gelu(self.expand(self.norm(x))))
+
+
+class Encoder(nn.Module):
+    """Compressed STFT frames (batch, frames, features) to latent mean and log-variance."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        dim = config.encoder_dim
+        block = {"expansion": config.expansion, "kernel_size": config.kernel_size}
+        self.embed = nn.Linear(config.features, dim)
+        self.fine = [ConvNeXtBlock(dim, **block) for _ in range(config.encoder_layers[0])]
+        self.downsample = nn.Linear(2 * dim, dim)
+        self.coarse = [ConvNeXtBlock(dim, **block) for _ in range(config.encoder_layers[1])]
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, 2 * config.latent_dim)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = self.embed(x)
+        for block in self.fine:
+            x = block(x)
+        batch, frames, dim = x.shape
+        x = self.downsample(x.reshape(batch, frames // 2, 2 * dim))  # (batch, time, channels)
+        for block in self.coarse:
+            x = block(x)
+        return self.head(self.norm(x))  # (batch, time, 2 * latent_dim)
+
+
+class Decoder(nn.Module):
+    """Latents (batch, time, latent_dim) to STFT parts, float32 (batch, 2 * time, features)."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        dim = config.decoder_dim
+        block = {"expansion": config.expansion, "kernel_size": config.kernel_size}
+        self.embed = nn.Linear(config.latent_dim, dim)
+        self.coarse = [ConvNeXtBlock(dim, **block) for _ in range(config.decoder_layers[0])]
+        self.upsample = nn.Linear(dim, 2 * dim)
+        self.fine = [ConvNeXtBlock(dim, **block) for _ in range(config.decoder_layers[1])]
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, config.features)
+        self.bin_scale = mx.zeros((config.features,))  # natural log
+
+    def __call__(self, z: mx.array) -> mx.array:
+        x = self.embed(z)
+        for block in self.coarse:
+            x = block(x)
+        batch, time, dim = x.shape
+        x = self.upsample(x).reshape(batch, 2 * time, dim)  # (batch, frames, channels)
+        for block in self.fine:
+            x = block(x)
+        # float32 from here: a loud bass bin would leave the range of 16 bits
+        scale = mx.exp(self.bin_scale.astype(mx.float32))
+        return self.head(self.norm(x)).astype(mx.float32) * scale
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Mean and log-variance of the posterior, (batch, time, latent_dim) each."""
+
+    mean: mx.array
+    log_variance: mx.array
+
+    def sample(self, key: mx.array) -> mx.array:
+        noise = mx.random.normal(self.mean.shape, key=key).astype(self.mean.dtype)
+        return self.mean + noise * mx.exp(0.5 * self.log_variance)
+
+
+class VAE(nn.Module):
+    """Waveform (batch, samples, channels) <-> latents (batch, time, latent_dim).
+
+    encode pads the waveform with zeros to whole latents; decode returns float32, time * 2 *
+    hop_length samples.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return self.decoder.norm.weight.dtype
+
+    def spectrum(self, waveform: mx.array) -> mx.array:
+        """Power-compressed STFT, float32 (batch, frames, features), real parts first.
+
+        Frame i is centred on sample (i + 0.5) * hop_length: a latent covers just its own samples.
+        """
+        c = self.config
+        batch, samples, channels = waveform.shape
+        missing = -samples % c.samples_per_latent
+        edge = (c.n_fft - c.hop_length) // 2
+        x = mx.pad(waveform.swapaxes(1, 2), ((0, 0), (0, 0), (edge, edge + missing)))
+        x = stft(
+            x.reshape(batch * channels, -1), n_fft=c.n_fft, hop_length=c.hop_length, centered=False
+        )
+        power = mx.square(mx.real(x)) + mx.square(mx.imag(x)) + 1e-12
+        x = mx.stack([mx.real(x), mx.imag(x)]) * power ** ((c.compression - 1) / 2)
+        x = x.reshape(2, batch, channels, -1, c.bins).transpose(1, 3, 0, 2, 4)
+        return x.reshape(batch, -1, c.features)  # (batch, frames, 2 * channels * bins)
+
+    def waveform(self, features: mx.array) -> mx.array:
+        """Inverse STFT of (batch, frames, features), (batch, frames * hop_length, channels)."""
+        c = self.config
+        batch, frames, _ = features.shape
+        parts = features.reshape(batch, frames, 2, c.audio_channels, c.bins)
+        parts = parts.transpose(2, 0, 3, 1, 4)  # (2, batch, channels, frames, bins)
+        window = hann_window(c.n_fft).astype(np.float32)
+        pieces = mx.fft.irfft(parts[0] + 1j * parts[1], n=c.n_fft) * mx.array(window)
+        hops = -(-c.n_fft // c.hop_length)
+        pieces = _overlap_add(pieces, hops, c.hop_length)  # (batch, channels, samples)
+        power = mx.array(_window_power(window, frames, hops, c.hop_length))
+        edge = (c.n_fft - c.hop_length) // 2
+        audio = (pieces / power)[..., edge : edge + frames * c.hop_length]
+        return audio.swapaxes(1, 2)  # (batch, samples, channels)
+
+    def encode(self, waveform: mx.array) -> Latents:
+        """The posterior. Raises ValueError when the waveform has other channels than the model."""
+        if waveform.ndim != 3 or waveform.shape[-1] != self.config.audio_channels:
+            raise ValueError(
+                f"waveform is {waveform.shape}, expected (batch, samples, "
+                f"{self.config.audio_channels})"
+            )
+        x = self.encoder(self.spectrum(waveform).astype(self.dtype))
+        return Latents(*mx.split(x, 2, axis=-1))
+
+    def decode(self, latents: mx.array) -> mx.array:
+        return self.waveform(self.decoder(latents.astype(self.dtype)))
+
+    def decode_stream(
+        self, latents: Iterable[mx.array], *, longest: int = 512
+    ) -> Iterator[mx.array]:
+        """Decode one song's latents as they come, (1, any time, latent_dim) each, in flat memory.
+
+        Yields evaluated waveforms (samples, channels) that join to the decode of all latents at
+        once: what depends on latents still to come is held back. longest: latents decoded at once.
+        """
+        reach, per_latent = self.config.decoder_reach, self.config.samples_per_latent
+        held = None  # latents from `reach` before the first one that is still to be heard
+        heard = 0  # how many of `held` have been
+
+        def decode_until(stop: int) -> Iterator[mx.array]:
+            nonlocal held, heard
+            while heard < stop:
+                until = min(stop, heard + longest)
+                low, high = max(0, heard - reach), until + reach
+                audio = self.decode(held[:, low:high])[0]
+                audio = audio[(heard - low) * per_latent : (until - low) * per_latent]
+                mx.eval(audio)
+                yield audio
+                done = max(0, until - reach)
+                held, heard, stop = held[:, done:], until - done, stop - done
+
+        for chunk in latents:
+            held = chunk if held is None else mx.concatenate([held, chunk], axis=1)
+            yield from decode_until(held.shape[1] - reach)
+        if held is not None:
+            yield from decode_until(held.shape[1])
+
+    def decode_windows(self, latents: mx.array, *, longest: int = 512) -> mx.array:
+        """decode, in memory bounded by `longest` latents of one row."""
+        rows = [list(self.decode_stream([row[None]], longest=longest)) for row in latents]
+        return mx.stack([mx.concatenate(pieces) for pieces in rows])
+
+
+def _overlap_add(pieces: mx.array, hops: int, hop_length: int) -> mx.array:
+    """Sum pieces (..., frames, hops * hop_length or less) placed every hop_length samples."""
+    *rows, frames, length = pieces.shape
+    none = [(0, 0)] * len(rows)
+    pieces = mx.pad(pieces, [*none, (0, 0), (0, hops * hop_length - length)])
+    pieces = pieces.reshape(*rows, frames, hops, hop_length)
+    total = sum(
+        mx.pad(pieces[..., i, :], [*none, (i, hops - 1 - i), (0, 0)]) for i in range(hops)
+    )  # (..., frames + hops - 1, hop_length)
+    return total.reshape(*rows, (frames + hops - 1) * hop_length)
+
+
+def _window_power(window: np.ndarray, frames: int, hops: int, hop_length: int) -> np.ndarray:
+    """What the squared windows of `frames` frames add up to at each sample, at least 1e-8."""
+    squares = np.zeros(hops * hop_length, dtype=np.float32)
+    squares[: len(window)] = window**2
+    block = np.arange(frames + hops - 1)[:, None] - np.arange(hops)  # frame that lies there
+    inside = ((block >= 0) & (block < frames)).astype(np.float32)
+    return np.maximum(inside @ squares.reshape(hops, hop_length), 1e-8).reshape(-1)
