@@ -82,7 +82,7 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("plan -p ''", "the prompt is empty"),
         ("plan -p x --png no/a.png", "the folder no doesn't exist"),
         ("plan -p x --duration 301", "from 1 to 300 seconds"),
-        ("convert", "the following arguments are required: --hf-path, --mlx-path"),
+        ("convert", "the following arguments are required: --hf-path/--model, --mlx-path"),
         ("convert --hf-path ./no --mlx-path out", "no model folder at ./no"),
         ("convert --hf-path . --mlx-path out", "holds no config.json"),
         ("convert --hf-path . --mlx-path out --q-bits 9", "invalid choice: 9"),
@@ -318,6 +318,9 @@ def test_plan_then_render(tiny_model: Path, here: Path, capsys: pytest.CaptureFi
     assert main(["generate", "--config-from", "a.json", "-o", "b.wav"]) == 0
     assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
     assert main([*model, "--plan", "a.plan.json", "--duration", "3"]) == 2
+    shutil.copy("a.plan.json", "song.json")
+    assert main([*model, "--plan", "song.json"]) == 2
+    assert "written over song.json" in capsys.readouterr().err
 
 
 def test_a_drawn_plan_is_the_song_of_its_prompt(tiny_model: Path, here: Path) -> None:

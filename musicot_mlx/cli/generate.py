@@ -108,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     rate = args.sample_rate or settings.get("sample_rate")
     songs = [(prompt, seed) for prompt in prompts for seed in seeds]
     paths = _paths(args.output, format, len(songs))
+    _require_apart(paths, args)
     if args.play:
         play.require_player(paths[0])
 
@@ -173,6 +174,7 @@ def _stream(
                 if feed:
                     feed(files.to_pcm16(piece).tobytes())
     settings = model.settings(prompt, **{k: v for k, v in options.items() if k != "progress"})
+    settings |= {"format": files.format_of(path), "sample_rate": target}
     sidecar = path.with_suffix(".json")
     write_text(sidecar, json.dumps(settings, indent=2, sort_keys=True) + "\n")
     return {
@@ -244,6 +246,17 @@ def _options(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, An
     if args.plan or settings.get("plan"):
         options.pop("duration", None)
     return options
+
+
+def _require_apart(paths: list[Path], args: argparse.Namespace) -> None:
+    """A song and its settings must not be written over what they are made from."""
+    made = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
+    for source in (args.plan, args.reference, args.lyrics_file, args.prompt_file):
+        if source is not None and Path(source).resolve() in made:
+            raise MusicotError(
+                f"the song would be written over {source}, which it is made from; "
+                "pass another --output"
+            )
 
 
 def _paths(output: str | None, format: str | None, count: int) -> list[Path]:
