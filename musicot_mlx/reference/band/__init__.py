@@ -1,8 +1,8 @@
 """A procedural band that composes, captions and plays the music the embedded model learns from.
 
 `compose(seed)` writes a Piece: style, harmony, sections in which instruments enter and leave, every
-note. A Piece knows exactly what sounds when, so its captions and tags are true. `render(piece)` plays
-it through FluidSynth. `python -m musicot_mlx.reference.band FOLDER --songs N` makes a data set.
+note. A Piece knows exactly what sounds when, so its captions and tags are true. `render(piece)`
+plays it through FluidSynth. `python -m musicot_mlx.reference.band FOLDER --songs N` makes a data set.
 """
 
 from musicot_mlx.reference.band.compose import compose

@@ -1,11 +1,12 @@
-"""Words for what the band plays: from "piano" to a full sentence, true for the window they describe."""
+"""Words for what the band plays: from "piano" to a full sentence, true for their window."""
 
 import numpy as np
 
 from musicot_mlx.reference.band.piece import Piece
-from musicot_mlx.reference.band.tables import INSTRUMENTS, STYLES
+from musicot_mlx.reference.band.tables import CYMBALS, INSTRUMENTS, KICKS, SNARES, STYLES
 
 SLOW, FAST = 92.0, 122.0  # BPM below and above which a tempo word may be said
+RHYTHM = ("bass", "drums")
 TEMPO_WORDS = {
     "slow": ("slow", "slow", "slow-paced", "unhurried", "down-tempo"),
     "medium": ("mid-tempo", "medium-tempo", "moderate"),
@@ -30,7 +31,7 @@ def caption(piece: Piece, rng: np.random.Generator, start: float, end: float | N
     noun = str(rng.choice(style.nouns))
     mood = str(rng.choice(piece.moods))
     tempo = tempo_word(piece, rng)
-    words = [_word(name, rng) for name in names]
+    words = [_word(piece, name, rng, start, end) for name in names]
     kind = rng.random()
     if alone:
         word = words[0]
@@ -51,9 +52,13 @@ def caption(piece: Piece, rng: np.random.Generator, start: float, end: float | N
     if kind < 0.42:
         return _listed(words, rng, most=3)
     if kind < 0.52:
-        return str(rng.choice((genre, f"{mood} {genre}", f"{tempo} {genre} {noun}", f"{genre} {noun}")))
+        return str(
+            rng.choice((genre, f"{mood} {genre}", f"{tempo} {genre} {noun}", f"{genre} {noun}"))
+        )
     if kind < 0.6 and piece.bpm:
         return f"{genre} at {round(piece.bpm)} BPM with {_listed(words, rng, most=2)}"
+    if kind < 0.7:
+        return str(rng.choice(_roles(piece, names, words, genre, mood)))
     band = _listed(words, rng, most=4)
     forms = (
         f"{_a(tempo)} {genre} {noun} with {band}",
@@ -68,10 +73,57 @@ def caption(piece: Piece, rng: np.random.Generator, start: float, end: float | N
     return str(rng.choice(forms))
 
 
-def _word(name: str, rng: np.random.Generator) -> str:
-    """One of the instrument's words; the first, its family's plain name, as often as the rest."""
+def _roles(piece: Piece, names: list[str], words: list[str], genre: str, mood: str) -> list[str]:
+    """Captions that say who leads and who carries; "drums and bass" where that is all there is."""
+    parts = STYLES[piece.style].parts
+    chordal = {n for part in parts if part.play != "melody" for n in part.instruments}
+    melodic = {n for part in parts if part.play == "melody" for n in part.instruments} - chordal
+    family = {name: INSTRUMENTS[name].family for name in names}
+    said = dict(zip(names, words, strict=True))
+    lead = [said[name] for name in names if name in melodic]
+    below = [said[n] for n in sorted(names, key=lambda n: family[n]) if family[n] in RHYTHM]
+    forms = [f"{mood} {genre}", f"{genre} with {' and '.join(words[:2])}"]
+    if lead and below:
+        top = lead[0] if lead[0].endswith("lead") else f"{lead[0]} melody"
+        forms += [f"{top} over {' and '.join(below)}"] * 2
+        forms += [f"{_a(mood)} {genre} with {_a(top)} over {' and '.join(below)}"]
+    if sorted(family.values()) == ["bass", "drums"]:
+        forms += ["drums and bass", "bass and drums", "drum and bass groove", "rhythm section"]
+    if len(names) >= 4:
+        forms += [f"full band: {', '.join(words)}", "full band", f"{genre}, full band"]
+    return forms
+
+
+def _word(
+    piece: Piece, name: str, rng: np.random.Generator, start: float, end: float | None
+) -> str:
+    """One of the instrument's words, its family's plain name often, or what it plays here."""
     words = INSTRUMENTS[name].words
-    return words[0] if rng.random() < 0.4 else str(rng.choice(words))
+    kind = rng.random()
+    if kind < 0.4:
+        return words[0]
+    if kind < 0.55:
+        return str(rng.choice(_playing(piece, name, start, end) or words))
+    return str(rng.choice(words))
+
+
+def _playing(piece: Piece, name: str, start: float, end: float | None) -> list[str]:
+    """What the instrument plays in this window, as far as the score proves it."""
+    family = INSTRUMENTS[name].family
+    if family == "bass" and piece.style == "jazz swing":
+        return ["walking bass"]
+    if name == "distorted guitar" and piece.style == "metal":
+        return ["heavy guitar riffs", "distorted guitar riff", "power chords"]
+    if family != "drums":
+        return []
+    stop = piece.duration if end is None else end
+    hits = [n.pitch for n in piece.notes if n.instrument == name and start <= n.start < stop]
+    forms = ["driving drums"] if piece.bpm > FAST and len(hits) > 4 * (stop - start) else []
+    if all(sum(p in voices for p in hits) >= 4 for voices in (KICKS, SNARES, CYMBALS)):
+        forms += ["full drum kit"] * 2
+    if "double kick" in piece.patterns and sum(p in KICKS for p in hits) > 7 * (stop - start):
+        forms += ["double kick drums"]
+    return forms
 
 
 def _listed(words: list[str], rng: np.random.Generator, *, most: int) -> str:

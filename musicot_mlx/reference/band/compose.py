@@ -39,7 +39,7 @@ MODE_MOODS = {  # (minor-like, slow) -> words that follow from mode and tempo
 
 @dataclass(frozen=True)
 class Seat:
-    """A part that made it into this song: its instrument and its patterns for each kind of section."""
+    """A part that made it into this song: its instrument, its patterns for each kind of section."""
 
     part: Part
     instrument: str
@@ -89,7 +89,7 @@ class Song:
         return 12 * (number // 7) + self.scale[number % 7]
 
     def chord(self, name: str, bar: int) -> list[int]:
-        """Pitch classes of the chord of a bar counted in its section: root, third, fifth (, seventh)."""
+        """Pitch classes of a bar's chord (bars count from its section): root, third, fifth, ..."""
         progression = self.progressions[name]
         root = progression[(bar // (2 if self.style.slow_chords else 1)) % len(progression)]
         steps = (0, 2, 4, 6) if self.style.sevenths else (0, 2, 4)

@@ -1,7 +1,6 @@
 """Songs of the band on disk: audio, score, and the metadata JSON that the trainer reads."""
 
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from musicot_mlx.atomic import atomic_path, write_text
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.band.compose import compose
 from musicot_mlx.reference.band.piece import Piece
 from musicot_mlx.reference.band.render import render
@@ -52,19 +53,36 @@ def describe(piece: Piece, audio_file: str) -> dict[str, Any]:
 
 
 def _make(seed: int, folder: Path, duration: float, channels: int) -> dict[str, Any]:
-    """Compose, and render unless the files are there; the entry of the metadata."""
+    """Compose and render a song; the entry of the metadata."""
     piece = compose(seed, duration=duration)
     audio, score = folder / f"{seed:06d}.wav", folder / f"{seed:06d}.npz"
-    if not (audio.is_file() and score.is_file()):
-        waveform = render(piece, sample_rate=SAMPLE_RATE)
-        if channels == 1:
-            waveform = waveform.mean(axis=1, keepdims=True)
-        hidden = folder / f".{seed:06d}.wav"
-        soundfile.write(hidden, waveform, SAMPLE_RATE, subtype="PCM_16")
-        np.savez_compressed(folder / f".{seed:06d}.npz", roll=piece.roll())
-        os.replace(folder / f".{seed:06d}.npz", score)
-        os.replace(hidden, audio)
+    waveform = render(piece, sample_rate=SAMPLE_RATE)
+    if channels == 1:
+        waveform = waveform.mean(axis=1, keepdims=True)
+    with atomic_path(score) as temporary:
+        np.savez_compressed(temporary, roll=piece.roll())
+    with atomic_path(audio) as temporary:
+        soundfile.write(temporary, waveform, SAMPLE_RATE, subtype="PCM_16")
     return describe(piece, audio.name)
+
+
+def _kept(folder: Path) -> dict[int, dict[str, Any]]:
+    """Seed -> entry of the songs an earlier run finished: listed, and their files are there."""
+    metadata = folder / "metadata.json"
+    if not metadata.is_file():
+        return {}
+    try:
+        entries = json.loads(metadata.read_text())
+        return {
+            entry["seed"]: entry
+            for entry in entries
+            if (folder / entry["audio_file"]).is_file()
+            and (folder / entry["audio_file"]).with_suffix(".npz").is_file()
+        }
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise MusicotError(
+            f"{metadata} is not a list the band wrote; move it away or choose another folder"
+        ) from error
 
 
 def make_dataset(
@@ -76,20 +94,27 @@ def make_dataset(
     workers: int = 2,
     channels: int = 1,
 ) -> Iterator[int]:
-    """Write `songs` songs, styles mixed from the first on, and metadata.json; yields the count done.
+    """Write `songs` songs, styles mixed from the start, and metadata.json; yields the count done.
 
-    What exists is kept, so an interrupted run goes on where it stopped; the metadata is rewritten
-    every 50 songs, so that training can start while the rest is being rendered.
+    Songs that metadata.json lists are kept as they are, so an interrupted run goes on where it
+    stopped; the metadata is rewritten every 50 songs, so that training can start while the rest is
+    being rendered. Raises MusicotError when metadata.json is something else.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    entries: list[dict[str, Any]] = []
+    entries = _kept(folder)
+    wanted = range(seed, seed + songs)
+    missing = [number for number in wanted if number not in entries]
+    yield from range(1, songs - len(missing) + 1)
+    if not missing:
+        return
     make = partial(_make, folder=folder, duration=duration, channels=channels)
+    done = songs - len(missing)
     with ProcessPoolExecutor(workers) as pool:
-        for entry in pool.map(make, range(seed, seed + songs)):
-            entries.append(entry)
-            if len(entries) % 50 == 0 or len(entries) == songs:
-                temporary = folder / ".metadata.json"
-                temporary.write_text(json.dumps(entries))
-                temporary.replace(folder / "metadata.json")
-            yield len(entries)
+        for entry in pool.map(make, missing):
+            entries[entry["seed"]] = entry
+            done += 1
+            if done % 50 == 0 or done == songs:
+                ordered = [entries[number] for number in sorted(entries)]
+                write_text(folder / "metadata.json", json.dumps(ordered))
+            yield done

@@ -36,7 +36,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of music as the band wrote it; everything a caption or a tag may say is answered here."""
+    """A piece of music as the band wrote it; whatever a caption or tag may say is answered here."""
 
     seed: int
     style: str
@@ -115,7 +115,7 @@ class Piece:
         return caption(self, rng, start, end)
 
     def roll(self, frame_rate: float = 25.0) -> np.ndarray:
-        """Piano roll, uint8 0/1 (frames, 131): 128 pitches sounding, then kick, snare, cymbal onsets."""
+        """Piano roll, uint8 0/1 (frames, 131): 128 pitches, then kick, snare and cymbal onsets."""
         frames = int(round(self.duration * frame_rate))
         roll = np.zeros((frames, 131), np.uint8)
         for note in self.notes:

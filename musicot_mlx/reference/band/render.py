@@ -1,5 +1,6 @@
-"""The band's sound: FluidSynth with a freely licensed General MIDI sound font, far above real time."""
+"""The band's sound: FluidSynth with a freely licensed General MIDI sound font."""
 
+import ctypes
 import ctypes.util
 import os
 from functools import lru_cache
@@ -23,7 +24,7 @@ PEAK = 0.9
 
 
 def sound_font() -> str:
-    """The General MIDI sound font: $MUSICOT_SOUND_FONT or FluidR3 (MIT licence) where systems keep it."""
+    """The General MIDI sound font: $MUSICOT_SOUND_FONT, or FluidR3 (MIT) where systems keep it."""
     for path in (os.environ.get("MUSICOT_SOUND_FONT", ""), *SOUND_FONTS):
         if path and Path(path).is_file():
             return path
@@ -49,7 +50,7 @@ def _synth(sample_rate: int) -> tuple[Any, int]:
     """One synthesiser a process, since loading the sound font takes longer than a song."""
     import fluidsynth
 
-    synth = fluidsynth.Synth(gain=0.5, samplerate=float(sample_rate))
+    synth = fluidsynth.Synth(gain=0.3, samplerate=float(sample_rate))
     synth.setting("synth.reverb.active", 0)
     synth.setting("synth.chorus.active", 0)
     return synth, synth.sfload(sound_font())
@@ -94,17 +95,28 @@ def _play(notes: tuple[Note, ...], duration: float, sample_rate: int) -> np.ndar
     events = [(round(n.start * sample_rate), 1, n) for n in notes]
     events += [(round(n.end * sample_rate), 0, n) for n in notes]
     events.sort(key=lambda event: event[:2])  # at one sample, notes end before others begin
-    samples, now, blocks = round(duration * sample_rate), 0, []
+    audio = np.zeros((round(duration * sample_rate), 2), np.float32)
+    now = 0
     for at, begins, note in events:
-        at = min(at, samples)
-        if at > now:
-            blocks.append(synth.get_samples(at - now))
-            now = at
+        at = min(at, len(audio))
+        _fill(synth, audio[now:at])
+        now = at
         if begins:
             synth.noteon(channels[note.instrument], note.pitch, note.velocity)
         else:
             synth.noteoff(channels[note.instrument], note.pitch)
-    blocks.append(synth.get_samples(samples - now))
+    _fill(synth, audio[now:])
     for channel in channels.values():
         synth.cc(channel, 120, 0)  # all sound off
-    return np.concatenate(blocks).reshape(-1, 2).astype(np.float32) / 32768
+    return audio
+
+
+def _fill(synth: Any, block: np.ndarray) -> None:
+    """Let the synthesiser write the block, float32 (samples, 2), in place; 16 bits would clip."""
+    import fluidsynth
+
+    if len(block) == 0:
+        return
+    write = fluidsynth._fl.fluid_synth_write_float  # pyfluidsynth wraps the 16-bit call only
+    at = ctypes.c_void_p(block.ctypes.data)
+    write(ctypes.c_void_p(synth.synth), len(block), at, 0, 2, at, 1, 2)
