@@ -44,7 +44,8 @@ def test_gradients_agree(fast, name):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_agrees_with_mlx(fast, monkeypatch, masked):
-    monkeypatch.setattr(elementwise, "_BLOCK", 300)  # several blocks, the last one short
+    monkeypatch.setattr(elementwise, "_BLOCK", 300)
+    monkeypatch.setattr(elementwise, "_FEWEST_QUERIES", 4)  # three blocks, the last one short
     keys = mx.random.split(mx.random.key(0), 3)
     q = 2 * mx.random.normal((2, 4, 11, 8), key=keys[0])
     k = 2 * mx.random.normal((2, 2, 9, 8), key=keys[1])
@@ -58,6 +59,7 @@ def test_attention_agrees_with_mlx(fast, monkeypatch, masked):
 @pytest.mark.parametrize("rows", [1, 7, 40])
 def test_blocks_join_to_the_whole(fast, monkeypatch, rows):
     monkeypatch.setattr(elementwise, "_BLOCK", 20)  # 40 elements a block, so 5 rows of 8
+    monkeypatch.setattr(elementwise, "_FEWEST_ROWS", 1)
     x = mx.random.normal((2, rows, 3), key=mx.random.key(1))
     weight = mx.random.normal((3, 8), key=mx.random.key(2))
     out = elementwise.in_blocks(lambda y: y @ weight, x, 8)

@@ -14,6 +14,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 _BLOCK = 1 << 17  # elements, half a megabyte: what a core's cache holds twice
+_FEWEST_ROWS = 256  # of a block in a matrix product, whose weights are read again for each
+_FEWEST_QUERIES = 32
 _LOG2_E = 1 / math.log(2)
 _ROUND = 1.5 * 2.0**23  # added and taken off again, rounds a float32 to the nearest integer
 _ONE_BITS = 127 << 23  # of the float32 1.0
@@ -86,7 +88,7 @@ def in_blocks(f: Callable[[mx.array], mx.array], x: mx.array, width: int) -> mx.
     width: the most channels that f makes of a row. On the fast path only; elsewhere simply f(x).
     """
     rows = x.size // x.shape[-1]
-    block = max(1, 2 * _BLOCK // width)  # more rows, because matrix products like them
+    block = max(_FEWEST_ROWS, 2 * _BLOCK // width)
     if not plain_is_slow(x) or rows <= block:
         return f(x)
     flat = x.reshape(rows, x.shape[-1])
@@ -111,7 +113,7 @@ def attention(
     if mask is not None:
         mask = mx.broadcast_to(mask, (batch, heads, 1, keys))
         mask = mask.reshape(batch, kv_heads, heads // kv_heads, 1, keys)
-    block = max(1, _BLOCK // (batch * heads * keys))
+    block = max(_FEWEST_QUERIES, _BLOCK // (batch * heads * keys))
     pieces = []
     for start in range(0, time, block):
         scores = q[:, :, :, start : start + block] @ k  # (batch, kv_heads, group, block, keys)
