@@ -472,11 +472,12 @@ def train_semantic_lm(studio: Studio) -> None:
         length = longest if rng.random() < 0.4 else int(rng.integers(2, longest + 1))
         first = int(rng.integers(0, steps - length + 1))
         starts = np.minimum(np.arange(first, first + length, 4), windows - 1)
-        last = max(first, min(first + length - 4, windows - 1))
+        near = min(first, windows - 1)  # a short stretch at the end lies in the last window
+        last = max(near, min(first + length - 4, windows - 1))
         tags = [tag_ids[t] for t in entry.tags if rng.random() < 0.6] if rng.random() < 0.7 else []
         frames = slice(round(first * 62.5), round((first + length) * 62.5))
         return {
-            "clap": data.prompt(song, min(first, windows - 1), last, rng),
+            "clap": data.prompt(song, near, last, rng),
             "tags": tags,
             "lyrics": lyrics_ids(entry.lyrics) if entry.lyrics else [],
             "thoughts": song["thoughts"][:, starts],
