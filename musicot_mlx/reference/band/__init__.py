@@ -2,7 +2,8 @@
 
 `compose(seed)` writes a Piece: style, harmony, sections in which instruments enter and leave, every
 note. A Piece knows exactly what sounds when, so its captions and tags are true. `render(piece)`
-plays it through FluidSynth. `python -m musicot_mlx.reference.band FOLDER --songs N` makes a data set.
+plays it through FluidSynth. `python -m musicot_mlx.reference.band FOLDER --songs N` makes a data
+set of songs.
 """
 
 from musicot_mlx.reference.band.compose import compose

@@ -141,13 +141,14 @@ def compose(seed: int, *, duration: float = 60.0, style: str | None = None) -> P
 
 def _tempo(rng: np.random.Generator, style: Style, duration: float) -> tuple[float, int]:
     """A tempo at which a whole number of bars fills the duration but for the last chord's tail."""
-    wanted = rng.uniform(*style.bpm)
+    low, high = style.bpm
+    wanted = rng.uniform(low, high)
     bars = max(2, round((duration - TAIL) * wanted / 240.0))
     bpm = 240.0 * bars / (duration - TAIL)
-    low, high = style.bpm
-    return float(np.clip(bpm, low, high)), max(1, int((duration - 0.4) * low / 240.0)) if (
-        bpm < low
-    ) else bars
+    if not low <= bpm <= high:  # the style's edge, as many bars as fit and a longer tail
+        bpm = min(max(bpm, low), high)
+        bars = max(1, int((duration - 0.4) * bpm / 240.0))
+    return float(bpm), bars
 
 
 def _moods(rng: np.random.Generator, style: Style, mode: str, bpm: float) -> tuple[str, ...]:
@@ -285,7 +286,12 @@ def _play(song: Song, stretch: Stretch, seat: int, *, last: bool) -> Iterator[No
 
 
 def _note(
-    song: Song, seat: Seat, stretch: Stretch, where: tuple[int, float, float], pitch: int, touch
+    song: Song,
+    seat: Seat,
+    stretch: Stretch,
+    where: tuple[int, float, float],
+    pitch: int,
+    touch: float,
 ) -> Note:
     """A note at (bar, step, length in steps), with a human velocity and a human moment."""
     bar, step, length = where
@@ -524,7 +530,8 @@ def _ending(song: Song, stretch: Stretch, seat: Seat) -> Iterator[Note]:
     elif part.play == "bass":
         pitches = [_fold(part.register - 7 + (chord[0] - part.register + 7) % 12, tool.low, 60)]
     elif part.play == "melody":
-        pitches = [_fold(_snap(part.register, chord[:1] or chord), tool.low, tool.high)]
+        root = part.register + (chord[0] - part.register) % 12
+        pitches = [_fold(root, tool.low, tool.high)]
     elif part.play == "power":
         root = tool.low + (chord[0] - tool.low) % 12
         pitches = [root, root + 7, root + 12]

@@ -21,6 +21,7 @@ SOUND_FONTS = (
 DRUM_CHANNEL, DRUM_BANK = 9, 128
 LOUDNESS = 0.12  # RMS a piece is brought to, as far as the peak allows
 PEAK = 0.9
+BLOCK = 64  # samples FluidSynth renders at a time; events fall on block starts
 
 
 def sound_font() -> str:
@@ -50,9 +51,8 @@ def _synth(sample_rate: int) -> tuple[Any, int]:
     """One synthesiser a process, since loading the sound font takes longer than a song."""
     import fluidsynth
 
-    synth = fluidsynth.Synth(gain=0.3, samplerate=float(sample_rate))
-    synth.setting("synth.reverb.active", 0)
-    synth.setting("synth.chorus.active", 0)
+    dry = {"synth.reverb.active": 0, "synth.chorus.active": 0}
+    synth = fluidsynth.Synth(gain=0.3, samplerate=float(sample_rate), **dry)
     return synth, synth.sfload(sound_font())
 
 
@@ -106,9 +106,20 @@ def _play(notes: tuple[Note, ...], duration: float, sample_rate: int) -> np.ndar
         else:
             synth.noteoff(channels[note.instrument], note.pitch)
     _fill(synth, audio[now:])
+    _quiet(synth, channels, len(audio))
+    return audio
+
+
+def _quiet(synth: Any, channels: dict[str, int], samples: int) -> None:
+    """Leave the synthesiser silent at a block's start: no piece may depend on the one before."""
     for channel in channels.values():
         synth.cc(channel, 120, 0)  # all sound off
-    return audio
+    _fill(synth, np.zeros((-samples % BLOCK, 2), np.float32))
+    rest = np.zeros((BLOCK * 64, 2), np.float32)
+    for _ in range(100):
+        _fill(synth, rest)
+        if float(np.abs(rest).max()) < 1e-6:
+            break
 
 
 def _fill(synth: Any, block: np.ndarray) -> None:
