@@ -345,20 +345,14 @@ class MusicotPipeline:
                 yield block
 
         samples = round(plan.duration * self.sample_rate)
-        coming = codes()
-
-        def codes_until(count: int) -> np.ndarray:
-            while sum(map(len, take.codes)) < min(count, frames):
-                next(coming)
-            return np.concatenate(take.codes)
-
-        if stages_in_turn:
-            codes_until(frames)
         latents = sample_windows(
             self.diffusion,
-            codes_until,
-            lambda start, end: window_vectors(plan, start, end),
+            list(codes()) if stages_in_turn else codes(),
+            plan.vector,
+            plan.embeddings,
             frames=-(-samples // self.vae.config.samples_per_latent),
+            duration=plan.duration,
+            thought_seconds=plan.thought_seconds,
             steps=_or(steps, self.sampling.steps),
             sampler=_or(sampler, self.sampling.sampler),
             guidance_scale=_or(diffusion_guidance, self.sampling.diffusion_guidance),
@@ -433,15 +427,6 @@ _DEFAULTS = {
     "top_k": 0,
     "top_p": 1.0,
 }
-
-
-def window_vectors(plan: Plan, start: float, end: float) -> np.ndarray:
-    """What the diffusion hears of the plan in a window (seconds): the prompt's vector, then the
-    thoughts at its start and its end, float32 (3, dim)."""
-    last = plan.segments - 1
-    first = min(int(start / plan.thought_seconds + 1e-3), last)
-    final = min(int(end / plan.thought_seconds - 1e-3), last)
-    return np.stack([plan.vector, plan.embeddings[first], plan.embeddings[max(first, final)]])
 
 
 def soft_limit(waveform: np.ndarray, knee: float = 0.9) -> np.ndarray:
