@@ -84,24 +84,36 @@ def test_codes_may_come_in_blocks_and_are_read_no_further_than_needed():
 
 
 def test_a_window_has_the_prompt_and_the_thoughts_it_touches():
-    def rows(start: float, stop: float, window: float = 10.0) -> list[int]:
-        thoughts = np.arange(5, dtype=np.float32)[:, None]
+    def rows(first: float, last: float, window: float = 10.0) -> list[int]:
         vectors = window_vectors(
             np.array([-1.0]),
-            thoughts,
-            start=start,
-            stop=stop,
+            np.arange(5, dtype=np.float32)[:, None],
+            first=first,
+            last=last,
             thought_seconds=10.0,
             window_seconds=window,
         )
         return vectors[:, 0].astype(int).tolist()
 
-    assert rows(0.0, 10.0) == [-1, 0, 0]  # on the grid: one thought, twice
+    assert rows(0.01, 9.99) == [-1, 0, 0]  # on the grid: one thought, twice
     assert rows(8.01, 18.02) == [-1, 0, 1]
-    assert rows(10.0, 20.0) == [-1, 1, 1]
-    assert rows(0.0, 4.0) == [-1, 0, 0]  # a short song
+    assert rows(10.01, 19.99) == [-1, 1, 1]
+    assert rows(0.01, 4.0) == [-1, 0, 0]  # a short song
     assert rows(45.0, 55.0) == [-1, 4, 4]  # no thought beyond the last
-    assert rows(25.0, 50.0, window=25.0) == [-1, 2, 3, 4, 4]
+    assert rows(25.0, 49.0, window=25.0) == [-1, 2, 3, 4, 4]
+
+
+def test_a_window_as_long_as_a_thought_hears_that_thought_alone(monkeypatch):
+    """10 s are 430.66 latent frames, so the window's 431 last a little longer than its thought."""
+    model, heard = tiny_diffusion(window_seconds=10.0, overlap_seconds=2.0), []
+    monkeypatch.setattr(
+        diffusion, "sample", lambda *given, noise, **_: heard.append(given) or noise
+    )
+    thoughts = np.arange(36, dtype=np.float32).reshape(3, 12)
+    codes = song_codes(900)
+    list(sample_windows(model, codes, thoughts[0], thoughts, frames=900, key=mx.random.key(0)))
+    claps = [np.array(given[2])[0, 1:, 0].tolist() for given in heard]
+    assert claps == [[0.0, 0.0], [0.0, 12.0], [12.0, 24.0]]
 
 
 def test_a_short_song_is_one_exact_sample():

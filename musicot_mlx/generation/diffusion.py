@@ -257,20 +257,20 @@ def window_vectors(
     vector: np.ndarray,
     thoughts: np.ndarray,
     *,
-    start: float,
-    stop: float,
+    first: float,
+    last: float,
     thought_seconds: float,
     window_seconds: float,
 ) -> np.ndarray:
     """CLAP vectors of a window, float32 (vectors, clap_dim): the prompt's, then its thoughts.
 
-    thoughts (segments, clap_dim) lie on the song's grid of thought_seconds. As in training there
-    are as many as the longest window can touch; one that touches fewer has its last one again.
+    first and last are the centres of the window's outermost latent frames, in seconds; thoughts
+    (segments, clap_dim) lie on the song's grid of thought_seconds. As in training there are as many
+    as a window can touch; one that touches fewer has its last one again.
     """
     slots = math.ceil(window_seconds / thought_seconds) + 1
-    first = int(start / thought_seconds + 1e-6)
-    last = max(first, math.ceil(stop / thought_seconds - 1e-6) - 1)
-    index = np.minimum(first + np.arange(slots), min(last, len(thoughts) - 1))
+    final = min(int(last / thought_seconds), len(thoughts) - 1)
+    index = np.minimum(int(first / thought_seconds) + np.arange(slots), final)
     return np.concatenate([vector[None], thoughts[index]]).astype(np.float32)
 
 
@@ -329,15 +329,16 @@ def sample_windows(
     made = None  # the latents of the window before
     keys = mx.random.split(key, len(cut))
     for index, window in enumerate(cut):
-        start, stop = window.start / config.latent_rate, window.stop / config.latent_rate
-        window_codes = reader.upto(math.ceil(stop * config.audio_frame_rate))
+        end = window.stop / config.latent_rate
+        window_codes = reader.upto(math.ceil(end * config.audio_frame_rate))
         if not len(window_codes):
             raise MusicotError("there are no audio codes to render")
         clap = window_vectors(
             vector,
             thoughts,
-            start=start,
-            stop=stop,
+            # centres, because a window of 10 s is a fraction of a frame longer than 10 s
+            first=(window.start + 0.5) / config.latent_rate,
+            last=(window.stop - 0.5) / config.latent_rate,
             thought_seconds=thought_seconds,
             window_seconds=config.window_seconds,
         )
@@ -348,7 +349,7 @@ def sample_windows(
             model,
             mx.array(window_codes)[None],
             mx.array(clap)[None],
-            mx.array([start]),
+            mx.array([window.start / config.latent_rate]),
             total_seconds,
             noise=mx.random.normal(shape, key=noise_key),
             steps=steps,
