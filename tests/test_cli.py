@@ -69,6 +69,7 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("generate -p x --format ogg", "invalid choice: 'ogg'"),
         ("generate -p x -o song.ogg", "can't write .ogg audio"),
         ("generate -p x -o song.wav --format mp3", "ends in .wav"),
+        ("generate -p x -o song.mp3 --sample-rate 96000", "MP3 has no 96000 Hz"),
         ("generate -p x -o no/song.wav", "the folder no doesn't exist"),
         ("generate -p x -o .", "is a folder"),
         ("generate --plan no.json", "plan file no.json doesn't exist"),

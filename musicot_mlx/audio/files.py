@@ -72,8 +72,11 @@ def resample_stream(
         yield stream.resample_chunk(empty, last=True)
 
 
-def format_of(path: str | Path, format: str | None = None) -> str:
-    """wav, flac or mp3: what was asked for, else what the file name ends in."""
+def format_of(path: str | Path, format: str | None = None, sample_rate: int | None = None) -> str:
+    """wav, flac or mp3: what was asked for, else what the file name ends in.
+
+    Raises MusicotError for another format, a name that says otherwise, or a rate it doesn't have.
+    """
     suffix = Path(path).suffix.lower().lstrip(".")
     chosen = format or suffix or "wav"
     if chosen not in FORMATS:
@@ -82,6 +85,8 @@ def format_of(path: str | Path, format: str | None = None) -> str:
         )
     if format and suffix in FORMATS and suffix != format:
         raise MusicotError(f"{path} ends in .{suffix} but the format asked for is {format}")
+    if chosen == "mp3" and sample_rate is not None and sample_rate not in _MP3_RATES:
+        raise MusicotError(f"MP3 has no {sample_rate} Hz; pass --sample-rate 44100 or 48000")
     return chosen
 
 
@@ -95,9 +100,7 @@ def audio_writer(
     MusicotError for a place or rate that can't be written, RunError for a full disk.
     """
     path = Path(path)
-    format = format_of(path, format)
-    if format == "mp3" and sample_rate not in _MP3_RATES:
-        raise MusicotError(f"MP3 has no {sample_rate} Hz; pass --sample-rate 44100 or 48000")
+    format = format_of(path, format, sample_rate)
     with atomic_path(path) as temporary:
         try:
             with soundfile.SoundFile(

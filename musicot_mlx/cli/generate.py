@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     format = args.format or (None if args.output else settings.get("format"))
     rate = args.sample_rate or settings.get("sample_rate")
     songs = [(prompt, seed) for prompt in prompts for seed in seeds]
-    paths = _paths(args.output, format, len(songs))
+    paths = _paths(args.output, format, rate, len(songs))
     _require_apart(paths, args)
     if args.play:
         play.require_player(paths[0])
@@ -259,7 +260,7 @@ def _require_apart(paths: list[Path], args: argparse.Namespace) -> None:
             )
 
 
-def _paths(output: str | None, format: str | None, count: int) -> list[Path]:
+def _paths(output: str | None, format: str | None, rate: int | None, count: int) -> list[Path]:
     """Where the songs go: numbered names where there are several."""
     from musicot_mlx.audio.files import format_of
 
@@ -268,9 +269,11 @@ def _paths(output: str | None, format: str | None, count: int) -> list[Path]:
         raise MusicotError(f"{path} is a folder; name a file in it")
     if not path.suffix:
         path = path.with_name(f"{path.name}.{format or 'wav'}")
-    format_of(path, format)
+    format_of(path, format, rate)
     if not path.parent.is_dir():
         raise MusicotError(f"can't write {path}: the folder {path.parent} doesn't exist")
+    if not os.access(path.parent, os.W_OK):
+        raise MusicotError(f"can't write {path}: permission denied; choose another place")
     if count == 1:
         return [path]
     width = len(str(count))

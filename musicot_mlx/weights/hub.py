@@ -17,7 +17,7 @@ def resolve(name_or_path: str | Path) -> Path:
     Raises MusicotError when there is no such folder or model, RunError when the Hub is far.
     """
     name = str(name_or_path)
-    if name in EMBEDDED and not Path(name).is_dir():
+    if name in EMBEDDED:
         folder = _FOLDER / name
         if not (folder / "config.json").is_file():
             raise MusicotError(
