@@ -66,7 +66,7 @@ endef
 
 define install
 if command -v uv >/dev/null; then \
-	uv pip install --quiet --python $(BIN)/python --torch-backend=cpu -e '$(1)'; \
+	UV_TORCH_BACKEND=cpu uv pip install --quiet --python $(BIN)/python -e '$(1)'; \
 else \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '$(1)'; fi
 endef
