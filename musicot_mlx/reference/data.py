@@ -1,13 +1,16 @@
 """Training songs from a metadata JSON: windows of audio at any rate, captions, tags, lyrics and, if
 given, the score.
 
-Each entry holds `audio_file, text_prompt, lyrics, genre_tags, instrument_tags, duration, artist,
-title`. An entry may also hold `captions` (other wordings of the prompt) and `windows` (`start`,
+The file is a list with an entry a song: `audio_file, text_prompt, lyrics, genre_tags,
+instrument_tags, duration, artist, title`, of which audio_file (relative to the metadata),
+text_prompt and duration (seconds) must be there; tags are a list or one string with commas. An
+entry may also hold `captions` (other wordings of the prompt) and `windows` (`start`,
 `end`, `captions` of a stretch), and a `.npz` beside the audio with `roll`, the score at 25 frames a
 second; the procedural band writes all three.
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,18 +37,32 @@ class SongEntry:
 
     @classmethod
     def parse(cls, record: dict[str, Any], folder: Path) -> "SongEntry":
-        prompt = record.get("text_prompt", "").strip()
+        """The entry of a record; raises MusicotError that names the song and what to mend."""
+        if not isinstance(record, dict) or not record.get("audio_file"):
+            raise MusicotError(f"an entry has no audio_file: {str(record)[:80]}")
+        name = record["audio_file"]
+        prompt = str(record.get("text_prompt") or "").strip()
         if not prompt:
+            raise MusicotError(f"{name}: text_prompt is empty; describe the song in words")
+        try:
+            duration = float(record.get("duration") or 0)
+        except (TypeError, ValueError):
+            duration = 0.0
+        if not 0 < duration < float("inf"):
             raise MusicotError(
-                f"{record.get('audio_file')}: text_prompt is empty; describe the song in words"
+                f"{name}: duration is {record.get('duration')!r}; give the song's length in seconds"
             )
+        windows, captions = record.get("windows") or (), record.get("captions") or ()
+        if not all(isinstance(w, dict) and w.get("captions") and "start" in w for w in windows):
+            raise MusicotError(f"{name}: each of windows needs start and captions")
+        tags = (*_strings(record, "genre_tags"), *_strings(record, "instrument_tags"))
         return cls(
-            path=folder / record["audio_file"],
-            duration=float(record["duration"]),
-            prompts=(prompt, *record.get("captions", ())),
-            windows=tuple(record.get("windows", ())),
+            path=folder / name,
+            duration=duration,
+            prompts=(prompt, *([captions] if isinstance(captions, str) else captions)),
+            windows=tuple(windows),
             lyrics=record.get("lyrics") or "",
-            tags=(*_tags(record, "genre_tags"), *_tags(record, "instrument_tags")),
+            tags=tuple(dict.fromkeys(tags)),
         )
 
     def caption(self, rng: np.random.Generator, start: float, window_seconds: float) -> str:
@@ -59,9 +76,11 @@ class SongEntry:
         return str(rng.choice(self.prompts))
 
 
-def _tags(record: dict[str, Any], field: str) -> list[str]:
+def _strings(record: dict[str, Any], field: str) -> list[str]:
+    """A field's tags, given as a list or as one string with commas."""
     value = record.get(field) or []
-    return [t.strip() for t in value.split(",")] if isinstance(value, str) else list(value)
+    tags = value.split(",") if isinstance(value, str) else [str(tag) for tag in value]
+    return [tag.strip() for tag in tags if tag.strip()]
 
 
 class SongData:
@@ -77,12 +96,28 @@ class SongData:
             raise MusicotError(
                 f"{self.metadata} is not there; make one with musicot_mlx.reference.band"
             )
-        records = json.loads(self.metadata.read_text())
-        entries = [SongEntry.parse(record, self.metadata.parent) for record in records]
-        self.entries = [e for e in entries if e.path.is_file()]
+        try:
+            records = json.loads(self.metadata.read_text())
+        except ValueError as error:
+            raise MusicotError(f"{self.metadata} is not JSON: {error}") from error
+        if not isinstance(records, list):
+            raise MusicotError(f"{self.metadata} must hold a list with an entry a song")
+        self.entries = [SongEntry.parse(record, self.metadata.parent) for record in records]
+        absent = [entry.path.name for entry in self.entries if not entry.path.is_file()]
+        if absent:
+            raise MusicotError(
+                f"{self.metadata} names {len(absent)} files that are not there: "
+                f"{', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}"
+            )
         if len(self.entries) < 2:
             raise MusicotError(
-                f"{self.metadata} names {len(self.entries)} songs on disk; at least 2 are needed"
+                f"{self.metadata} names {len(self.entries)} songs; at least 2 are needed"
+            )
+        stems = Counter(entry.path.stem for entry in self.entries)  # what encoded songs are kept by
+        twice = [stem for stem, count in stems.items() if count > 1]
+        if twice:
+            raise MusicotError(
+                f"{self.metadata} names several songs {twice[0]!r}; files need names of their own"
             )
         self.validation = self.entries[::20]
         self.training = [e for i, e in enumerate(self.entries) if i % 20]
@@ -101,12 +136,15 @@ def read_window(
     path: Path, start: float, seconds: float, *, sample_rate: int, channels: int = 1
 ) -> np.ndarray:
     """Seconds of audio from `start`, float32 (samples, channels), resampled, and padded with zeros
-    at the end.
+    at the end. Raises MusicotError for a file that is not audio.
     """
-    with soundfile.SoundFile(path) as file:
-        rate = file.samplerate
-        file.seek(min(round(start * rate), file.frames))
-        audio = file.read(round(seconds * rate), dtype="float32", always_2d=True)
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            file.seek(min(round(start * rate), file.frames))
+            audio = file.read(round(seconds * rate), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise MusicotError(f"can't read {path}: {error.error_string}") from error
     if rate != sample_rate:
         audio = soxr.resample(audio, rate, sample_rate)
     if audio.shape[1] != channels:

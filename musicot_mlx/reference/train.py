@@ -1,31 +1,37 @@
-"""Pretraining, a stage at a time: `python -m musicot_mlx.reference.train --data FOLDER --out FOLDER
-[--stage NAME ...]`.
+"""Pretraining of MusiCoT, a stage at a time, on the songs of a metadata JSON.
+
+    python -m musicot_mlx.reference.train --data FOLDER --out FOLDER [--stage NAME ...]
 
 The order is that of the dependencies. vae, clap and best_rq then semantic_tokenizer read audio;
 rvq needs clap; encode turns songs into embeddings and codes for semantic_lm, encode_latents into
 latents for diffusion; assemble writes the checkpoint folder that `musicot convert` reads.
 Every stage resumes where it stopped. Several GPUs: `accelerate launch -m
-musicot_mlx.reference.train ...`.
+musicot_mlx.reference.train ...`; each process then draws its own batches and encodes its own songs,
+and the first writes the weights.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from accelerate import PartialState
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
+from musicot_mlx.atomic import atomic_path, write_text
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference import clap as clap_parts
 from musicot_mlx.reference.data import SongData, SongEntry, read_roll, read_window
 from musicot_mlx.reference.diffusion import SemanticDiffusion
-from musicot_mlx.reference.musicot import MusicotReference, build_rvq
+from musicot_mlx.reference.musicot import PARTS, MusicotReference, build_rvq
 from musicot_mlx.reference.semantic_lm import SemanticLM
 from musicot_mlx.reference.semantic_tokenizer import BestRQ, CodebookTraining, SemanticTokenizer
 from musicot_mlx.reference.spectral import log_mel_error, reconstruction_loss, signal_to_noise
@@ -36,11 +42,63 @@ from musicot_mlx.reference.trainer import (
     TrainingConfig,
     load_weights,
     save_atomic,
+    to_device,
 )
 from musicot_mlx.reference.vae import VAE
 
 MINI = Path(__file__).parent / "configs" / "mini.yaml"
 VAE_AUDIO = {"sample_rate": "sample_rate", "channels": "audio_channels"}  # of read_window: of VAE
+STAGE_OPTIONS = {"seconds", "kl_weight", "condition_dropout", "text_condition_share"}
+ABANDONED = 600.0  # seconds after which a song that was being encoded is taken up again
+SAME = (  # what two parts must agree on
+    (("clap", "projection_dim"), ("rvq", "dim")),
+    (("clap", "projection_dim"), ("semantic_lm", "clap_dim")),
+    (("clap", "projection_dim"), ("diffusion", "clap_dim")),
+    (("clap", "text_config", "vocab_size"), ("semantic_lm", "text_vocab_size")),
+    (("rvq", "codebooks"), ("semantic_lm", "thought_codebooks")),
+    (("rvq", "codebook_size"), ("semantic_lm", "thought_codebook_size")),
+    (("semantic_tokenizer", "codebook_size"), ("semantic_lm", "audio_codebook_size")),
+    (("semantic_tokenizer", "codebook_size"), ("diffusion", "audio_codebook_size")),
+    (("vae", "latent_dim"), ("diffusion", "latent_dim")),
+)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The YAML config, checked: MusicotError for what is absent, unknown or at odds."""
+    try:
+        config = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise MusicotError(f"can't read {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise MusicotError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    sections = (*PARTS, "sampling", "data", "training")
+    absent = [name for name in sections if not isinstance(config, dict) or name not in config]
+    if absent:
+        raise MusicotError(f"{file} lacks the sections {', '.join(absent)}; start from {MINI}")
+    for part, network in (
+        ("vae", VAE),
+        ("semantic_tokenizer", SemanticTokenizer),
+        ("diffusion", SemanticDiffusion),
+    ):
+        unknown = set(config[part]) - set(signature(network).parameters)
+        if unknown:
+            raise MusicotError(f"{file}: {part} knows no {', '.join(sorted(unknown))}")
+
+    def value(path: tuple[str, ...]) -> Any:
+        found = config
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        if found is None:
+            raise MusicotError(f"{file} lacks {'.'.join(path)}")
+        return found
+
+    for one, other in SAME:
+        if value(one) != value(other):
+            raise MusicotError(
+                f"{file}: {'.'.join(one)} is {value(one)}, {'.'.join(other)} is {value(other)}; "
+                "they must agree"
+            )
+    return config
 
 
 class Studio:
@@ -50,13 +108,25 @@ class Studio:
 
     def __init__(self, config: dict[str, Any], data: SongData, out: Path) -> None:
         self.config, self.data, self.out = config, data, out
+        self.process = PartialState(cpu=not torch.cuda.is_available())
 
     def options(self, stage: str) -> dict[str, Any]:
+        if stage not in self.config["training"]:
+            raise MusicotError(f"the config lacks training.{stage}; see {MINI}")
         return self.config["training"][stage]
 
     def training(self, stage: str) -> TrainingConfig:
-        known = {f.name for f in fields(TrainingConfig)}
-        return TrainingConfig(**{k: v for k, v in self.options(stage).items() if k in known})
+        known = {f.name: type(f.default) for f in fields(TrainingConfig)}
+        chosen = {}
+        for name, value in self.options(stage).items():
+            if name not in known.keys() | STAGE_OPTIONS:
+                raise MusicotError(f"training.{stage} knows no {name}")
+            if name in known:
+                try:
+                    chosen[name] = known[name](value)  # YAML reads 1e-3 as a string
+                except ValueError as error:
+                    raise MusicotError(f"training.{stage}.{name} is {value!r}") from error
+        return TrainingConfig(**chosen)
 
     def run(
         self,
@@ -90,7 +160,10 @@ class Studio:
         return model.eval()
 
     def tokenizer(self) -> Any:
-        return clap_parts.Tokenizer.from_file(str(self.out / "tokenizer.json"))
+        file = self.out / "tokenizer.json"
+        if not file.is_file():
+            raise MusicotError(f"{file} is not there; run --stage clap first")
+        return clap_parts.Tokenizer.from_file(str(file))
 
     def semantic_tokenizer(self) -> SemanticTokenizer:
         model = SemanticTokenizer(**self.config["semantic_tokenizer"])
@@ -127,6 +200,15 @@ class VaeTraining(nn.Module):
         return loss + self.kl_weight * kl, {**parts, "kl": kl.item()}
 
 
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def held_out_start(song: SongEntry, seconds: float) -> float:
+    """Where a held-out window of a song starts: at 15 s, or as late as a shorter song allows."""
+    return min(15.0, max(0.0, song.duration - seconds))
+
+
 def rows(waveform: Tensor) -> Tensor:
     """(batch, samples, channels) to (batch * channels, samples) in float32."""
     return waveform.float().transpose(1, 2).flatten(0, 1)
@@ -145,10 +227,14 @@ def train_vae(studio: Studio) -> None:
             windows.append(window * 10 ** (rng.uniform(-6, 2) / 20))  # levels vary by 8 dB
         return {"waveform": torch.from_numpy(np.stack(windows).astype(np.float32))}
 
-    held_out = [read_window(s.path, 15.0, 6.0, **audio) for s in studio.data.validation[:8]]
-    held_out = torch.from_numpy(np.stack(held_out))
+    windows = [
+        read_window(s.path, held_out_start(s, 6.0), 6.0, **audio)
+        for s in studio.data.validation[:8]
+    ]
+    windows = torch.from_numpy(np.stack(windows))
 
     def validate(model: nn.Module) -> Metrics:
+        held_out = windows.to(device_of(model))
         output = model.vae.decode(model.vae.encode(held_out).mean)[:, : held_out.shape[1]]
         loss, parts = reconstruction_loss(rows(held_out), rows(output), config["sample_rate"])
         snr = signal_to_noise(rows(held_out), rows(output)).median()
@@ -187,11 +273,16 @@ class ClapMels:
 def train_clap(studio: Studio) -> None:
     config, options = studio.config["clap"], studio.options("clap")
     file, vocab_size = studio.out / "tokenizer.json", config["text_config"]["vocab_size"]
-    if not file.is_file():
+    if studio.process.is_main_process and not file.is_file():
         studio.out.mkdir(parents=True, exist_ok=True)
-        clap_parts.train_tokenizer(studio.data.captions(), vocab_size).save(str(file))
+        with atomic_path(file) as temporary:
+            clap_parts.train_tokenizer(studio.data.captions(), vocab_size).save(str(temporary))
+    studio.process.wait_for_everyone()
     if (size := studio.tokenizer().get_vocab_size()) != vocab_size:
-        raise MusicotError(f"captions give {size} tokens, the config asks for {vocab_size}")
+        raise MusicotError(
+            f"{file} holds {size} tokens, the config asks for {vocab_size} in "
+            "clap.text_config.vocab_size and semantic_lm.text_vocab_size; make them agree"
+        )
     tokenizer = studio.tokenizer()
     max_tokens = config["text_config"]["max_position_embeddings"] - 2
     mels = ClapMels(config["audio_config"]["num_mel_bins"])
@@ -210,10 +301,12 @@ def train_clap(studio: Studio) -> None:
         return pairs([studio.song(rng) for _ in range(options["batch_size"])], rng)
 
     rng = np.random.default_rng(0)
-    held_out = [pairs(studio.data.validation[:64], rng) for _ in range(3)]
+    songs = studio.data.validation[:64]
+    songs = songs * -(-16 // len(songs))  # few songs come several times, with other windows
+    held_out = [pairs(songs, rng) for _ in range(3)]
 
     def validate(model: nn.Module) -> Metrics:
-        results = [model(b) for b in held_out]
+        results = [model(to_device(b, device_of(model))) for b in held_out]
         means = {k: float(np.mean([m[k] for _, m in results])) for k in results[0][1]}
         return {"loss": float(np.mean([loss.item() for loss, _ in results])), **means}
 
@@ -226,6 +319,8 @@ def train_rvq(studio: Studio) -> None:
     replaced.
     """
     options = studio.options("rvq")
+    if not studio.process.is_main_process:
+        return
     torch.manual_seed(0)
     clap, mels = studio.clap(), ClapMels(studio.config["clap"]["audio_config"]["num_mel_bins"])
     embeddings = torch.cat([song_embeddings(clap, mels, s) for s in studio.data.training])
@@ -236,6 +331,7 @@ def train_rvq(studio: Studio) -> None:
         kmeans_iters=20,
         threshold_ema_dead_code=2,
         decay=0.95,
+        sync_codebook=False,
     )
     rvq.train()
     rvq(embeddings[torch.randperm(len(embeddings))[:16384]][None])  # k-means start
@@ -284,13 +380,13 @@ def audio_batches(
         return windows(songs, [float(np.floor(25 * rng.uniform(0, t)) / 25) for t in latest])
 
     held_out = studio.data.validation[:16]
-    return batch, windows(held_out, [15.0] * len(held_out))
+    return batch, windows(held_out, [held_out_start(song, seconds) for song in held_out])
 
 
 def validation(held_out: Batch) -> Callable[[nn.Module], Metrics]:
     def validate(model: nn.Module) -> Metrics:
         torch.manual_seed(0)
-        loss, metrics = model(held_out)
+        loss, metrics = model(to_device(held_out, device_of(model)))
         return {"loss": loss.item(), **metrics}
 
     return validate
@@ -374,9 +470,14 @@ def missing(studio: Studio, suffix: str) -> Iterator[tuple[int, SongEntry, Path]
     for index, song in enumerate(studio.data.entries):
         target = folder / f"{song.path.stem}{suffix}"
         claim = folder / f".{song.path.stem}{suffix}"
-        if target.is_file() or claim.is_file():  # done, or another process is at it
+        if target.is_file():
             continue
-        claim.touch()
+        try:
+            claim.touch(exist_ok=False)
+        except FileExistsError:  # another process is at it, or was when it was killed
+            if time.time() - claim.stat().st_mtime < ABANDONED:
+                continue
+            claim.touch()
         try:
             yield index, song, claim
             claim.replace(target)
@@ -397,8 +498,9 @@ class Encoded:
         entries: list[SongEntry],
         *,
         text_share: float,
-        latents: bool = False,
+        latents: int = 0,
     ) -> None:
+        """`latents`: how many latents a song must have, or 0 where they are not needed."""
         self.text_share = text_share
         self.entries, self.songs = [], []
         for entry in entries:
@@ -409,11 +511,15 @@ class Encoded:
                 song = {name: arrays[name] for name in arrays.files}
             if latents:
                 song["latents"] = np.load(file.with_suffix(".npy"))
+                if len(song["latents"]) < latents:
+                    continue
             self.entries.append(entry)
             self.songs.append(song)
         if not self.songs:
+            stages = "encode encode_latents" if latents else "encode"
             raise MusicotError(
-                f"no encoded song in {studio.out}; run --stage encode encode_latents"
+                f"none of {len(entries)} songs is encoded in {studio.out} and long enough; run "
+                f"--stage {stages} first"
             )
 
     def draw(self, rng: np.random.Generator) -> tuple[SongEntry, dict[str, np.ndarray]]:
@@ -456,6 +562,7 @@ def train_semantic_lm(studio: Studio) -> None:
     options, config = studio.options("semantic_lm"), semantic_lm_config(studio)
     lm = SemanticLM(config)
     tokenizer = studio.tokenizer()
+    rate = 2.5 * config["audio_frame_rate"]  # codes between two windows
     tag_ids = {tag: lm.vocabulary.tag_id(i) for i, tag in enumerate(config["tags"])}
 
     def lyrics_ids(text: str) -> list[int]:
@@ -475,7 +582,7 @@ def train_semantic_lm(studio: Studio) -> None:
         near = min(first, windows - 1)  # a short stretch at the end lies in the last window
         last = max(near, min(first + length - 4, windows - 1))
         tags = [tag_ids[t] for t in entry.tags if rng.random() < 0.6] if rng.random() < 0.7 else []
-        frames = slice(round(first * 62.5), round((first + length) * 62.5))
+        frames = slice(round(first * rate), round((first + length) * rate))
         return {
             "clap": data.prompt(song, near, last, rng),
             "tags": tags,
@@ -523,10 +630,10 @@ def diffusion_config(studio: Studio) -> dict[str, Any]:
     """The diffusion section with the scale that gives training latents unit variance."""
     file = studio.out / "diffusion" / "latent_scale.txt"
     if not file.is_file():
-        data = Encoded(studio, studio.data.training[:200], text_share=0.0, latents=True)
+        data = Encoded(studio, studio.data.training[:200], text_share=0.0, latents=1)
         spread = float(np.concatenate([s["latents"].astype(np.float32) for s in data.songs]).std())
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{1 / spread:.6f}")
+        write_text(file, f"{1 / spread:.6f}")
     return {**studio.config["diffusion"], "latent_scale": float(file.read_text())}
 
 
@@ -534,7 +641,8 @@ def train_diffusion(studio: Studio) -> None:
     options, config = studio.options("diffusion"), diffusion_config(studio)
     rvq = studio.rvq()
     time = round(config["window_seconds"] * config["latent_rate"])
-    frames = -(-time * config["audio_frame_rate"] // config["latent_rate"])
+    per_code = config["latent_rate"] / config["audio_frame_rate"]  # latents
+    frames = int(np.ceil(time / per_code)) + 1  # codes that a window meets, one at either end cut
 
     def window(data: Encoded, rng: np.random.Generator) -> dict[str, Any]:
         """One item: a window of latents that starts on a 2.5 s step, with its codes, its thoughts
@@ -544,8 +652,8 @@ def train_diffusion(studio: Studio) -> None:
         windows = song["clap"].shape[0]
         first = int(rng.integers(0, windows))
         latent = min(round(first * 2.5 * config["latent_rate"]), len(song["latents"]) - time)
-        code = round(latent * config["audio_frame_rate"] / config["latent_rate"])
-        codes = song["codes"][code : code + int(frames)]
+        code = int(latent / per_code)
+        codes = song["codes"][code : code + frames]
         # thoughts lie on the song's 10 s grid, which a window meets at any offset: two of them, or
         # one twice where it starts with the window
         grid = int(rng.integers(0, 4))
@@ -561,7 +669,8 @@ def train_diffusion(studio: Studio) -> None:
             "latents": torch.from_numpy(
                 song["latents"][latent : latent + time].astype(np.float32)
             ).T,
-            "codes": torch.from_numpy(np.pad(codes, (0, int(frames) - len(codes)), mode="edge")),
+            "codes": torch.from_numpy(np.pad(codes, (0, frames - len(codes)), mode="edge")),
+            "frame_offset": torch.tensor(latent - code * per_code, dtype=torch.float32),
             "clap": torch.cat([torch.from_numpy(prompt)[None], thoughts]),
             "start_seconds": torch.tensor(before, dtype=torch.float32),
             "total_seconds": torch.tensor(before + 10.0 + after, dtype=torch.float32),
@@ -571,8 +680,8 @@ def train_diffusion(studio: Studio) -> None:
         return {k: torch.stack([item[k] for item in items]) for k in items[0]}
 
     share = options["text_condition_share"]
-    training = Encoded(studio, studio.data.training, text_share=share, latents=True)
-    held_out = Encoded(studio, studio.data.validation, text_share=share, latents=True)
+    training = Encoded(studio, studio.data.training, text_share=share, latents=time)
+    held_out = Encoded(studio, studio.data.validation, text_share=share, latents=time)
     rng = np.random.default_rng(0)
     checks = [collate([window(held_out, rng) for _ in range(16)]) for _ in range(3)]
 
@@ -582,7 +691,11 @@ def train_diffusion(studio: Studio) -> None:
 
     def validate(model: nn.Module) -> Metrics:
         torch.manual_seed(0)
-        return {"loss": float(np.mean([model(b)[0].item() for b in checks]))}
+        return {
+            "loss": float(
+                np.mean([model(to_device(b, device_of(model)))[0].item() for b in checks])
+            )
+        }
 
     studio.run("diffusion", DiffusionTraining(SemanticDiffusion(**config)), batch, validate)
 
@@ -592,6 +705,8 @@ def train_diffusion(studio: Studio) -> None:
 
 def assemble(studio: Studio) -> None:
     """Write `checkpoint/`: the folder that `musicot convert` reads."""
+    if not studio.process.is_main_process:
+        return
     parts = ("clap", "rvq", "semantic_tokenizer", "vae", "sampling")
     config = {part: studio.config[part] for part in parts}
     config["semantic_lm"] = semantic_lm_config(studio)
@@ -622,19 +737,39 @@ STAGES: dict[str, Callable[[Studio], None]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Run the stages asked for; bad input is one line on stderr and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m musicot_mlx.reference.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", type=Path, default=MINI, help="YAML config (default: the mini)")
     parser.add_argument("--data", type=Path, required=True, help="metadata JSON or its folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and logs")
-    parser.add_argument("--stage", nargs="+", choices=list(STAGES), default=list(STAGES))
+    parser.add_argument(
+        "--stage",
+        nargs="+",
+        choices=list(STAGES),
+        default=list(STAGES),
+        metavar="NAME",
+        help=f"stages to run, in this order (default: all): {', '.join(STAGES)}",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    studio = Studio(yaml.safe_load(args.config.read_text()), SongData(args.data), args.out)
-    for stage in args.stage:
-        STAGES[stage](studio)
+    try:
+        studio = Studio(read_config(args.config), SongData(args.data), args.out)
+        for stage in args.stage:
+            STAGES[stage](studio)
+            studio.process.wait_for_everyone()
+    except MusicotError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,9 +1,11 @@
 """One training loop for every stage: accelerate, bf16 autocast, accumulation, clipping, EMA,
 resume, best three.
 
-A stage is an `nn.Module` with `loss(batch) -> (loss, metrics)`, a function `batch(step, rng)` that
-makes batches deterministically, and a function `validate(model) -> metrics` whose "loss" picks the
-best checkpoints. The same loop runs on a CPU, one GPU, or several through `accelerate launch`.
+A stage is an `nn.Module` with `forward(batch) -> (loss, metrics)`, a function `batch(step, rng)`
+that makes batches from `rng` alone, in a thread of its own, and a function `validate(model) ->
+metrics` whose "loss" picks the best checkpoints. Torch's generator is seeded at every step, so that
+a resumed run draws what an unbroken one draws. The same loop runs on a CPU, one GPU, or several
+through `accelerate launch`.
 """
 
 import json
@@ -19,8 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+
+from musicot_mlx.errors import MusicotError, RunError
 
 Batch = dict[str, Any]
 Metrics = dict[str, float]
@@ -61,6 +67,11 @@ def ema_update(decay: float) -> Callable[..., None]:
     return update
 
 
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`; lists and the rest as they are."""
+    return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+
 def save_atomic(state: Any, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
@@ -68,18 +79,25 @@ def save_atomic(state: Any, path: Path) -> None:
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """A stage's EMA weights: its best checkpoint by validation loss, or its last one where none was
-    validated.
+    """A stage's EMA weights: its best checkpoint by validation loss that is still there, or its
+    last one. Raises MusicotError where the stage left nothing.
     """
     record = path / "log.json"
     best = json.loads(record.read_text()).get("best", []) if record.is_file() else []
-    if best:
-        return torch.load(path / best[0]["file"], map_location="cpu", weights_only=True)
+    for entry in best:
+        if (path / entry["file"]).is_file():
+            return torch.load(path / entry["file"], map_location="cpu", weights_only=True)
+    if not (path / "last.pt").is_file():
+        raise MusicotError(f"{path} holds no weights; run --stage {path.name} first")
     return torch.load(path / "last.pt", map_location="cpu", weights_only=True)["ema"]
 
 
 class Trainer:
-    """Trains `model` in `folder`; `run()` resumes from `last.pt` and returns the EMA model."""
+    """Trains `model` in `folder`; `run()` resumes from `last.pt` and returns the EMA model.
+
+    Raises MusicotError where `last.pt` is of another model, RunError where the loss stops being a
+    number.
+    """
 
     def __init__(
         self,
@@ -91,10 +109,13 @@ class Trainer:
     ) -> None:
         self.config, self.folder = config, Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        AcceleratorState._reset_state()  # the stage before may have had another precision
         self.accelerator = Accelerator(
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulate,
             cpu=not torch.cuda.is_available(),
+            # BEST-RQ leaves the quantiser out, a song without a score the notes
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
@@ -113,13 +134,22 @@ class Trainer:
 
     def _resume(self) -> None:
         state = torch.load(self.folder / "last.pt", map_location="cpu", weights_only=True)
-        self.network.load_state_dict(state["model"])
-        self.ema.module.load_state_dict(state["ema"])
+        try:
+            self.network.load_state_dict(state["model"])
+            self.ema.module.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise MusicotError(
+                f"{self.folder / 'last.pt'} is of another config; go back to it, or move "
+                f"{self.folder} away to train anew"
+            ) from error
         self.ema.n_averaged.fill_(state["step"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.elapsed = state["step"], state["elapsed"]
-        torch.set_rng_state(state["rng"])
-        self.log = json.loads((self.folder / "log.json").read_text())
+        if (self.folder / "log.json").is_file():
+            log = json.loads((self.folder / "log.json").read_text())
+            self.log["best"] = log["best"]
+            for kind in ("train", "valid"):  # what came after last.pt is trained again
+                self.log[kind] = [row for row in log[kind] if row["step"] <= self.step]
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -130,7 +160,6 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "elapsed": self.elapsed,
-            "rng": torch.get_rng_state(),
         }
         save_atomic(state, self.folder / "last.pt")
         self._write_log()
@@ -151,10 +180,13 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self._progress())))
         return c.final_learning_rate + (c.learning_rate - c.final_learning_rate) * cosine
 
-    def _draw(self, micro_step: int) -> Batch:
+    def _rng(self, micro_step: int) -> np.random.Generator:
+        """The draws of this process at this step, whatever was drawn before."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        rng = np.random.default_rng([self.config.seed, micro_step * world + rank])
-        return self.make_batch(micro_step, rng)
+        return np.random.default_rng([self.config.seed, micro_step * world + rank])
+
+    def _draw(self, micro_step: int) -> Batch:
+        return self.make_batch(micro_step, self._rng(micro_step))
 
     def _validate(self) -> None:
         if not self.accelerator.is_main_process:
@@ -164,14 +196,16 @@ class Trainer:
             metrics = self.validate(self.ema.module)
         self.log["valid"].append({"step": self.step, "minutes": self.elapsed / 60, **metrics})
         name = f"best-{self.step}.pt"
-        best = [*self.log["best"], {"file": name, "loss": metrics["loss"]}]
+        best = [entry for entry in self.log["best"] if entry["file"] != name]
+        if math.isfinite(metrics["loss"]):
+            best.append({"file": name, "loss": metrics["loss"]})
         best.sort(key=lambda entry: entry["loss"])
         self.log["best"] = best[: self.config.keep_best]
         if any(entry["file"] == name for entry in self.log["best"]):
             save_atomic(self.ema.module.state_dict(), self.folder / name)
+        self._write_log()
         for entry in best[self.config.keep_best :]:
             (self.folder / entry["file"]).unlink(missing_ok=True)
-        self._write_log()
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
         print(f"valid  step {self.step}  {shown}", flush=True)
 
@@ -189,17 +223,18 @@ class Trainer:
                     group["lr"] = rate
                 self.model.train()
                 for _ in range(c.accumulate):
+                    torch.manual_seed(int(self._rng(micro).integers(2**63)))
                     micro += 1
                     batch, ahead = ahead.result(), pool.submit(self._draw, micro)
                     with self.accelerator.accumulate(self.model):
-                        batch = {
-                            k: v.to(self.accelerator.device) if torch.is_tensor(v) else v
-                            for k, v in batch.items()
-                        }
                         with self.accelerator.autocast():
-                            loss, metrics = self.model(batch)
+                            loss, metrics = self.model(to_device(batch, self.accelerator.device))
                         if not torch.isfinite(loss):
-                            raise RuntimeError(f"loss is {loss.item()} at step {self.step}")
+                            raise RunError(
+                                f"the loss is {loss.item()} at step {self.step}; the last "
+                                f"checkpoint in {self.folder} is from before: resume from it with "
+                                "a lower learning_rate"
+                            )
                         self.accelerator.backward(loss)
                         if self.accelerator.sync_gradients:
                             self.accelerator.clip_grad_norm_(self.model.parameters(), c.clip_norm)
@@ -209,6 +244,9 @@ class Trainer:
                 self.step += 1
                 now = time.monotonic()
                 self.elapsed += now - began
+                if self.accelerator.num_processes > 1:  # one clock: all must stop at one step
+                    clock = torch.tensor(self.elapsed, device=self.accelerator.device)
+                    self.elapsed = broadcast(clock).item()
                 if now - logged > 15:
                     logged = now
                     row = {"step": self.step, "minutes": round(self.elapsed / 60, 2), "rate": rate}
