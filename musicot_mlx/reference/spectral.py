@@ -51,7 +51,7 @@ def reconstruction_loss(
         size_a, size_b = magnitudes(a), magnitudes(b)
         mels = (log_mel(size, n_fft // 16, sample_rate) for size in (size_a, size_b))
         mel = mel + (next(mels) - next(mels)).abs().mean()
-        gain_a, gain_b = size_a**-0.7, size_b**-0.7
+        gain_a, gain_b = size_a**-0.5, size_b**-0.5
         small_a, small_b = size_a * gain_a, size_b * gain_b
         parts = (
             torch.view_as_real(a) * gain_a[..., None] - torch.view_as_real(b) * gain_b[..., None]
@@ -61,7 +61,7 @@ def reconstruction_loss(
     mel, spectral = mel / len(scales), spectral / len(scales)
     wave = (target - output).abs().mean() / target.abs().mean().clamp(min=1e-3)
     parts = {"mel": mel.item(), "spectral": spectral.item(), "wave": wave.item()}
-    return mel + spectral + 0.5 * wave, parts
+    return mel + spectral + 3 * wave, parts
 
 
 def signal_to_noise(target: Tensor, output: Tensor) -> Tensor:
