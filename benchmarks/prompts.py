@@ -2,7 +2,7 @@
 
     python benchmarks/prompts.py --seeds 1 2 3 4 --json benchmarks/results/prompts.json
 
-The measures (musicot_mlx/evaluation/signals.py) know nothing of CLAP or of the model. `--keep FOLDER`
+The measures (musicot_mlx/evaluation/signals.py) know nothing of CLAP or the model. `--keep FOLDER`
 leaves the songs and a spectrogram of each there. The table is printed from the JSON.
 """
 
