@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,9 +17,14 @@ from musicot_mlx.errors import MusicotError
 
 if TYPE_CHECKING:
     from musicot_mlx.models.clap import ClapEmbedder
-    from musicot_mlx.pipelines.musicot import MusicotPipeline
 
 FORMAT, VERSION = "musicot-plan", 1
+
+
+class Renderer(Protocol):
+    """A model that can say whether it can render a plan, and give its thoughts their vectors."""
+
+    def check_plan(self, plan: "Plan", where: str) -> "Plan": ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Plan:
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
-    def load(cls, source: "str | Path | dict[str, Any]", model: "MusicotPipeline") -> "Plan":
+    def load(cls, source: "str | Path | dict[str, Any]", model: "Renderer") -> "Plan":
         """A saved plan, from a file or from its JSON object, for the model that is to render it.
 
         Raises MusicotError for a file that is no plan and for codes that the model does not have.
