@@ -1,13 +1,15 @@
 """The band tells the truth: captions, tags, rolls and sections agree with the notes it wrote."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.reference.band import available, compose, make_dataset, render, render_stems
+from musicot_mlx.reference.band import Note, available, compose, make_dataset, render, render_stems
 from musicot_mlx.reference.band import dataset as dataset_module
+from musicot_mlx.reference.band.compose import _tidy
 from musicot_mlx.reference.band.dataset import describe
 from musicot_mlx.reference.band.tables import (
     BASS,
@@ -22,6 +24,7 @@ from musicot_mlx.reference.band.tables import (
     SCALES,
     STYLES,
 )
+from musicot_mlx.reference.data import SongData, read_roll, read_window
 
 needs_synth = pytest.mark.skipif(not available(), reason="no FluidSynth or sound font here")
 
@@ -269,4 +272,53 @@ def test_stems_add_up_to_the_mix():
     assert set(stems) == {INSTRUMENTS[n.instrument].family for n in piece.notes}
     mix = render(piece, sample_rate=22050)
     error = np.sqrt(np.square(sum(stems.values()) - mix).mean()) / mix.std()
-    assert error < 0.1
+    assert error < 0.02
+
+
+@needs_synth
+def test_a_render_does_not_depend_on_the_one_before():
+    piece = compose(0, style="techno", duration=5)
+    first = render(piece)
+    render(compose(1, style="metal", duration=5.3))
+    assert np.array_equal(render(piece), first)
+
+
+@needs_synth
+@pytest.mark.parametrize("name", ["cello", "synth pad", "organ", "distorted guitar", "piano"])
+def test_notes_end_where_they_are_written_to_end(name):
+    """Also when two seats struck the same pitch on one instrument; and no constant offset stays."""
+    pitch = 60
+    twice = [Note(0.0, 1.5, pitch, 100, name), Note(0.7, 1.2, pitch, 90, name)]
+    notes = _tidy(twice, 5.0)
+    assert len(notes) == 2 and notes[0].end <= notes[1].start
+    piece = replace(compose(0, duration=5), notes=notes, duration=5.0)
+    sound = render(piece, sample_rate=22050)
+    playing, after = sound[: 22050 * 6 // 5], sound[22050 * 4 :]
+    assert after.std() < 0.003 * playing.std()
+    assert np.abs(sound.mean(axis=0)).max() < 0.02 * sound.std()
+
+
+@needs_synth
+def test_no_long_silence():
+    for seed in (1, 4, 13):
+        sound = render(compose(seed, duration=12), sample_rate=22050)
+        frames = sound[: len(sound) // 1102 * 1102].reshape(-1, 1102 * 2)  # 50 ms each
+        loud = np.flatnonzero(np.sqrt(np.square(frames).mean(axis=1)) > 10 ** (-55 / 20))
+        gaps = np.diff(np.concatenate([[-1], loud, [len(frames)]])) * 0.05
+        assert gaps.max() < 2.5, (seed, gaps.max())
+
+
+@needs_synth
+def test_a_data_set_that_the_trainer_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_module, "ProcessPoolExecutor", _Here)
+    assert list(make_dataset(tmp_path, songs=2, duration=11)) == [1, 2]
+    data = SongData(tmp_path)
+    piece = compose(1, duration=11)
+    assert len(data.entries) == 2 and set(piece.instruments()) <= set(data.tags())
+    song = data.entries[1]
+    said = {song.caption(np.random.default_rng(i), 0.0, 10.0) for i in range(30)}
+    assert said <= {*song.prompts, *song.windows[0]["captions"]} and len(said) > 3
+    sound = read_window(song.path, 1.0, 2.0, sample_rate=44100)
+    mono = render(piece).mean(axis=1)[44100 : 3 * 44100]
+    np.testing.assert_allclose(sound[:, 0], mono, atol=1e-4)
+    assert np.array_equal(read_roll(song.path, 1.0, 50), piece.roll()[25:75])

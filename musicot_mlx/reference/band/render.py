@@ -3,11 +3,13 @@
 import ctypes
 import ctypes.util
 import os
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.signal import butter, sosfilt
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.band.piece import Note, Piece
@@ -21,7 +23,7 @@ SOUND_FONTS = (
 DRUM_CHANNEL, DRUM_BANK = 9, 128
 LOUDNESS = 0.12  # RMS a piece is brought to, as far as the peak allows
 PEAK = 0.9
-BLOCK = 64  # samples FluidSynth renders at a time; events fall on block starts
+LOWEST = 20.0  # Hz; FluidR3's pads and leads carry a constant offset, louder than some songs
 
 
 def sound_font() -> str:
@@ -46,14 +48,22 @@ def available() -> bool:
     return ctypes.util.find_library("fluidsynth") is not None
 
 
-@lru_cache(maxsize=1)
-def _synth(sample_rate: int) -> tuple[Any, int]:
-    """One synthesiser a process, since loading the sound font takes longer than a song."""
+@contextmanager
+def _synth(sample_rate: int) -> Iterator[tuple[Any, int]]:
+    """A synthesiser and its sound font for one piece.
+
+    Not kept for the next: a voice's first samples fade from the loudness its last note had, so a
+    piece would depend on the one before. The font is read as far as the piece needs it, in 0.1 s.
+    """
     import fluidsynth
 
-    dry = {"synth.reverb.active": 0, "synth.chorus.active": 0}
-    synth = fluidsynth.Synth(gain=0.3, samplerate=float(sample_rate), **dry)
-    return synth, synth.sfload(sound_font())
+    settings = {"reverb.active": 0, "chorus.active": 0, "dynamic-sample-loading": 1}
+    settings = {f"synth.{name}": value for name, value in settings.items()}
+    synth = fluidsynth.Synth(gain=0.3, samplerate=float(sample_rate), **settings)
+    try:
+        yield synth, synth.sfload(sound_font())
+    finally:
+        synth.delete()
 
 
 def render(piece: Piece, *, sample_rate: int = 44100) -> np.ndarray:
@@ -79,12 +89,32 @@ def _gain(audio: np.ndarray) -> float:
 
 
 def _play(notes: tuple[Note, ...], duration: float, sample_rate: int) -> np.ndarray:
-    """Notes to float32 (samples, 2): each event at its own sample."""
-    synth, font = _synth(sample_rate)
-    synth.system_reset()
-    channels = {}
+    """Notes to float32 (samples, 2): each event within 64 samples of its moment."""
+    events = [(round(n.start * sample_rate), 1, n) for n in notes]
+    events += [(round(n.end * sample_rate), 0, n) for n in notes]
+    events.sort(key=lambda event: event[:2])  # at one sample, notes end before others begin
+    audio = np.zeros((round(duration * sample_rate), 2), np.float32)
+    now = 0
+    with _synth(sample_rate) as (synth, font):
+        channels = _channels(synth, font, sorted({note.instrument for note in notes}))
+        for at, begins, note in events:
+            at = min(at, len(audio))
+            _fill(synth, audio[now:at])
+            now = at
+            if begins:
+                synth.noteon(channels[note.instrument], note.pitch, note.velocity)
+            else:
+                synth.noteoff(channels[note.instrument], note.pitch)
+        _fill(synth, audio[now:])
+    audible = butter(2, LOWEST, "highpass", fs=sample_rate, output="sos")
+    return sosfilt(audible, audio, axis=0).astype(np.float32)
+
+
+def _channels(synth: Any, font: int, names: list[str]) -> dict[str, int]:
+    """Give each instrument a channel with its sound, volume and place."""
     free = [channel for channel in range(16) if channel != DRUM_CHANNEL]
-    for name in sorted({note.instrument for note in notes}):
+    channels = {}
+    for name in names:
         instrument = INSTRUMENTS[name]
         drums = instrument.family == "drums"
         channel = DRUM_CHANNEL if drums else free.pop(0)
@@ -92,34 +122,7 @@ def _play(notes: tuple[Note, ...], duration: float, sample_rate: int) -> np.ndar
         synth.cc(channel, 7, instrument.volume)
         synth.cc(channel, 10, instrument.pan)
         channels[name] = channel
-    events = [(round(n.start * sample_rate), 1, n) for n in notes]
-    events += [(round(n.end * sample_rate), 0, n) for n in notes]
-    events.sort(key=lambda event: event[:2])  # at one sample, notes end before others begin
-    audio = np.zeros((round(duration * sample_rate), 2), np.float32)
-    now = 0
-    for at, begins, note in events:
-        at = min(at, len(audio))
-        _fill(synth, audio[now:at])
-        now = at
-        if begins:
-            synth.noteon(channels[note.instrument], note.pitch, note.velocity)
-        else:
-            synth.noteoff(channels[note.instrument], note.pitch)
-    _fill(synth, audio[now:])
-    _quiet(synth, channels, len(audio))
-    return audio
-
-
-def _quiet(synth: Any, channels: dict[str, int], samples: int) -> None:
-    """Leave the synthesiser silent at a block's start: no piece may depend on the one before."""
-    for channel in channels.values():
-        synth.cc(channel, 120, 0)  # all sound off
-    _fill(synth, np.zeros((-samples % BLOCK, 2), np.float32))
-    rest = np.zeros((BLOCK * 64, 2), np.float32)
-    for _ in range(100):
-        _fill(synth, rest)
-        if float(np.abs(rest).max()) < 1e-6:
-            break
+    return channels
 
 
 def _fill(synth: Any, block: np.ndarray) -> None:
