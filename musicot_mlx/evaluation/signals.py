@@ -1,32 +1,47 @@
-"""What a waveform sounds like in four numbers: how many onsets, how percussive, how bright, how fast.
+"""What a waveform sounds like in four numbers: onsets, percussion, brightness, tempo.
 
-They need no model, so they check generated music independently of CLAP: "techno" should measure
-faster, more percussive and brighter than "solo cello". Numpy and scipy only.
+They need no model, so they check generated music independently of CLAP: techno should measure
+faster, more percussive and brighter than a cello alone. Numpy and scipy only.
 
-Onsets are peaks of the spectral flux of a log-magnitude spectrogram (Dixon 2006); the percussive
-share follows median-filtered harmonic/percussive separation (Fitzgerald 2010); the tempo is the
-strongest lag of the flux's autocorrelation under a log-normal preference for 120 BPM (Ellis 2007).
+Onsets are peaks of a spectral flux that looks over neighbouring bands, so that vibrato is no onset
+(SuperFlux, Boeck 2013); the percussive share comes from median-filtered harmonic/percussive
+separation (Fitzgerald 2010); the tempo is the strongest lag of the flux's autocorrelation under a
+log-normal preference for 120 BPM (Ellis 2007). All figures are the same at any level.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy.ndimage import maximum_filter1d, median_filter, uniform_filter1d
-from scipy.signal import get_window
+from scipy.ndimage import maximum_filter1d, median_filter
 
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.audio.mel import hertz_to_mel, mel_filter_bank, mel_to_hertz
 
-RATE = 22050  # Hz: analysis happens at or just above this rate
-FRAME, HOP = 1024, 256  # samples at RATE: 46 ms, 12 ms
-QUIET = 1e-4  # RMS below which nothing is measured
+WINDOW_SECONDS, HOP_SECONDS = 2048 / 44100, 512 / 44100
+LOWEST, HIGHEST = 30.0, 16000.0  # Hz that mel bands cover
+FLUX_BANDS = 72
+LAG = 2  # frames over which a rise counts
+MEDIAN = 17  # frames (0.4 s) and bins (370 Hz) of the median filters
+SLOWEST, FASTEST = 40.0, 240.0  # BPM
+FEWEST_ONSETS = 4  # fewer have no tempo
+
+
+@dataclass(frozen=True)
+class Spectrogram:
+    """Power (frames, bins) from 0 Hz to half the rate, frames a second, rate in Hz, seconds."""
+
+    power: np.ndarray
+    frame_rate: float
+    sample_rate: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Signals:
-    """Measures of a waveform; all 0 for silence.
+    """Measures of a waveform, all 0 for silence.
 
-    onset_rate: note and drum onsets a second. percussive_share: 0-1, the share of spectral energy
-    that is percussive. spectral_centroid: Hz. tempo: BPM, 0 when no pulse is found.
+    onset_rate: note and drum onsets a second. percussive_share: 0-1, the share of the energy that
+    is percussive. spectral_centroid: Hz. tempo: BPM, 0 where nothing repeats.
     """
 
     onset_rate: float
@@ -34,122 +49,183 @@ class Signals:
     spectral_centroid: float
     tempo: float
 
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
-        return asdict(self)
-
 
 def measure(waveform: np.ndarray, sample_rate: int) -> Signals:
-    """Measures of float audio (samples,) or (samples, channels), at least half a second of it.
+    """All four measures of a waveform (samples,) or (samples, channels) of any length.
 
-    Raises MusicotError for other shapes, shorter audio, or values that are not finite.
+    Raises ValueError for an empty waveform or one that is not finite.
     """
-    mono = _mono(waveform, sample_rate)
-    if float(np.sqrt(np.mean(np.square(mono)))) < QUIET:
-        return Signals(0.0, 0.0, 0.0, 0.0)
-    scale = max(1.0, sample_rate / RATE)
-    frame, hop = 2 * round(FRAME * scale / 2), round(HOP * scale)
-    magnitude = spectrogram(mono, frame, hop)  # (frames, bins)
-    frame_rate = sample_rate / hop
-    flux = onset_envelope(magnitude)
+    spectrogram = power_spectrogram(waveform, sample_rate)
+    flux = _flux(spectrogram)
     return Signals(
-        onset_rate=onsets(flux, frame_rate).size / (mono.size / sample_rate),
-        percussive_share=percussive_share(magnitude, frame_rate, sample_rate / frame),
-        spectral_centroid=spectral_centroid(magnitude, sample_rate),
-        tempo=tempo(flux, frame_rate),
+        _onset_rate(spectrogram, flux),
+        _percussive_share(spectrogram),
+        _centroid(spectrogram),
+        _tempo(spectrogram, flux),
     )
 
 
-def _mono(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    wave = np.asarray(waveform)
-    if wave.ndim == 2:
-        wave = wave.mean(axis=1)
-    if wave.ndim != 1:
-        raise MusicotError(
-            f"waveform has shape {wave.shape}; pass (samples,) or (samples, channels)"
-        )
-    if wave.size < sample_rate // 2:
-        raise MusicotError(
-            f"{wave.size / sample_rate:.2f} s of audio is too short to measure; pass at least 0.5 s"
-        )
-    if not np.isfinite(wave).all():
-        raise MusicotError("waveform holds values that are not finite")
-    return wave.astype(np.float32)
+def onset_rate(waveform: np.ndarray, sample_rate: int) -> float:
+    """Note and drum onsets a second."""
+    spectrogram = power_spectrogram(waveform, sample_rate)
+    return _onset_rate(spectrogram, _flux(spectrogram))
 
 
-def spectrogram(mono: np.ndarray, frame: int, hop: int) -> np.ndarray:
-    """Magnitudes (frames, frame / 2 + 1) of Hann windows centred every `hop` samples."""
-    padded = np.pad(mono, frame // 2)
-    views = np.lib.stride_tricks.sliding_window_view(padded, frame)[::hop]
-    window = get_window("hann", frame).astype(np.float32)
-    blocks = [  # a long song's windows would not fit in memory at once
-        np.abs(np.fft.rfft(views[i : i + 1024] * window, axis=1))
-        for i in range(0, len(views), 1024)
-    ]
-    return np.concatenate(blocks).astype(np.float32) * np.float32(2.0 / window.sum())
+def percussive_share(waveform: np.ndarray, sample_rate: int) -> float:
+    """Share (0-1) of the energy that is percussive: 0 a tone, 0.5 noise, 1 clicks."""
+    return _percussive_share(power_spectrogram(waveform, sample_rate))
 
 
-def onset_envelope(magnitude: np.ndarray) -> np.ndarray:
-    """Spectral flux (frames,): the mean rise of the compressed magnitude over the last two frames."""
-    level = np.log1p(1000.0 * magnitude / max(float(magnitude.max()), 1e-9))
-    before = np.maximum(np.roll(level, 2, axis=0), np.roll(level, 1, axis=0))
-    before[:2] = level[:2]
+def spectral_centroid(waveform: np.ndarray, sample_rate: int) -> float:
+    """Centre of mass of the power spectrum in Hz."""
+    return _centroid(power_spectrogram(waveform, sample_rate))
+
+
+def tempo(waveform: np.ndarray, sample_rate: int) -> float:
+    """Beats a minute between 40 and 240; 0 where nothing repeats."""
+    spectrogram = power_spectrogram(waveform, sample_rate)
+    return _tempo(spectrogram, _flux(spectrogram))
+
+
+def power_spectrogram(waveform: np.ndarray, sample_rate: int) -> Spectrogram:
+    """Power of Hann windows of 46 ms, one every 12 ms, of the mean of the channels.
+
+    Raises ValueError for an empty waveform, other shapes, or values that are not finite.
+    """
+    mono = np.asarray(waveform, np.float32)
+    if mono.ndim not in (1, 2):
+        raise ValueError(f"waveform has shape {mono.shape}; pass (samples,) or (samples, channels)")
+    mono = mono if mono.ndim == 1 else mono.mean(axis=1)
+    if mono.size == 0:
+        raise ValueError("waveform is empty; pass at least one sample")
+    if not np.isfinite(mono).all():
+        raise ValueError("waveform holds NaN or infinity; check what made it")
+    size = 2 * max(1, round(WINDOW_SECONDS * sample_rate / 2))
+    hop = max(1, round(HOP_SECONDS * sample_rate))
+    padded = np.pad(mono, size // 2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+    hann = np.hanning(size + 1)[:-1].astype(np.float32)
+    power = np.empty((len(windows), size // 2 + 1), np.float32)
+    for first in range(0, len(windows), 1024):  # all windows of a long song would fill the memory
+        block = np.fft.rfft(windows[first : first + 1024] * hann, axis=1)
+        power[first : first + 1024] = np.square(block.real) + np.square(block.imag)
+    return Spectrogram(power, sample_rate / hop, sample_rate, mono.size / sample_rate)
+
+
+def mel_decibels(spectrogram: Spectrogram, bands: int, dynamic_range: float) -> np.ndarray:
+    """Mel spectrogram (frames, bands) in dB below its loudest value, cut at -dynamic_range.
+
+    Bands are even on the mel scale between 30 Hz and 16 kHz or half the sample rate.
+    """
+    mel = _mel(spectrogram, bands)
+    loudest = float(mel.max())
+    if loudest <= 0.0:
+        return np.full(mel.shape, -dynamic_range, np.float32)
+    floor = 10.0 ** (-dynamic_range / 10.0)
+    return (10.0 * np.log10(np.maximum(mel / loudest, floor))).astype(np.float32)
+
+
+def _mel(spectrogram: Spectrogram, bands: int) -> np.ndarray:
+    bins = spectrogram.power.shape[1]
+    return spectrogram.power @ _filters(bins, bands, spectrogram.sample_rate)
+
+
+@lru_cache(maxsize=8)
+def _filters(bins: int, bands: int, sample_rate: int) -> np.ndarray:
+    """Triangles (bins, bands) of peak 1; one that falls between two bins takes the nearer."""
+    high = min(HIGHEST, sample_rate / 2)
+    low = min(LOWEST, high / 2)
+    filters = mel_filter_bank(
+        2 * (bins - 1),
+        bands,
+        sample_rate=sample_rate,
+        min_frequency=low,
+        max_frequency=high,
+        norm=None,
+    )
+    edges = np.linspace(*hertz_to_mel(np.array([low, high])), bands + 2)
+    nearest = np.rint(mel_to_hertz(edges[1:-1]) / (sample_rate / 2) * (bins - 1)).astype(int)
+    thin = np.flatnonzero(filters.sum(axis=0) < 0.5)
+    filters[nearest[thin], thin] = 0.5
+    return filters.astype(np.float32)
+
+
+def _flux(spectrogram: Spectrogram) -> np.ndarray:
+    """Mean rise (frames,) of the compressed mel bands, against the neighbourhood two frames ago."""
+    mel = np.sqrt(_mel(spectrogram, FLUX_BANDS))
+    loudest = float(np.percentile(mel.max(axis=1), 98)) or float(mel.max())
+    if loudest <= 0.0:
+        return np.zeros(len(mel), np.float32)
+    level = np.log1p(mel * np.float32(60.0 / loudest))
+    before = np.zeros_like(level)
+    before[LAG:] = maximum_filter1d(level, 3, axis=1)[:-LAG]
     return np.maximum(level - before, 0.0).mean(axis=1)
 
 
-def onsets(flux: np.ndarray, frame_rate: float) -> np.ndarray:
-    """Frames (int) at which the flux peaks clearly above its surroundings."""
-    near, wide = max(3, round(0.06 * frame_rate)), max(5, round(1.0 * frame_rate))
-    peak = flux >= maximum_filter1d(flux, 2 * (near // 2) + 1)
-    threshold = 1.3 * uniform_filter1d(flux, wide) + 0.06 * float(np.percentile(flux, 99))
-    return np.flatnonzero(peak & (flux > threshold) & (flux > 0.02))
+def _onsets(spectrogram: Spectrogram, flux: np.ndarray) -> np.ndarray:
+    """Frames (int) where the flux peaks clearly above what it does around them."""
+    near = 2 * max(1, round(0.035 * spectrogram.frame_rate)) + 1
+    wide = 2 * max(2, round(0.75 * spectrogram.frame_rate)) + 1
+    usual = median_filter(flux, wide)
+    spread = median_filter(np.abs(flux - usual), wide)
+    threshold = usual + 7.0 * spread + 0.03 + 0.04 * float(np.percentile(flux, 99))
+    found = np.flatnonzero((flux >= maximum_filter1d(flux, near)) & (flux > threshold))
+    return found[found < max(1, len(flux) - 3)]  # where a sound is cut off, nothing begins
 
 
-def percussive_share(magnitude: np.ndarray, frame_rate: float, bin_width: float) -> float:
-    """Share (0-1) of the energy left to the percussive part by soft median-filter masks.
-
-    A tone is a ridge along time (median over 0.2 s), a drum one along frequency (over 500 Hz).
-    """
-    time = 2 * (round(0.2 * frame_rate) // 2) + 1
-    pitch = 2 * (round(500.0 / bin_width) // 2) + 1
-    harmonic = np.square(median_filter(magnitude, (time, 1)))
-    percussive = np.square(median_filter(magnitude, (1, pitch)))
-    mask = percussive / np.maximum(harmonic + percussive, 1e-18)
-    energy = np.square(magnitude)
-    return float((mask * energy).sum() / max(float(energy.sum()), 1e-18))
+def _onset_rate(spectrogram: Spectrogram, flux: np.ndarray) -> float:
+    return float(len(_onsets(spectrogram, flux)) / spectrogram.seconds)
 
 
-def spectral_centroid(magnitude: np.ndarray, sample_rate: int) -> float:
-    """Mean over time, weighted by loudness, of the magnitude's centre of mass in Hz."""
-    frequencies = np.linspace(0.0, sample_rate / 2, magnitude.shape[1], dtype=np.float32)
-    return float((magnitude @ frequencies).sum() / max(float(magnitude.sum()), 1e-12))
-
-
-def tempo(flux: np.ndarray, frame_rate: float) -> float:
-    """Beats a minute between 40 and 240, 0 when the flux has no pulse or lasts under 2 s."""
-    if flux.size < 2 * frame_rate or float(flux.std()) < 1e-6:
+def _percussive_share(spectrogram: Spectrogram) -> float:
+    """A tone is a ridge along time, a drum one along frequency: soft masks from the two medians."""
+    power = spectrogram.power[::2]  # windows that overlap by half say all there is to say
+    total = float(power.sum(dtype=np.float64))
+    if total <= 0.0:
         return 0.0
-    centred = flux - flux.mean()
-    size = 1 << (2 * flux.size - 1).bit_length()
+    harmonic, percussive = _running_median(power.T).T, _running_median(power)
+    both = harmonic + percussive
+    mask = np.divide(percussive, both, out=np.zeros_like(power), where=both > 0)
+    return float((mask * power).sum(dtype=np.float64) / total)
+
+
+def _running_median(rows: np.ndarray) -> np.ndarray:
+    """Median of 17 neighbours along the last axis, edges mirrored."""
+    width = rows.shape[1]
+    padded = np.pad(rows, ((0, 0), (MEDIAN // 2, MEDIAN // 2)), mode="symmetric")
+    out = np.empty_like(rows, order="C")
+    for first in range(0, len(rows), 64):
+        flat = np.ascontiguousarray(padded[first : first + 64]).ravel()
+        found = median_filter(flat, MEDIAN).reshape(-1, width + MEDIAN - 1)
+        out[first : first + 64] = found[:, MEDIAN // 2 : MEDIAN // 2 + width]
+    return out
+
+
+def _centroid(spectrogram: Spectrogram) -> float:
+    spectrum = spectrogram.power.sum(axis=0, dtype=np.float64)
+    total = float(spectrum.sum())
+    frequencies = np.linspace(0.0, spectrogram.sample_rate / 2, len(spectrum))
+    return float(spectrum @ frequencies / total) if total > 0.0 else 0.0
+
+
+def _tempo(spectrogram: Spectrogram, flux: np.ndarray) -> float:
+    """The lag at which onsets repeat best, sharpened between frames by a parabola."""
+    if len(_onsets(spectrogram, flux)) < FEWEST_ONSETS:
+        return 0.0
+    rate = spectrogram.frame_rate
+    centred = flux[LAG:] - flux[LAG:].mean()
+    size = 1 << (2 * len(centred) - 1).bit_length()
     spectrum = np.fft.rfft(centred, size)
-    correlation = np.fft.irfft(np.abs(spectrum) ** 2, size)[: flux.size]
-    correlation /= np.arange(flux.size, 0, -1)  # long lags have fewer products
-    lags = np.arange(int(frame_rate * 60 / 240), min(flux.size // 2, int(frame_rate * 60 / 40)) + 1)
-    preference = np.exp(-0.5 * (np.log2(60 * frame_rate / lags / 120.0) / 0.9) ** 2)
-    # a beat also repeats at twice its lag
-    score = preference * (
-        correlation[lags] + 0.5 * correlation[np.minimum(2 * lags, flux.size - 1)]
-    )
-    best = int(lags[np.argmax(score)])
-    if correlation[best] < 0.05 * correlation[0]:
+    correlation = np.fft.irfft(np.square(np.abs(spectrum)), size)[: len(centred)]
+    correlation /= max(float(correlation[0]), 1e-12)
+    lags = np.arange(int(60 * rate / FASTEST), min(len(centred) // 2, int(60 * rate / SLOWEST) + 1))
+    if len(lags) < 3:
         return 0.0
-    return float(60.0 * frame_rate / _refine(correlation, best))
-
-
-def _refine(correlation: np.ndarray, lag: int) -> float:
-    """The peak's position between frames, by a parabola through three points."""
-    if not 0 < lag < correlation.size - 1:
-        return float(lag)
-    left, middle, right = correlation[lag - 1 : lag + 2]
+    liking = np.exp(-0.5 * np.square(np.log2(60.0 * rate / lags / 120.0) / 0.9))
+    best = int(lags[np.argmax(liking * correlation[lags])])
+    left, middle, right = correlation[best - 1 : best + 2]
+    if middle < 0.08:
+        return 0.0
     bend = left - 2 * middle + right
-    return lag + float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5)) if bend < 0 else float(lag)
+    shift = float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5)) if bend < 0 else 0.0
+    return float(60.0 * rate / (best + shift))
