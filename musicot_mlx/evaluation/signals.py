@@ -72,7 +72,10 @@ def onset_rate(waveform: np.ndarray, sample_rate: int) -> float:
 
 
 def percussive_share(waveform: np.ndarray, sample_rate: int) -> float:
-    """Share (0-1) of the energy that is percussive: 0 a tone, 0.5 noise, 1 clicks."""
+    """Share (0-1) of the energy that is percussive: 0 a tone, 0.5 noise, 1 clicks.
+
+    Energy is weighted as the ear weighs it: a kick drum, most of it a low tone, would else decide.
+    """
     return _percussive_share(power_spectrogram(waveform, sample_rate))
 
 
@@ -180,13 +183,22 @@ def _onset_rate(spectrogram: Spectrogram, flux: np.ndarray) -> float:
 def _percussive_share(spectrogram: Spectrogram) -> float:
     """A tone is a ridge along time, a drum one along frequency: soft masks from the two medians."""
     power = spectrogram.power[::2]  # windows that overlap by half say all there is to say
-    total = float(power.sum(dtype=np.float64))
+    weights = _a_weighting(np.linspace(0.0, spectrogram.sample_rate / 2, power.shape[1]))
+    total = float(power.sum(axis=0, dtype=np.float64) @ weights)
     if total <= 0.0:
         return 0.0
     harmonic, percussive = _running_median(power.T).T, _running_median(power)
     both = harmonic + percussive
     mask = np.divide(percussive, both, out=np.zeros_like(power), where=both > 0)
-    return float((mask * power).sum(dtype=np.float64) / total)
+    return float((mask * power).sum(axis=0, dtype=np.float64) @ weights / total)
+
+
+def _a_weighting(frequencies: np.ndarray) -> np.ndarray:
+    """How much of the power at each frequency (Hz) the ear takes in, 1 at 1 kHz (IEC 61672)."""
+    square = np.square(frequencies)
+    gain = 12194.0**2 * np.square(square) / ((square + 20.6**2) * (square + 12194.0**2))
+    gain /= np.sqrt((square + 107.7**2) * (square + 737.9**2))
+    return np.square(1.2589 * gain)
 
 
 def _running_median(rows: np.ndarray) -> np.ndarray:
