@@ -136,7 +136,8 @@ class Studio:
         validate: Callable[[nn.Module], Metrics],
     ) -> nn.Module:
         size = sum(p.numel() for p in model.parameters()) / 1e6
-        print(f"stage {stage}: {size:.1f} M parameters", flush=True)
+        if self.process.is_main_process:
+            print(f"stage {stage}: {size:.1f} M parameters", flush=True)
         return Trainer(model, batch, validate, self.training(stage), self.out / stage).run()
 
     def weights(self, stage: str, prefix: str = "") -> dict[str, Tensor]:
@@ -752,7 +753,7 @@ def main(argv: list[str] | None = None) -> int:
         choices=list(STAGES),
         default=list(STAGES),
         metavar="NAME",
-        help=f"stages to run, in this order (default: all): {', '.join(STAGES)}",
+        help=f"stages to run (default: all, in this order): {', '.join(STAGES)}",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     args = parser.parse_args(argv)
