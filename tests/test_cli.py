@@ -107,6 +107,27 @@ def test_settings_that_are_none(here: Path, capsys: pytest.CaptureFixture[str]) 
         assert "not a settings file" in _one_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"duration": "long"}, "duration: expected a number from 1 to 300 seconds"),
+        ({"duration": 1e9}, "from 1 to 300 seconds"),
+        ({"seed": 0.5}, "seed: expected a whole number"),
+        ({"steps": -1}, "steps: expected a whole number"),
+        ({"sampler": "magic"}, "sampler can't be 'magic'"),
+        ({"prompt": 3}, "prompt can't be 3"),
+        ({"format": "ogg"}, "format can't be 'ogg'"),
+        ({"audio_temperature": "hot"}, "audio_temperature: expected a number"),
+    ],
+)
+def test_settings_edited_wrong(
+    here: Path, capsys: pytest.CaptureFixture[str], changes: dict, words: str
+) -> None:
+    Path("a.json").write_text(json.dumps({"prompt": "piano", "duration": 3} | changes))
+    assert main(["generate", "--config-from", "a.json"]) == 2
+    assert words in _one_line(capsys)
+
+
 def test_empty_prompt_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("prompts.txt").write_text("\n  \n")
     assert main(["generate", "--prompt-file", "prompts.txt"]) == 2
@@ -318,7 +339,9 @@ def test_plan_then_render(tiny_model: Path, here: Path, capsys: pytest.CaptureFi
     assert json.loads(Path("a.json").read_text())["plan"]["codes"] == codes
     assert main(["generate", "--config-from", "a.json", "-o", "b.wav"]) == 0
     assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
-    assert main([*model, "--plan", "a.plan.json", "--duration", "3"]) == 2
+    for flag, value in (("--duration", "3"), ("-p", "drums"), ("--tags", "piano")):
+        assert main([*model, "--plan", "a.plan.json", flag, value]) == 2
+        assert "the plan is made" in capsys.readouterr().err
     shutil.copy("a.plan.json", "song.json")
     assert main([*model, "--plan", "song.json"]) == 2
     assert "written over song.json" in capsys.readouterr().err
@@ -328,7 +351,7 @@ def test_a_drawn_plan_is_the_song_of_its_prompt(tiny_model: Path, here: Path) ->
     assert _generate(tiny_model, "-p", "piano", "--seed", "2", "-o", "a.wav") == 0
     plan = ["plan", "--model", str(tiny_model), "-p", "piano", "--duration", "2", "--seed", "2"]
     assert main([*plan, "-o", "a.plan.json"]) == 0
-    render = ["generate", "--model", str(tiny_model), "--plan", "a.plan.json", "--seed", "2"]
+    render = ["generate", "--model", str(tiny_model), "--plan", "a.plan.json"]
     assert main([*render, "-o", "b.wav"]) == 0
     assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=common.seed,
         nargs="+",
         metavar="N",
-        help="same seed, same file; several seeds make several songs (default: 0)",
+        help="same seed, same file; several seeds make several songs (default: 0 or the plan's)",
     )
     add("--output", "-o", metavar="FILE", help="file to write (default: song.wav)")
     add("--format", choices=FORMATS, help="audio format (default: by the file name)")
@@ -102,13 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = _read_settings(args.config_from)
+    _refuse_what_a_plan_fixes(args, settings)
     prompts = _prompts(args, settings)
     options = _options(args, settings)
-    seeds = args.seed or [settings.get("seed", 0)]
     format = args.format or (None if args.output else settings.get("format"))
     rate = args.sample_rate or settings.get("sample_rate")
-    songs = [(prompt, seed) for prompt in prompts for seed in seeds]
-    paths = _paths(args.output, format, rate, len(songs))
+    paths = _paths(args.output, format, rate, len(prompts) * len(args.seed or [0]))
     _require_apart(paths, args)
     if args.play:
         play.require_player(paths[0])
@@ -118,8 +117,11 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     name = args.model or settings.get("model", "musicot-mini")
     model = mc.load(name)
-    if plan := args.plan or settings.get("plan"):
-        options["plan"] = mc.Plan.load(plan, model)
+    usual = settings.get("seed", 0)
+    if source := args.plan or settings.get("plan"):
+        options["plan"] = plan = mc.Plan.load(source, model)
+        usual = settings.get("seed", plan.seed)  # so that a plan gives the song of its prompt
+    songs = [(prompt, seed) for prompt in prompts for seed in args.seed or [usual]]
     loaded = time.perf_counter() - started
 
     render = _stream if args.stream else _generate
@@ -208,7 +210,28 @@ def _read_settings(path: str | None) -> dict[str, Any]:
         raise MusicotError(f"{path} is not a settings file: {error}") from error
     if not isinstance(settings, dict) or "duration" not in settings:
         raise MusicotError(f"{path} is not a settings file; pass the .json written beside a song")
+    _check_settings(path, settings)
     return settings
+
+
+def _check_settings(path: str, settings: dict[str, Any]) -> None:
+    """Hold the values of a settings file to what the flags would take."""
+    parser = common.Parser(allow_abbrev=False)
+    add_arguments(parser)
+    actions = {action.dest: action for action in parser._actions}
+    flags = {key: actions[dest] for key, dest in OPTIONS.items() if dest in actions}
+    flags |= {key: actions[key] for key in ("seed", "model", "prompt", "format", "sample_rate")}
+    for key, action in flags.items():
+        value = settings.get(key)
+        if value is None:
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        try:
+            wrong = action.type(text) is None if action.type else not isinstance(value, str)
+        except argparse.ArgumentTypeError as error:
+            raise MusicotError(f"{path}: {key}: {error}") from error
+        if wrong or (action.choices and value not in action.choices):
+            raise MusicotError(f"{path}: {key} can't be {value!r}")
 
 
 def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | None]:
@@ -230,7 +253,7 @@ def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | N
     if settings:
         return [settings.get("prompt")]
     if args.plan or args.reference:
-        return [None]
+        return [None]  # both carry what the song is conditioned on
     raise MusicotError("nothing to make; pass --prompt, --prompt-file, --plan or --config-from")
 
 
@@ -242,11 +265,19 @@ def _options(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, An
     options = {key: settings[key] for key in OPTIONS if settings.get(key) is not None}
     given = {key: getattr(args, dest) for key, dest in OPTIONS.items()}
     options |= {key: value for key, value in given.items() if value is not None}
-    if args.plan and args.duration is not None:
-        raise MusicotError("--duration and --plan exclude each other; a plan has its own length")
     if args.plan or settings.get("plan"):
         options.pop("duration", None)
     return options
+
+
+def _refuse_what_a_plan_fixes(args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    if not (args.plan or settings.get("plan")):
+        return
+    fixed = "prompt prompt_file duration reference lyrics_file tags thought_temp thought_guidance"
+    given = [name for name in fixed.split() if getattr(args, name) is not None]
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        raise MusicotError(f"{flag} belongs to planning, and the plan is made; leave out {flag}")
 
 
 def _require_apart(paths: list[Path], args: argparse.Namespace) -> None:
