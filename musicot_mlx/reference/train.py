@@ -641,7 +641,8 @@ def diffusion_config(studio: Studio) -> dict[str, Any]:
 def train_diffusion(studio: Studio) -> None:
     options, config = studio.options("diffusion"), diffusion_config(studio)
     rvq = studio.rvq()
-    time = round(config["window_seconds"] * config["latent_rate"])
+    seconds = config["window_seconds"]
+    time = round(seconds * config["latent_rate"])
     per_code = config["latent_rate"] / config["audio_frame_rate"]  # latents
     frames = int(np.ceil(time / per_code)) + 1  # codes that a window meets, one at either end cut
 
@@ -651,19 +652,22 @@ def train_diffusion(studio: Studio) -> None:
         """
         _, song = data.draw(rng)
         windows = song["clap"].shape[0]
-        first = int(rng.integers(0, windows))
+        duration = len(song["latents"]) / config["latent_rate"]
+        first = int(rng.integers(0, int((duration - seconds) / 2.5) + 1))
         latent = min(round(first * 2.5 * config["latent_rate"]), len(song["latents"]) - time)
         code = int(latent / per_code)
         codes = song["codes"][code : code + frames]
         # thoughts lie on the song's 10 s grid, which a window meets at any offset: two of them, or
-        # one twice where it starts with the window
+        # one twice where the window lies inside it
         grid = int(rng.integers(0, 4))
-        near = np.clip([first - grid, first - grid + 4 * (grid > 0)], 0, windows - 1)
+        meets = 4 if 2.5 * grid + seconds > clap_parts.WINDOW_SECONDS else 0
+        near = np.clip([first - grid, first - grid + meets], 0, windows - 1)
         # the song this window is of: anything from the window alone to the whole recording
         before = rng.uniform(0, first * 2.5) if rng.random() < 0.7 else first * 2.5
-        after = (windows - 1 - first) * 2.5
+        after = duration - seconds - first * 2.5
         after = rng.uniform(0, after) if rng.random() < 0.7 else after
-        prompt = data.prompt(song, max(0, first - 8), min(windows - 1, first + 8), rng)
+        inside = min(first, windows - 1)
+        prompt = data.prompt(song, max(0, inside - 8), min(windows - 1, inside + 8), rng)
         thoughts = rvq.get_output_from_indices(torch.from_numpy(song["thoughts"][:, near].T)[None])
         thoughts = nn.functional.normalize(thoughts[0], dim=-1)
         return {
@@ -674,7 +678,7 @@ def train_diffusion(studio: Studio) -> None:
             "frame_offset": torch.tensor(latent - code * per_code, dtype=torch.float32),
             "clap": torch.cat([torch.from_numpy(prompt)[None], thoughts]),
             "start_seconds": torch.tensor(before, dtype=torch.float32),
-            "total_seconds": torch.tensor(before + 10.0 + after, dtype=torch.float32),
+            "total_seconds": torch.tensor(before + seconds + after, dtype=torch.float32),
         }
 
     def collate(items: list[dict[str, Tensor]]) -> Batch:
