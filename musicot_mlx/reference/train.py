@@ -3,8 +3,8 @@
     python -m musicot_mlx.reference.train --data FOLDER --out FOLDER [--stage NAME ...]
 
 The order is that of the dependencies. vae, clap and best_rq then semantic_tokenizer read audio;
-rvq needs clap; encode turns songs into embeddings and codes for semantic_lm, encode_latents into
-latents for diffusion; assemble writes the checkpoint folder that `musicot convert` reads.
+encode turns songs into embeddings and codes, from which rvq and semantic_lm learn, encode_latents
+into latents for diffusion; assemble writes the checkpoint folder that `musicot convert` reads.
 Every stage resumes where it stopped. Several GPUs: `accelerate launch -m
 musicot_mlx.reference.train ...`; each process then draws its own batches and encodes its own songs,
 and the first writes the weights.
@@ -315,40 +315,6 @@ def train_clap(studio: Studio) -> None:
     studio.run("clap", model, batch, validate)
 
 
-def train_rvq(studio: Studio) -> None:
-    """Fit the codebooks on CLAP embeddings of training windows: k-means start, EMA, dead codes
-    replaced.
-    """
-    options = studio.options("rvq")
-    if not studio.process.is_main_process:
-        return
-    torch.manual_seed(0)
-    clap, mels = studio.clap(), ClapMels(studio.config["clap"]["audio_config"]["num_mel_bins"])
-    embeddings = torch.cat([song_embeddings(clap, mels, s) for s in studio.data.training])
-    held_out = torch.cat([song_embeddings(clap, mels, s) for s in studio.data.validation])
-    rvq = build_rvq(
-        studio.config["rvq"],
-        kmeans_init=True,
-        kmeans_iters=20,
-        threshold_ema_dead_code=2,
-        decay=0.95,
-        sync_codebook=False,
-    )
-    rvq.train()
-    rvq(embeddings[torch.randperm(len(embeddings))[:16384]][None])  # k-means start
-    for _ in range(min(options["steps"], 40 * len(embeddings) // options["batch_size"] + 1)):
-        rvq(embeddings[torch.randint(len(embeddings), (options["batch_size"],))][None])
-    rvq.eval()
-    levels = rvq(held_out[None], return_all_codes=True)[3]  # (levels, 1, windows, dim)
-    for level, rough in enumerate(levels.cumsum(0)[:, 0], start=1):
-        cosine = nn.functional.cosine_similarity(rough, held_out).mean().item()
-        print(f"rvq level {level}: held-out cosine {cosine:.4f}", flush=True)
-    (studio.out / "rvq").mkdir(parents=True, exist_ok=True)
-    keys = build_rvq(studio.config["rvq"]).state_dict().keys()
-    state = {k: v for k, v in rvq.state_dict().items() if k in keys}
-    save_atomic({"ema": state}, studio.out / "rvq" / "last.pt")
-
-
 @torch.no_grad()
 def song_embeddings(clap: nn.Module, mels: ClapMels, song: SongEntry) -> Tensor:
     """CLAP embeddings of a song's 10 s windows, one every 2.5 s, (windows, dim)."""
@@ -418,11 +384,11 @@ def train_semantic_tokenizer(studio: Studio) -> None:
 def encode(studio: Studio) -> None:
     """Write `encoded/<song>.npz` for every song: all that the language model learns from.
 
-    `clap` (windows, dim) audio embeddings every 2.5 s; `thoughts` (levels, windows) their codes;
-    `text` (captions, dim) embeddings of the song's captions; `window_text` (windows, wordings, dim)
-    of its windows' captions; `codes` (frames,) semantic codes.
+    `clap` (windows, dim) audio embeddings every 2.5 s; `text` (captions, dim) embeddings of the
+    song's captions; `window_text` (windows, wordings, dim) of its windows' captions; `codes`
+    (frames,) semantic codes. In bfloat16 where it is quicker, as in training.
     """
-    clap, rvq, semantic = studio.clap(), studio.rvq(), studio.semantic_tokenizer()
+    clap, semantic = studio.clap(), studio.semantic_tokenizer()
     tokenizer = studio.tokenizer()
     max_tokens = studio.config["clap"]["text_config"]["max_position_embeddings"] - 2
     rate = studio.config["semantic_tokenizer"]["sample_rate"]
@@ -435,7 +401,8 @@ def encode(studio: Studio) -> None:
         return vectors[[distinct.index(text) for text in texts]]
 
     for index, song, target in missing(studio, ".npz"):
-        embeddings = song_embeddings(clap, mels, song)
+        with torch.autocast("cpu", torch.bfloat16):
+            embeddings = song_embeddings(clap, mels, song)
         mels.songs.clear()
         starts = 2.5 * np.arange(len(embeddings))
         rng = np.random.default_rng(index)
@@ -443,7 +410,6 @@ def encode(studio: Studio) -> None:
         audio = read_window(song.path, 0, song.duration, sample_rate=rate)
         arrays = {
             "clap": embeddings.numpy(),
-            "thoughts": rvq(embeddings[None])[1][0].T.numpy().astype(np.int32),
             "text": embed(list(song.prompts)),
             "window_text": embed(wordings).reshape(len(starts), 2, -1),
             "codes": semantic.encode(torch.from_numpy(audio.T))[0].numpy().astype(np.int32),
@@ -459,7 +425,8 @@ def encode_latents(studio: Studio) -> None:
     options = {k: studio.config["vae"][v] for k, v in VAE_AUDIO.items()}
     for _, song, target in missing(studio, ".npy"):
         audio = read_window(song.path, 0, song.duration, **options)
-        latents = vae.encode(torch.from_numpy(audio)[None]).mean[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(torch.from_numpy(audio)[None]).mean[0].float()
         with target.open("wb") as file:
             np.save(file, latents.numpy().astype(np.float16))
 
@@ -488,6 +455,69 @@ def missing(studio: Studio, suffix: str) -> Iterator[tuple[int, SongEntry, Path]
             print(f"encoded {index + 1} of {len(studio.data.entries)}", flush=True)
 
 
+def encoded(
+    studio: Studio, entries: list[SongEntry], *, latents: int = 0
+) -> list[tuple[SongEntry, dict[str, np.ndarray]]]:
+    """The songs of `entries` that are encoded, with at least so many latents where they are needed.
+
+    Raises MusicotError where there is none.
+    """
+    found = []
+    for entry in entries:
+        file = studio.out / "encoded" / f"{entry.path.stem}.npz"
+        if not file.is_file() or (latents and not file.with_suffix(".npy").is_file()):
+            continue
+        with np.load(file) as arrays:
+            song = {name: arrays[name] for name in arrays.files}
+        if latents:
+            song["latents"] = np.load(file.with_suffix(".npy"))
+            if len(song["latents"]) < latents:
+                continue
+        found.append((entry, song))
+    if not found:
+        stages = "encode encode_latents" if latents else "encode"
+        raise MusicotError(
+            f"none of {len(entries)} songs is encoded in {studio.out} and long enough; run "
+            f"--stage {stages} first"
+        )
+    return found
+
+
+def train_rvq(studio: Studio) -> None:
+    """Fit the codebooks on the CLAP embeddings of encoded songs: k-means start, EMA, dead codes
+    replaced.
+    """
+    options = studio.options("rvq")
+    if not studio.process.is_main_process:
+        return
+    torch.manual_seed(0)
+    embeddings, held_out = (
+        torch.from_numpy(np.concatenate([song["clap"] for _, song in encoded(studio, entries)]))
+        for entries in (studio.data.training, studio.data.validation)
+    )
+    rvq = build_rvq(
+        studio.config["rvq"],
+        kmeans_init=True,
+        kmeans_iters=20,
+        threshold_ema_dead_code=2,
+        decay=0.95,
+        sync_codebook=False,
+    )
+    rvq.train()
+    rvq(embeddings[torch.randperm(len(embeddings))[:16384]][None])  # k-means start
+    for _ in range(min(options["steps"], 40 * len(embeddings) // options["batch_size"] + 1)):
+        rvq(embeddings[torch.randint(len(embeddings), (options["batch_size"],))][None])
+    rvq.eval()
+    levels = rvq(held_out[None], return_all_codes=True)[3]  # (levels, 1, windows, dim)
+    for level, rough in enumerate(levels.cumsum(0)[:, 0], start=1):
+        cosine = nn.functional.cosine_similarity(rough, held_out).mean().item()
+        print(f"rvq level {level}: held-out cosine {cosine:.4f}", flush=True)
+    (studio.out / "rvq").mkdir(parents=True, exist_ok=True)
+    keys = build_rvq(studio.config["rvq"]).state_dict().keys()
+    state = {k: v for k, v in rvq.state_dict().items() if k in keys}
+    save_atomic({"ema": state}, studio.out / "rvq" / "last.pt")
+
+
 class Encoded:
     """Encoded songs in memory, and the stretches of them that the language model and the diffusion
     learn from.
@@ -503,29 +533,14 @@ class Encoded:
     ) -> None:
         """`latents`: how many latents a song must have, or 0 where they are not needed."""
         self.text_share = text_share
-        self.entries, self.songs = [], []
-        for entry in entries:
-            file = studio.out / "encoded" / f"{entry.path.stem}.npz"
-            if not file.is_file() or (latents and not file.with_suffix(".npy").is_file()):
-                continue
-            with np.load(file) as arrays:
-                song = {name: arrays[name] for name in arrays.files}
-            if latents:
-                song["latents"] = np.load(file.with_suffix(".npy"))
-                if len(song["latents"]) < latents:
-                    continue
-            self.entries.append(entry)
-            self.songs.append(song)
-        if not self.songs:
-            stages = "encode encode_latents" if latents else "encode"
-            raise MusicotError(
-                f"none of {len(entries)} songs is encoded in {studio.out} and long enough; run "
-                f"--stage {stages} first"
-            )
+        self.songs = encoded(studio, entries, latents=latents)
+        rvq = studio.rvq()
+        for _, song in self.songs:  # int32 codes (levels, windows) of the thoughts
+            codes = rvq(torch.from_numpy(song["clap"])[None])[1][0]
+            song["thoughts"] = codes.T.numpy().astype(np.int32)
 
     def draw(self, rng: np.random.Generator) -> tuple[SongEntry, dict[str, np.ndarray]]:
-        index = rng.integers(len(self.songs))
-        return self.entries[index], self.songs[index]
+        return self.songs[rng.integers(len(self.songs))]
 
     def prompt(
         self, song: dict[str, np.ndarray], first: int, last: int, rng: np.random.Generator
@@ -631,8 +646,9 @@ def diffusion_config(studio: Studio) -> dict[str, Any]:
     """The diffusion section with the scale that gives training latents unit variance."""
     file = studio.out / "diffusion" / "latent_scale.txt"
     if not file.is_file():
-        data = Encoded(studio, studio.data.training[:200], text_share=0.0, latents=1)
-        spread = float(np.concatenate([s["latents"].astype(np.float32) for s in data.songs]).std())
+        songs = encoded(studio, studio.data.training[:200], latents=1)
+        latents = np.concatenate([song["latents"] for _, song in songs]).astype(np.float32)
+        spread = float(latents.std())
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, f"{1 / spread:.6f}")
     return {**studio.config["diffusion"], "latent_scale": float(file.read_text())}
@@ -730,10 +746,10 @@ def assemble(studio: Studio) -> None:
 STAGES: dict[str, Callable[[Studio], None]] = {
     "vae": train_vae,
     "clap": train_clap,
-    "rvq": train_rvq,
     "best_rq": train_best_rq,
     "semantic_tokenizer": train_semantic_tokenizer,
     "encode": encode,
+    "rvq": train_rvq,
     "semantic_lm": train_semantic_lm,
     "encode_latents": encode_latents,
     "diffusion": train_diffusion,

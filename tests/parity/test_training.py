@@ -355,7 +355,7 @@ def test_every_stage_leaves_its_weights(studio: dict[str, Path]) -> None:
         f"{song}.{kind}" for song in "abcd" for kind in ("npy", "npz")
     ]
     with np.load(out / "encoded" / "b.npz") as song:
-        assert song["clap"].shape == (3, 16) and song["thoughts"].shape == (3, 3)
+        assert song["clap"].shape == (3, 16)
         assert song["codes"].shape == (400,) and song["window_text"].shape == (3, 2, 16)
         np.testing.assert_allclose(np.linalg.norm(song["clap"], axis=1), 1, rtol=1e-5)
     assert np.load(out / "encoded" / "b.npy").shape == (500, 8)
@@ -404,7 +404,7 @@ def test_stretches_stay_inside_the_song(studio: dict[str, Path]) -> None:
         batch = made["diffusion"](0, rng)
         assert batch["latents"].shape == (2, 8, 125) and batch["codes"].shape == (2, 101)
         assert batch["clap"].shape == (2, 3, 16) and (batch["start_seconds"] >= 0).all()
-        assert (batch["total_seconds"] - batch["start_seconds"] >= 10 - 1e-4).all()
+        assert (batch["total_seconds"] - batch["start_seconds"] >= 4 - 1e-3).all()  # one window
 
 
 def test_windows_of_diffusion_hear_their_own_codes(studio: dict[str, Path]) -> None:
@@ -418,7 +418,7 @@ def test_windows_of_diffusion_hear_their_own_codes(studio: dict[str, Path]) -> N
 
     def counted(self, *args, **options) -> None:
         original(self, *args, **options)
-        for song in self.songs:
+        for _, song in self.songs:
             song["codes"] = np.arange(len(song["codes"]), dtype=np.int32)
             song["latents"] = np.repeat(np.arange(500.0)[:, None], 8, axis=1)
 
@@ -569,7 +569,7 @@ def test_configs_refused(
         ("config", "wrong.yaml", "wrong.yaml is not YAML"),
         ("data", "nowhere", "nowhere is not there; make one with"),
         ("out", "empty", "run --stage encode first"),
-        ("stage", "rvq", "clap holds no weights; run --stage clap first"),
+        ("stage", "rvq", "run --stage encode first"),
     ],
 )
 def test_paths_refused(
