@@ -135,9 +135,9 @@ def write_model(folder: Path, config: dict[str, Any] = CONFIG, *, seed: int = 0)
             if mx.issubdtype(value.dtype, mx.floating) and value.ndim > 1:
                 fan_in = max(value.size // value.shape[0], 1)
                 value = mx.random.normal(value.shape, key=next(keys)) * fan_in**-0.5
-            if key == "decoder.bin_scale":  # music falls with frequency, noise does not
+            if key == "bin_scale":  # music falls with frequency, noise does not
                 bins = config["vae"]["n_fft"] // 2 + 1
-                tilt = 2.0 - 2.0 * mx.log(mx.maximum(mx.arange(bins), 4.0) / 4.0)
+                tilt = -1.0 - mx.log(mx.maximum(mx.arange(bins), 4.0) / 4.0)
                 value = mx.tile(tilt, value.size // bins)
             arrays[f"{name}.{key}"] = value
     made = tokenizer().to_str(pretty=False)

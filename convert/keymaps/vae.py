@@ -9,7 +9,7 @@ RULES: list[Rule] = [
         r"((?:en|de)coder\.(?:fine|coarse)\.\d+\.(?:norm|expand|project)\.(?:weight|bias))", r"\1"
     ),
     Rule(r"((?:en|de)coder\.(?:fine|coarse)\.\d+\.scale)", r"\1"),
-    Rule(r"((?:en|de)coder\.(?:embed|norm|head)\.(?:weight|bias))", r"\1"),
+    Rule(r"((?:en|de)coder\.(?:embed|head)\.(?:weight|bias))", r"\1"),
     Rule(r"(encoder\.downsample\.(?:weight|bias)|decoder\.upsample\.(?:weight|bias))", r"\1"),
-    Rule(r"(decoder\.bin_scale)", r"\1"),
+    Rule(r"(bin_scale)", r"\1"),
 ]

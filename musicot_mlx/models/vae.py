@@ -2,7 +2,8 @@
 
 The paper asks for 44.1 kHz audio at 43 Hz x 64 latents (arXiv 2503.19611, section 5.1) and names no
 network. Reference: `musicot_mlx/reference/vae.py`, which follows Vocos (arXiv 2306.00814) except
-that the head predicts real and imaginary parts. Here audio is channels last, depthwise convolutions
+that the head predicts real and imaginary parts of power-compressed spectra, and that no norm stands
+outside the blocks. Here audio is channels last, depthwise convolutions
 are shifted products, the inverse STFT adds frames by reshaping, and `decode_stream` decodes latents
 as they come: its pieces overlap by the network's whole receptive field, so they equal one decode.
 """
@@ -35,7 +36,7 @@ class VAEConfig:
     decoder_layers: tuple[int, int] = (3, 5)  # at the latent rate, at the frame rate
     expansion: int = 3
     kernel_size: int = 7
-    compression: float = 0.3  # exponent of magnitudes that the encoder sees
+    compression: float = 0.5  # exponent of magnitudes on both sides of the network
 
     def __post_init__(self) -> None:
         if self.kernel_size % 2 == 0:
@@ -123,7 +124,6 @@ class Encoder(nn.Module):
         self.fine = [ConvNeXtBlock(dim, **block) for _ in range(config.encoder_layers[0])]
         self.downsample = nn.Linear(2 * dim, dim)
         self.coarse = [ConvNeXtBlock(dim, **block) for _ in range(config.encoder_layers[1])]
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, 2 * config.latent_dim)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -134,11 +134,11 @@ class Encoder(nn.Module):
         x = self.downsample(x.reshape(batch, frames // 2, 2 * dim))  # (batch, time, channels)
         for block in self.coarse:
             x = block(x)
-        return self.head(self.norm(x))  # (batch, time, 2 * latent_dim)
+        return self.head(x)  # (batch, time, 2 * latent_dim)
 
 
 class Decoder(nn.Module):
-    """Latents (batch, time, latent_dim) to STFT parts, float32 (batch, 2 * time, features)."""
+    """Latents (batch, time, latent_dim) to compressed STFT frames (batch, 2 * time, features)."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -148,9 +148,7 @@ class Decoder(nn.Module):
         self.coarse = [ConvNeXtBlock(dim, **block) for _ in range(config.decoder_layers[0])]
         self.upsample = nn.Linear(dim, 2 * dim)
         self.fine = [ConvNeXtBlock(dim, **block) for _ in range(config.decoder_layers[1])]
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, config.features)
-        self.bin_scale = mx.zeros((config.features,))  # natural log
 
     def __call__(self, z: mx.array) -> mx.array:
         x = self.embed(z)
@@ -160,9 +158,7 @@ class Decoder(nn.Module):
         x = self.upsample(x).reshape(batch, 2 * time, dim)  # (batch, frames, channels)
         for block in self.fine:
             x = block(x)
-        # float32 from here: a loud bass bin would leave the range of 16 bits
-        scale = mx.exp(self.bin_scale.astype(mx.float32))
-        return self.head(self.norm(x)).astype(mx.float32) * scale
+        return self.head(x)
 
 
 @dataclass(frozen=True)
@@ -189,10 +185,14 @@ class VAE(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self.bin_scale = mx.zeros((config.features,))  # natural log, of compressed spectra
 
     @property
     def dtype(self) -> mx.Dtype:
-        return self.decoder.norm.weight.dtype
+        return self.decoder.embed.bias.dtype
+
+    def _scale(self) -> mx.array:
+        return mx.exp(self.bin_scale.astype(mx.float32))
 
     def spectrum(self, waveform: mx.array) -> mx.array:
         """Power-compressed STFT, float32 (batch, frames, features), real parts first.
@@ -210,13 +210,20 @@ class VAE(nn.Module):
         power = mx.square(mx.real(x)) + mx.square(mx.imag(x)) + 1e-12
         x = mx.stack([mx.real(x), mx.imag(x)]) * power ** ((c.compression - 1) / 2)
         x = x.reshape(2, batch, channels, -1, c.bins).transpose(1, 3, 0, 2, 4)
-        return x.reshape(batch, -1, c.features)  # (batch, frames, 2 * channels * bins)
+        x = x.reshape(batch, -1, c.features)  # (batch, frames, 2 * channels * bins)
+        return x / self._scale()
 
     def waveform(self, features: mx.array) -> mx.array:
-        """Inverse STFT of (batch, frames, features), (batch, frames * hop_length, channels)."""
+        """Inverse of `spectrum`: (batch, frames, features) to (batch, frames * hop_length, channels).
+
+        In float32: the uncompressed bass would leave the range of 16 bits.
+        """
         c = self.config
         batch, frames, _ = features.shape
+        features = features.astype(mx.float32) * self._scale()
         parts = features.reshape(batch, frames, 2, c.audio_channels, c.bins)
+        power = mx.square(parts).sum(axis=2, keepdims=True) + 1e-12
+        parts = parts * power ** ((1 / c.compression - 1) / 2)
         parts = parts.transpose(2, 0, 3, 1, 4)  # (2, batch, channels, frames, bins)
         window = hann_window(c.n_fft).astype(np.float32)
         pieces = mx.fft.irfft(parts[0] + 1j * parts[1], n=c.n_fft) * mx.array(window)

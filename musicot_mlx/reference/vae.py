@@ -3,10 +3,13 @@
 
 The paper asks for 44.1 kHz audio at 43 Hz x 64 latents (arXiv 2503.19611, section 5.1) and names no
 network. This one reads and writes the complex STFT, as Vocos (arXiv 2306.00814) does on its output
-side, so a second of audio costs 30-45 times less than the strided convolutions of Oobleck. Where it
-differs from Vocos: the head predicts real and imaginary parts, not magnitude and phase, because in
-short training runs the phase was never found; each frequency bin has a learned scale, so that the
-top octave, 60 dB below the bass, is not lost in rounding.
+side, so a second of audio costs 30-45 times less than the strided convolutions of Oobleck.
+
+Where it differs from Vocos: the head predicts real and imaginary parts, not magnitude and phase,
+because in short training runs the phase was never found. Spectra are power-compressed on both sides
+and each frequency bin has a learned scale, so that the top octave, 60 dB below the bass, is not
+lost; no norm stands outside the blocks, so that from spectrum to spectrum there is a linear path
+which the blocks only bend.
 
 `musicot_mlx/models/vae.py` is the same network in MLX.
 """
@@ -49,7 +52,6 @@ class Encoder(nn.Module):
         self.fine = nn.ModuleList(ConvNeXtBlock(dim, **block) for _ in range(layers[0]))
         self.downsample = nn.Linear(2 * dim, dim)
         self.coarse = nn.ModuleList(ConvNeXtBlock(dim, **block) for _ in range(layers[1]))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, 2 * latent_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +62,7 @@ class Encoder(nn.Module):
         x = self.downsample(x.reshape(batch, frames // 2, 2 * dim))  # (batch, time, channels)
         for block in self.coarse:
             x = block(x)
-        mean, log_variance = self.head(self.norm(x)).chunk(2, dim=-1)
+        mean, log_variance = self.head(x).chunk(2, dim=-1)
         return mean, log_variance
 
 
@@ -77,9 +79,7 @@ class Decoder(nn.Module):
         self.coarse = nn.ModuleList(ConvNeXtBlock(dim, **block) for _ in range(layers[0]))
         self.upsample = nn.Linear(dim, 2 * dim)
         self.fine = nn.ModuleList(ConvNeXtBlock(dim, **block) for _ in range(layers[1]))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, features)
-        self.bin_scale = nn.Parameter(torch.zeros(features))  # natural log
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.embed(z)
@@ -89,7 +89,7 @@ class Decoder(nn.Module):
         x = self.upsample(x).reshape(batch, 2 * time, dim)  # (batch, frames, channels)
         for block in self.fine:
             x = block(x)
-        return self.head(self.norm(x)) * self.bin_scale.exp()
+        return self.head(x)
 
 
 @dataclass
@@ -129,7 +129,7 @@ class VAE(nn.Module):
         decoder_layers: tuple[int, int] = (3, 5),
         expansion: int = 3,
         kernel_size: int = 7,
-        compression: float = 0.3,
+        compression: float = 0.5,
     ) -> None:
         super().__init__()
         self.sample_rate, self.audio_channels = sample_rate, audio_channels
@@ -139,11 +139,12 @@ class VAE(nn.Module):
         block = {"expansion": expansion, "kernel_size": kernel_size}
         self.encoder = Encoder(features, encoder_dim, tuple(encoder_layers), latent_dim, **block)
         self.decoder = Decoder(features, decoder_dim, tuple(decoder_layers), latent_dim, **block)
+        self.bin_scale = nn.Parameter(torch.zeros(features))  # natural log, of compressed spectra
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         with torch.no_grad():  # music falls by about 6 dB an octave above 100 Hz
             hertz = torch.arange(self.bins) * sample_rate / n_fft
-            tilt = -(hertz.clamp(min=100.0) / 100.0).log() + 2.0
-            self.decoder.bin_scale.copy_(tilt.repeat(2 * audio_channels))
+            tilt = 2.0 - (hertz.clamp(min=100.0) / 100.0).log()
+            self.bin_scale.copy_(compression * tilt.repeat(2 * audio_channels))
 
     @property
     def samples_per_latent(self) -> int:
@@ -165,14 +166,18 @@ class VAE(nn.Module):
         magnitude = parts.square().sum(-1, keepdim=True).add(1e-12).sqrt()
         parts = parts * magnitude ** (self.compression - 1)
         parts = parts.reshape(batch, channels, self.bins, -1, 2)
-        return parts.permute(0, 3, 4, 1, 2).flatten(2)  # (batch, frames, 2 * channels * bins)
+        features = parts.permute(0, 3, 4, 1, 2).flatten(2)  # (batch, frames, 2 * channels * bins)
+        return features / self.bin_scale.exp()
 
     def waveform(self, features: Tensor) -> Tensor:
-        """Inverse STFT of (batch, frames, 2 * channels * bins) to (batch, frames * hop_length,
+        """Inverse of `spectrum`: (batch, frames, 2 * channels * bins) to (batch, frames * hop_length,
         channels).
         """
         batch, frames, _ = features.shape
-        parts = features.float().reshape(batch, frames, 2, self.audio_channels, self.bins)
+        parts = features.float() * self.bin_scale.exp()
+        parts = parts.reshape(batch, frames, 2, self.audio_channels, self.bins)
+        size = parts.square().sum(2, keepdim=True).add(1e-12).sqrt()
+        parts = parts * size ** (1 / self.compression - 1)
         spectrum = torch.complex(parts[:, :, 0], parts[:, :, 1])  # (batch, frames, channels, bins)
         pieces = torch.fft.irfft(spectrum, n=self.n_fft) * self.window
         pieces = pieces.permute(0, 2, 3, 1).reshape(batch * self.audio_channels, self.n_fft, frames)
