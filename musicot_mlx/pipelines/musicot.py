@@ -10,10 +10,10 @@ model serves many.
 import difflib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import mlx.core as mx
 import numpy as np
@@ -93,6 +93,41 @@ class Sampling:
     sampler: str | None = None
     diffusion_guidance: float = 3.0
     tag_threshold: float = 0.5  # delta of section 4.1
+
+
+# What a call may leave to the model, and what it may not.
+_SAMPLED = tuple(f.name for f in fields(Sampling) if f.name != "tag_threshold")
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(_SAMPLED),
+    "top_k": 0,
+    "top_p": 1.0,
+    "duration": 30.0,
+    "seed": 0,
+    "lyrics": None,
+    "tags": None,
+}
+
+
+class RenderOptions(TypedDict, total=False):
+    """Options of `generate` and `stream`; what is left out, or None, takes the model's default."""
+
+    plan: Plan | None  # render this plan; the options that plan anew are then without effect
+    duration: float  # seconds, 1 to 300
+    seed: int
+    reference: str | Path | None  # audio file whose thoughts are borrowed (section 5.4)
+    lyrics: str | None
+    tags: Sequence[str] | None  # those of the model; None: every tag near the prompt (eq 5)
+    thought_temperature: float | None
+    audio_temperature: float | None
+    thought_guidance: float | None  # lambda_1
+    audio_guidance: float | None  # lambda_2
+    unconditional: str | None  # "without_thoughts" (eq 8 as printed) or "with_thoughts"
+    steps: int | None  # of the diffusion
+    sampler: str | None  # "euler" or "heun"; "dpmpp" or "dpmpp_sde" for a v model
+    diffusion_guidance: float | None
+    top_k: int  # 0: all
+    top_p: float
+    progress: Progress | None  # called as progress(stage, done, total)
 
 
 @dataclass
@@ -231,9 +266,10 @@ class MusicotPipeline:
         vectors = np.array(self.rvq.decode(mx.array(codes)[None])[0].astype(mx.float32))
         return plan.with_vectors(_unit(vectors), self.clap)
 
-    def generate(self, prompt: str | None = None, **options: Any) -> Song:
-        """Prompt to song. Options are those of `stream`; the result holds waveform, codes, plan and
-        settings.
+    def generate(self, prompt: str | None = None, **options: Unpack[RenderOptions]) -> Song:
+        """Prompt to song: waveform, codes, plan and the settings that make it again.
+
+        Raises MusicotError for input that does not fit, TypeError for an unknown option.
         """
         settings = self.settings(prompt, **{k: v for k, v in options.items() if k != "progress"})
         take, chunks = self._render(prompt, stages_in_turn=True, **options)
@@ -241,28 +277,26 @@ class MusicotPipeline:
         codes = np.concatenate(take.codes)[None].astype(np.int32)
         return Song(waveform, self.sample_rate, codes, take.plan, settings, take.timings)
 
-    def stream(self, prompt: str | None = None, **options: Any) -> Iterator[np.ndarray]:
+    def stream(
+        self, prompt: str | None = None, **options: Unpack[RenderOptions]
+    ) -> Iterator[np.ndarray]:
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
-        plan: a Plan to render; otherwise one is made from prompt, duration, seed, reference,
-        lyrics, tags, thought_temperature, thought_guidance. audio_temperature, audio_guidance,
-        unconditional ("without_thoughts" or "with_thoughts"), top_k, top_p: the audio tokens.
-        steps, sampler, diffusion_guidance: the diffusion. progress(stage, done, total) is called as
-        it goes.
+        The plan is made at the call, the rest as chunks are taken; joined, they are the song that
+        `generate` makes. Raises as `generate` does.
         """
         return self._render(prompt, stages_in_turn=False, **options)[1]
 
     def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
         """All that makes a song again, as JSON: what the sidecar of a song holds."""
         plan, reference = options.pop("plan", None), options.pop("reference", None)
-        known = {**_DEFAULTS, "duration": 30.0, "seed": 0, "lyrics": None, "tags": None}
         for name in options:
-            if name not in known:
-                near = difflib.get_close_matches(name, [*known, "plan", "reference"], n=1)
+            if name not in _DEFAULTS:
+                near = difflib.get_close_matches(name, list(RenderOptions.__annotations__), n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise TypeError(f"unknown option {name!r}{hint}")
-        values = {**known, **options}
-        for name in _DEFAULTS:
+        values = {**_DEFAULTS, **options}
+        for name in _SAMPLED:
             if values[name] is None:
                 values[name] = getattr(self.sampling, name)
         if plan is not None:
@@ -413,20 +447,6 @@ class MusicotPipeline:
                 )
                 raise MusicotError(f"tag {tag!r} is unknown to this model; {hint}")
         return list(wanted)
-
-
-_DEFAULTS = {
-    "thought_temperature": None,
-    "audio_temperature": None,
-    "thought_guidance": None,
-    "audio_guidance": None,
-    "unconditional": None,
-    "steps": None,
-    "sampler": None,
-    "diffusion_guidance": None,
-    "top_k": 0,
-    "top_p": 1.0,
-}
 
 
 def soft_limit(waveform: np.ndarray, knee: float = 0.9) -> np.ndarray:
