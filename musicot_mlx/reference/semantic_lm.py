@@ -146,9 +146,13 @@ class SemanticLM(nn.Module):
         batch: Mapping[str, Any],
         *,
         dropout: float = 0.1,
+        thought_weight: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Mean cross-entropy of a batch (see `inputs`), with the dropping that guidance needs.
+
+        thought_weight is what a thought counts beside an audio token, of which there are some 40
+        times as many: 1 as in the paper, more where training is short.
 
         A share `dropout` of the items loses its whole prefix (eq 7); half of those lose the
         thoughts as well (eq 8). Eval mode drops nothing. `generator` is a CPU generator.
@@ -161,7 +165,12 @@ class SemanticLM(nn.Module):
             drop_conditions=[draw < rate for draw in draws],
             drop_thoughts=[draw < rate / 2 for draw in draws],
         )
-        return self.token_losses(inputs)[0].mean()
+        values, targets = self.token_losses(inputs)
+        thought = (targets >= self.vocabulary.thought_offset) & (
+            targets < self.vocabulary.audio_offset
+        )
+        weight = torch.where(thought, thought_weight, 1.0)
+        return (values * weight).sum() / weight.sum()
 
     @torch.no_grad()
     def losses(self, batch: Mapping[str, Any]) -> dict[str, float]:

@@ -48,7 +48,13 @@ from musicot_mlx.reference.vae import VAE
 
 MINI = Path(__file__).parent / "configs" / "mini.yaml"
 VAE_AUDIO = {"sample_rate": "sample_rate", "channels": "audio_channels"}  # of read_window: of VAE
-STAGE_OPTIONS = {"seconds", "kl_weight", "condition_dropout", "text_condition_share"}
+STAGE_OPTIONS = {
+    "seconds",
+    "kl_weight",
+    "condition_dropout",
+    "thought_weight",
+    "text_condition_share",
+}
 ABANDONED = 600.0  # seconds after which a song that was being encoded is taken up again
 SAME = (  # what two parts must agree on
     (("clap", "projection_dim"), ("rvq", "dim")),
@@ -562,12 +568,13 @@ class Encoded:
 
 
 class SemanticLMTraining(nn.Module):
-    def __init__(self, lm: nn.Module, dropout: float) -> None:
+    def __init__(self, lm: nn.Module, dropout: float, thought_weight: float) -> None:
         super().__init__()
-        self.lm, self.dropout = lm, dropout
+        self.lm, self.dropout, self.thought_weight = lm, dropout, thought_weight
 
     def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        return self.lm.loss(batch, dropout=self.dropout), {}
+        weight = self.thought_weight
+        return self.lm.loss(batch, dropout=self.dropout, thought_weight=weight), {}
 
 
 def semantic_lm_config(studio: Studio) -> dict[str, Any]:
@@ -626,7 +633,8 @@ def train_semantic_lm(studio: Studio) -> None:
         means = {k: float(np.mean([r[k] for r in results])) for k in results[0]}
         return {"loss": means["audio"], **means}
 
-    model = SemanticLMTraining(lm, options["condition_dropout"])
+    weight = float(options.get("thought_weight", 1.0))
+    model = SemanticLMTraining(lm, options["condition_dropout"], weight)
     studio.run("semantic_lm", model, batch, validate)
 
 

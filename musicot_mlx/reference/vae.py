@@ -170,9 +170,7 @@ class VAE(nn.Module):
         return features / self.bin_scale.exp()
 
     def waveform(self, features: Tensor) -> Tensor:
-        """Inverse of `spectrum`: (batch, frames, 2 * channels * bins) to (batch, frames * hop_length,
-        channels).
-        """
+        """Inverse of `spectrum`: features to a waveform (batch, frames * hop_length, channels)."""
         batch, frames, _ = features.shape
         parts = features.float() * self.bin_scale.exp()
         parts = parts.reshape(batch, frames, 2, self.audio_channels, self.bins)
