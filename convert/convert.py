@@ -33,8 +33,13 @@ from musicot_mlx.weights.hub import resolve
 # Group size and bits of each mode; only affine lets them be chosen.
 QUANTIZATION = {"affine": (64, 8), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 
-# Names whose rounding to 16 bits would change codes: these stay float32 and are not quantised.
-EXACT = {"rvq": r".*", "semantic_tokenizer": r".*codebook.*"}
+# Names whose rounding to 16 bits would change codes, phases or decibels: these stay float32.
+EXACT = {
+    "rvq": r".*",
+    "semantic_tokenizer": r".*codebook.*",
+    "diffusion": r"dit\.time_proj\.weight|.*\.frequencies",
+    "clap": r".*batch_norm.*",
+}
 
 
 def convert(

@@ -214,7 +214,7 @@ class VAE(nn.Module):
         return x / self._scale()
 
     def waveform(self, features: mx.array) -> mx.array:
-        """Inverse of `spectrum`: (batch, frames, features) to (batch, frames * hop_length, channels).
+        """Inverse of `spectrum`: features to a waveform (batch, frames * hop_length, channels).
 
         In float32: the uncompressed bass would leave the range of 16 bits.
         """

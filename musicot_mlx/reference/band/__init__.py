@@ -6,6 +6,7 @@ plays it through FluidSynth. `python -m musicot_mlx.reference.band FOLDER --song
 set of songs.
 """
 
+from musicot_mlx.reference.band.captions import caption
 from musicot_mlx.reference.band.compose import compose
 from musicot_mlx.reference.band.dataset import make_dataset
 from musicot_mlx.reference.band.piece import Note, Piece, Section
@@ -16,6 +17,7 @@ __all__ = [
     "Piece",
     "Section",
     "available",
+    "caption",
     "compose",
     "make_dataset",
     "render",

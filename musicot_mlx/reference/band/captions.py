@@ -20,8 +20,10 @@ def tempo_word(piece: Piece, rng: np.random.Generator) -> str:
     return str(rng.choice(TEMPO_WORDS[kind]))
 
 
-def caption(piece: Piece, rng: np.random.Generator, start: float, end: float | None) -> str:
-    """A natural caption of the window [start, end) seconds, or of the whole piece."""
+def caption(
+    piece: Piece, rng: np.random.Generator, start: float = 0.0, end: float | None = None
+) -> str:
+    """A natural caption, true for the window [start, end) seconds or for the whole piece."""
     names = piece.instruments(start, end)
     if not names:
         return str(rng.choice(("silence", "near silence")))

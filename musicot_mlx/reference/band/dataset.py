@@ -12,6 +12,7 @@ import soundfile
 
 from musicot_mlx.atomic import atomic_path, write_text
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.reference.band.captions import caption
 from musicot_mlx.reference.band.compose import compose
 from musicot_mlx.reference.band.piece import Piece
 from musicot_mlx.reference.band.render import render
@@ -26,7 +27,7 @@ def describe(piece: Piece, audio_file: str) -> dict[str, Any]:
     rng = np.random.default_rng([piece.seed, 1])
     tags = piece.tags
     starts = np.arange(0, max(piece.duration - WINDOW, 0) + 0.01, HOP)
-    captions = [piece.caption(rng) for _ in range(8)]
+    captions = [caption(piece, rng) for _ in range(8)]
     return {
         "audio_file": audio_file,
         "text_prompt": captions[0],
@@ -45,7 +46,7 @@ def describe(piece: Piece, audio_file: str) -> dict[str, Any]:
                 "start": float(start),
                 "end": float(start + WINDOW),
                 "instruments": piece.instruments(start, start + WINDOW),
-                "captions": [piece.caption(rng, start, start + WINDOW) for _ in range(WORDINGS)],
+                "captions": [caption(piece, rng, start, start + WINDOW) for _ in range(WORDINGS)],
             }
             for start in starts
         ],

@@ -106,14 +106,6 @@ class Piece:
             "instruments": list(dict.fromkeys(names + families)),
         }
 
-    def caption(
-        self, rng: np.random.Generator, start: float = 0.0, end: float | None = None
-    ) -> str:
-        """A natural caption, true for the window (seconds) or for the whole piece."""
-        from musicot_mlx.reference.band.captions import caption
-
-        return caption(self, rng, start, end)
-
     def roll(self, frame_rate: float = 25.0) -> np.ndarray:
         """Piano roll, uint8 0/1 (frames, 131): 128 pitches, then kick, snare and cymbal onsets."""
         frames = int(round(self.duration * frame_rate))
