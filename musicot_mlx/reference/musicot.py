@@ -6,6 +6,7 @@ with the parts as key prefixes, and `tokenizer.json`. `musicot convert` turns it
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.clap import build_clap
 from musicot_mlx.reference.diffusion import SemanticDiffusion
 from musicot_mlx.reference.semantic_lm import SemanticLM
@@ -79,11 +81,18 @@ class MusicotReference(nn.Module):
         tags: tuple[int, ...] = (),
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """CLAP vector (dim,) to a waveform (samples, channels), for songs that fit one diffusion
-        window.
+        """CLAP vector (dim,) to a waveform (samples, channels).
+
+        Raises MusicotError for a song longer than one diffusion window: windows are the pipeline's.
         """
         sampling, rate = self.config["sampling"], self.config["diffusion"]["latent_rate"]
-        segments = -int(-duration // self.config["semantic_lm"]["thought_seconds"])
+        longest = self.config["diffusion"]["window_seconds"]
+        if duration > longest:
+            raise MusicotError(
+                f"duration is {duration:g} s; the reference makes up to {longest:g} s"
+            )
+        thought_seconds = self.config["semantic_lm"]["thought_seconds"]
+        segments = math.ceil(duration / thought_seconds)
         thoughts = self.semantic_lm.plan_thoughts(
             clap,
             tags,
@@ -103,6 +112,9 @@ class MusicotReference(nn.Module):
             generator=generator,
         )
         vectors = self.thought_vectors(torch.from_numpy(thoughts).long())
+        # as many as in training: all that a window can touch, the last one again where it is fewer
+        touched = torch.arange(math.ceil(longest / thought_seconds) + 1).clamp(max=segments - 1)
+        vectors = vectors[touched]
         time = -int(-duration * rate // 1)
         latents = self.diffusion.sample(
             torch.from_numpy(codes).long()[None],
