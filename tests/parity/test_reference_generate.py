@@ -33,7 +33,7 @@ def test_a_window_hears_the_same_vectors(
     assert waveform.shape == (16000, 2) and torch.isfinite(waveform).all()
     vectors = model.thought_vectors(torch.from_numpy(thoughts).long()).numpy()
     expected = window_vectors(
-        clap.numpy(), vectors, start=0.0, stop=2.0, thought_seconds=10.0, window_seconds=4.0
+        clap.numpy(), vectors, first=0.0, last=2.0, thought_seconds=10.0, window_seconds=4.0
     )
     np.testing.assert_array_equal(seen["clap"][0].numpy(), expected)
     with pytest.raises(MusicotError, match="up to 4 s"):
