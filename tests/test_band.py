@@ -284,6 +284,20 @@ def test_stems_add_up_to_the_mix():
 
 
 @needs_synth
+def test_a_data_set_with_stems(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_module, "ProcessPoolExecutor", _Here)
+    list(make_dataset(tmp_path, songs=1, seed=2, duration=6))
+    assert not (tmp_path / "000002-stems").exists()
+    list(make_dataset(tmp_path, songs=1, seed=2, duration=6, stems=True))  # adds what is missing
+    stems = sorted((tmp_path / "000002-stems").iterdir())
+    families = {INSTRUMENTS[n.instrument].family for n in compose(2, duration=6).notes}
+    assert {stem.stem for stem in stems} == families and len(families) > 1
+    mix = read_window(tmp_path / "000002.wav", 0.0, 6.0, sample_rate=44100)
+    total = sum(read_window(stem, 0.0, 6.0, sample_rate=44100) for stem in stems)
+    assert np.sqrt(np.square(total - mix).mean()) < 0.03 * mix.std()
+
+
+@needs_synth
 def test_a_render_does_not_depend_on_the_one_before():
     piece = compose(0, style="techno", duration=5)
     first = render(piece)

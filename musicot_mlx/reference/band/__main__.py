@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--duration", type=float, default=60.0, help="seconds a song (default: 60)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--channels", type=int, choices=(1, 2), default=1, help="(default: 1)")
+    parser.add_argument("--stems", action="store_true", help="also a WAV a family of instruments")
     args = parser.parse_args(argv)
     options = {k: v for k, v in vars(args).items() if k != "folder"}
     try:

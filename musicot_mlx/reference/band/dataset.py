@@ -1,6 +1,7 @@
 """Songs of the band on disk: audio, score, and the metadata JSON that the trainer reads."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -15,7 +16,7 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.band.captions import caption
 from musicot_mlx.reference.band.compose import compose
 from musicot_mlx.reference.band.piece import Piece
-from musicot_mlx.reference.band.render import render
+from musicot_mlx.reference.band.render import render, render_stems
 
 WINDOW, HOP = 10.0, 2.5  # seconds of a captioned window, and between two of them
 WORDINGS = 6  # captions a window
@@ -53,21 +54,38 @@ def describe(piece: Piece, audio_file: str) -> dict[str, Any]:
     }
 
 
-def _make(seed: int, folder: Path, duration: float, channels: int) -> dict[str, Any]:
+def _make(seed: int, folder: Path, duration: float, channels: int, stems: bool) -> dict[str, Any]:
     """Compose and render a song; the entry of the metadata."""
     piece = compose(seed, duration=duration)
     audio, score = folder / f"{seed:06d}.wav", folder / f"{seed:06d}.npz"
-    waveform = render(piece, sample_rate=SAMPLE_RATE)
-    if channels == 1:
-        waveform = waveform.mean(axis=1, keepdims=True)
     with atomic_path(score) as temporary:
         np.savez_compressed(temporary, roll=piece.roll())
-    with atomic_path(audio) as temporary:
-        soundfile.write(temporary, waveform, SAMPLE_RATE, subtype="PCM_16")
+    if stems:
+        apart = stems_folder(audio)
+        begun = apart.with_name(f".{apart.name}.part")  # a folder under its name is whole
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir()
+        for family, waveform in render_stems(piece, sample_rate=SAMPLE_RATE).items():
+            _write(begun / f"{family}.wav", waveform, channels)
+        begun.rename(apart)
+    _write(audio, render(piece, sample_rate=SAMPLE_RATE), channels)
     return describe(piece, audio.name)
 
 
-def _kept(folder: Path) -> dict[int, dict[str, Any]]:
+def stems_folder(audio: Path) -> Path:
+    """Where the stems of a song lie: 000007.wav -> 000007-stems/, a WAV a family of instruments."""
+    return audio.with_name(f"{audio.stem}-stems")
+
+
+def _write(path: Path, waveform: np.ndarray, channels: int) -> None:
+    """Write (samples, 2) as 16-bit WAV, mixed down where one channel is asked for."""
+    if channels == 1:
+        waveform = waveform.mean(axis=1, keepdims=True)
+    with atomic_path(path) as temporary:
+        soundfile.write(temporary, waveform, SAMPLE_RATE, subtype="PCM_16")
+
+
+def _kept(folder: Path, stems: bool) -> dict[int, dict[str, Any]]:
     """Seed -> entry of the songs an earlier run finished: listed, and their files are there."""
     metadata = folder / "metadata.json"
     if not metadata.is_file():
@@ -79,6 +97,7 @@ def _kept(folder: Path) -> dict[int, dict[str, Any]]:
             for entry in entries
             if (folder / entry["audio_file"]).is_file()
             and (folder / entry["audio_file"]).with_suffix(".npz").is_file()
+            and not (stems and not stems_folder(folder / entry["audio_file"]).is_dir())
         }
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise MusicotError(
@@ -94,8 +113,11 @@ def make_dataset(
     duration: float = 60.0,
     workers: int = 2,
     channels: int = 1,
+    stems: bool = False,
 ) -> Iterator[int]:
     """Write `songs` songs, styles mixed from the start, and metadata.json; yields the count done.
+
+    stems: beside each song a folder with a WAV a family of instruments, which add up to the song.
 
     Songs that metadata.json lists are kept as they are, so an interrupted run goes on where it
     stopped; the metadata is rewritten every 50 songs, so that training can start while the rest is
@@ -103,13 +125,13 @@ def make_dataset(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    entries = _kept(folder)
+    entries = _kept(folder, stems)
     wanted = range(seed, seed + songs)
     missing = [number for number in wanted if number not in entries]
     yield from range(1, songs - len(missing) + 1)
     if not missing:
         return
-    make = partial(_make, folder=folder, duration=duration, channels=channels)
+    make = partial(_make, folder=folder, duration=duration, channels=channels, stems=stems)
     done = songs - len(missing)
     with ProcessPoolExecutor(workers) as pool:
         for entry in pool.map(make, missing):
