@@ -75,6 +75,12 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", "-p", metavar="TEXT", help="what the music should be; - reads standard input")
     add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: musicot-mini)")
     add(
+        "--adapter-path",
+        nargs="+",
+        metavar="FOLDER",
+        help="adapters from musicot lora; FOLDER:0.5 counts half (default: none)",
+    )
+    add(
         "--duration",
         "--seconds",
         type=seconds,

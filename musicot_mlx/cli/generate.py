@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     name = args.model or settings.get("model", "musicot-mini")
-    model = mc.load(name)
+    model = mc.load(name, adapter_path=args.adapter_path or settings.get("adapter_path"))
     usual = settings.get("seed", 0)
     if source := args.plan or settings.get("plan"):
         options["plan"] = plan = mc.Plan.load(source, model)

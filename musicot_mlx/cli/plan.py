@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     import musicot_mlx as mc
 
-    model = mc.load(args.model or "musicot-mini")
+    model = mc.load(args.model or "musicot-mini", adapter_path=args.adapter_path)
     options = {
         key: getattr(args, key) for key in ("duration", "reference", "tags", "top_k", "top_p")
     }

@@ -320,6 +320,11 @@ class SemanticDiffusion(nn.Module):
         self.semantic_embedding = nn.Embedding(config.audio_codebook_size + 1, config.semantic_dim)
 
     @property
+    def layers(self) -> list[nn.Module]:
+        """The blocks, under the name that adapters look for."""
+        return self.dit.transformer_blocks
+
+    @property
     def dtype(self) -> mx.Dtype:
         """Of hidden states; read off a norm, because linear weights may be packed integers."""
         return self.dit.transformer_blocks[0].norm1.weight.dtype

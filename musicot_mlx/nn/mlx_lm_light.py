@@ -43,6 +43,8 @@ _defer("mlx_lm.tuner")
 _cache = importlib.import_module("mlx_lm.models.cache")
 _llama = importlib.import_module("mlx_lm.models.llama")
 _sample_utils = importlib.import_module("mlx_lm.sample_utils")
+_lora = importlib.import_module("mlx_lm.tuner.lora")
+_dora = importlib.import_module("mlx_lm.tuner.dora")
 
 KVCache = _cache.KVCache
 BatchKVCache = _cache.BatchKVCache
@@ -50,3 +52,7 @@ LlamaModel = _llama.LlamaModel
 LlamaArgs = _llama.ModelArgs
 apply_top_k = _sample_utils.apply_top_k
 apply_top_p = _sample_utils.apply_top_p
+LoRALinear = _lora.LoRALinear
+LoRAEmbedding = _lora.LoRAEmbedding
+DoRALinear = _dora.DoRALinear
+DoRAEmbedding = _dora.DoRAEmbedding

@@ -29,8 +29,10 @@ from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 from musicot_mlx.models.vae import VAE, VAEConfig
+from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.pipelines.plan import Plan
 from musicot_mlx.pipelines.song import Song
+from musicot_mlx.weights.adapters import read_adapters
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
     part,
@@ -54,11 +56,17 @@ PARTS: dict[str, tuple[type, type]] = {
 SHORTEST, LONGEST = 1.0, 300.0  # seconds
 
 
-def load(name_or_path: str | Path = "musicot-mini") -> "MusicotPipeline":
+def load(
+    name_or_path: str | Path = "musicot-mini",
+    *,
+    adapter_path: str | Path | Sequence[str | Path] | None = None,
+) -> "MusicotPipeline":
     """A model ready to generate: an embedded name, a local MLX folder, or a Hub id.
 
+    adapter_path: one or several folders from `musicot lora`; `folder:0.5` counts half.
     Raises MusicotError that says what is wrong with the folder and what to do.
     """
+    adapters = read_adapters(adapter_path)
     folder = resolve(name_or_path)
     config = read_config(folder)
     missing = sorted(set(PARTS) - set(config))
@@ -74,8 +82,10 @@ def load(name_or_path: str | Path = "musicot-mini") -> "MusicotPipeline":
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
+    apply_adapters(parts, adapters, model=str(name_or_path))
     embedder = ClapEmbedder(parts.pop("clap"), tokenizer)
-    return MusicotPipeline(embedder=embedder, sampling=sampling, name=str(name_or_path), **parts)
+    name, specs = str(name_or_path), [adapter.spec for adapter in adapters]
+    return MusicotPipeline(embedder=embedder, sampling=sampling, name=name, adapters=specs, **parts)
 
 
 @dataclass(frozen=True)
@@ -166,10 +176,11 @@ class MusicotPipeline:
         vae: VAE,
         sampling: Sampling,
         name: str,
+        adapters: Sequence[str] = (),
     ) -> None:
         self.clap, self.rvq, self.semantic_lm = embedder, rvq, semantic_lm
         self.semantic_tokenizer, self.diffusion, self.vae = semantic_tokenizer, diffusion, vae
-        self.sampling, self.name = sampling, name
+        self.sampling, self.name, self.adapters = sampling, name, tuple(adapters)
 
     @property
     def sample_rate(self) -> int:
@@ -304,6 +315,8 @@ class MusicotPipeline:
             prompt = plan.prompt if prompt is None else prompt
         if reference is not None:
             values["reference"] = str(reference)
+        if self.adapters:
+            values["adapter_path"] = list(self.adapters)
         tags = values["tags"]
         values |= {"tags": None if tags is None else list(tags)}
         return {**values, "prompt": prompt, "model": self.name, "version": __version__}

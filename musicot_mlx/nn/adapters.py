@@ -1,0 +1,266 @@
+"""Adapters on networks: mlx-lm's LoRA and DoRA layers put in to train, and read adapters applied.
+
+Where a network's weights are float32 (on a CPU device) an applied adapter is added to them, so that
+a song costs what it cost before. 16-bit weights would round the small change away and quantised
+ones would have to be expanded, so there mlx-lm's LoRALinear stands around the layer, several
+adapters as one of the sum of their ranks.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.nn.mlx_lm_light import DoRAEmbedding, DoRALinear, LoRAEmbedding, LoRALinear
+from musicot_mlx.weights.adapters import Adapter, change, few
+
+_FINGERPRINT = 32  # numbers
+_SAME_MODEL = 0.9  # cosine of fingerprints; 4 bits a weight leave 0.99, another model some 0.2
+_EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
+_QUANTISED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
+ADAPTABLE = (nn.Linear, nn.QuantizedLinear, *_EMBEDDINGS)
+
+
+def dense_weight(layer: nn.Module) -> mx.array:
+    """The weight of a linear layer or embedding as float32 (out, in), expanded if quantised."""
+    if not isinstance(layer, _QUANTISED):
+        return layer.weight.astype(mx.float32)
+    return mx.dequantize(
+        layer.weight,
+        layer.scales,
+        layer["biases"] if "biases" in layer else None,
+        group_size=layer.group_size,
+        bits=layer.bits,
+        mode=layer.mode,
+    ).astype(mx.float32)
+
+
+def fingerprint(module: nn.Module) -> list[float]:
+    """32 numbers that tell one trained network from another, however it is quantised.
+
+    Sums over equal pieces of its first linear weight by name, scaled to length 1.
+    """
+    layers = {p: m for p, m in module.named_modules() if type(m) in (nn.Linear, nn.QuantizedLinear)}
+    weight = np.array(dense_weight(layers[min(layers)])).reshape(-1).astype(np.float64)
+    pieces = np.array([piece.sum() for piece in np.array_split(weight, _FINGERPRINT)])
+    return [round(float(v), 5) for v in pieces / max(np.linalg.norm(pieces), 1e-12)]
+
+
+def add_layers(
+    module: nn.Module,
+    *,
+    kind: str,
+    num_layers: int,
+    rank: int,
+    scale: float,
+    dropout: float,
+    keys: Sequence[str] | None = None,
+) -> list[str]:
+    """Freeze `module` but for what is to be tuned; paths of what is, from the module's root.
+
+    As mlx-lm's linear_to_lora_layers: of the last num_layers of `module.layers` (-1: all) every
+    linear layer and embedding, or those that `keys` name from their block or from the module; kind
+    "full" unfreezes the blocks themselves. New layers draw from mx.random's global state.
+    Raises MusicotError for more layers than there are, and for keys that name nothing.
+    """
+    blocks = module.layers
+    if num_layers > len(blocks):
+        raise MusicotError(
+            f"asked to tune {num_layers} layers but the model has {len(blocks)}; -1 is all"
+        )
+    chosen = blocks if num_layers < 0 else blocks[len(blocks) - num_layers :]
+    module.freeze()
+    if kind == "full":
+        if any(isinstance(m, _QUANTISED) for b in chosen for _, m in b.named_modules()):
+            raise MusicotError(
+                "full tuning needs weights that are not quantised; tune a folder converted without "
+                "-q, or pass --fine-tune-type lora"
+            )
+        for block in chosen:
+            block.unfreeze()
+        return [path for path, _ in tree_flatten(module.trainable_parameters())]
+
+    def wrap(layer: nn.Module) -> nn.Module:
+        embedding = isinstance(layer, _EMBEDDINGS)
+        if kind == "dora" and isinstance(layer, nn.QuantizedEmbedding):
+            raise MusicotError("DoRA does not work on a quantised embedding; use LoRA for that key")
+        lora, dora = (LoRAEmbedding, DoRAEmbedding) if embedding else (LoRALinear, DoRALinear)
+        made = dora if kind == "dora" else lora
+        return made.from_base(layer, r=rank, scale=scale, dropout=dropout)
+
+    wrapped: set[str] = set()
+    for owner in [*chosen, module]:
+        found = [
+            (path, wrap(layer))
+            for path, layer in owner.named_modules()
+            if isinstance(layer, ADAPTABLE) and _wanted(path, keys, within=owner is not module)
+        ]
+        if found:
+            owner.update_modules(tree_unflatten(found))
+            wrapped.update(path for path, _ in found)
+    unused = set(keys or ()) - wrapped
+    if unused or not wrapped:
+        raise MusicotError(
+            f"keys {few(unused)} name no linear layer of a block or of the model; a block has "
+            f"{', '.join(p for p, m in blocks[-1].named_modules() if type(m) in ADAPTABLE)}"
+        )
+    return [path for path, _ in tree_flatten(module.trainable_parameters())]
+
+
+def _wanted(path: str, keys: Sequence[str] | None, *, within: bool) -> bool:
+    return within if keys is None else path in keys
+
+
+def apply_adapters(
+    parts: Mapping[str, nn.Module], adapters: Sequence[Adapter], *, model: str
+) -> int:
+    """Put adapters on the parts of a loaded model; how many of their keys were applied: all.
+
+    Raises MusicotError that names an adapter made for another model, one whose keys match nothing,
+    and keys of another shape.
+    """
+    if not adapters:
+        return 0
+    for adapter in adapters:
+        _require_base(adapter, parts, model)
+    modules = {
+        f"{part}.{path}" if path else part: layer
+        for part, network in parts.items()
+        for path, layer in network.named_modules()
+    }
+    changes: dict[str, list[tuple[Adapter, dict[str, mx.array]]]] = {}
+    for adapter in adapters:
+        _require_match(adapter, modules, model)
+        for path, tensors in adapter.layers().items():
+            changes.setdefault(path, []).append((adapter, tensors))
+    for path, found in changes.items():
+        part, _, inside = path.partition(".")
+        layer = _changed(modules[path], found)
+        if layer is not modules[path]:
+            parts[part].update_modules(tree_unflatten([(inside, layer)]))
+    for part in {path.partition(".")[0] for path in changes}:
+        parts[part].eval()
+        mx.eval(parts[part].parameters())
+    return sum(len(adapter.arrays) for adapter in adapters)
+
+
+def _changed(
+    layer: nn.Module, changes: Sequence[tuple[Adapter, Mapping[str, mx.array]]]
+) -> nn.Module:
+    """The layer with changes: itself with other weights, or a layer in its place."""
+    if not isinstance(layer, ADAPTABLE):  # a norm, fully tuned
+        _add_whole(layer, changes)
+        return layer
+    embedding = isinstance(layer, _EMBEDDINGS)
+    packed = isinstance(layer, _QUANTISED)
+    dtype = layer.scales.dtype if packed else layer.weight.dtype
+    if dtype == mx.uint8:  # scales of mxfp4 are exponents
+        dtype = mx.bfloat16
+    if (packed or dtype != mx.float32) and all(adapter.kind == "lora" for adapter, _ in changes):
+        return _stacked(layer, changes, embedding)
+    weight = dense_weight(layer)
+    total = weight + sum(change(weight, a, t, embedding=embedding) for a, t in changes)
+    if packed:
+        before, layer = layer, nn.Embedding(1, 1) if embedding else nn.Linear(1, 1, bias=False)
+        if "bias" in before:
+            layer.bias = before.bias
+    layer.weight = total.astype(dtype)
+    if "bias" in layer:
+        _add_whole(layer, changes, skip=("weight",))
+    return layer
+
+
+def _add_whole(
+    layer: nn.Module,
+    changes: Sequence[tuple[Adapter, Mapping[str, mx.array]]],
+    skip: Sequence[str] = (),
+) -> None:
+    """Move parameters towards those that fully tuned adapters hold."""
+    before = dict(layer.items())
+    for adapter, tensors in changes:
+        if adapter.kind == "full":
+            for name in set(tensors) - set(skip):
+                step = tensors[name].astype(mx.float32) - before[name].astype(mx.float32)
+                layer[name] = (layer[name] + adapter.strength * step).astype(before[name].dtype)
+
+
+def _stacked(
+    layer: nn.Module,
+    changes: Sequence[tuple[Adapter, Mapping[str, mx.array]]],
+    embedding: bool,
+) -> nn.Module:
+    """One LoRA layer for several adapters: their ranks side by side."""
+    made = (LoRAEmbedding if embedding else LoRALinear).from_base(layer, r=1, scale=1.0)
+    made.lora_a = mx.concatenate([t["lora_a"] for _, t in changes], axis=1)
+    made.lora_b = mx.concatenate([a.strength * a.scale * t["lora_b"] for a, t in changes], axis=0)
+    return made
+
+
+def _require_base(adapter: Adapter, parts: Mapping[str, nn.Module], model: str) -> None:
+    base = adapter.config.get("base")
+    if not isinstance(base, dict):
+        return  # not written by `musicot lora`; shapes must tell
+    made_for = base.get("model", "another model")
+    for part, expected in (base.get("fingerprints") or {}).items():
+        if part in parts and len(expected) == _FINGERPRINT:
+            if float(np.dot(expected, fingerprint(parts[part]))) > _SAME_MODEL:
+                continue
+        raise MusicotError(
+            f"adapter {adapter.name} was made for {made_for}, not for {model}; load it with "
+            f"{made_for}, or tune one on {model}"
+        )
+
+
+def _require_match(adapter: Adapter, modules: Mapping[str, nn.Module], model: str) -> None:
+    layers = adapter.layers()
+    unknown = [
+        path
+        for path, tensors in layers.items()
+        if path not in modules
+        or (adapter.kind != "full" and not isinstance(modules[path], ADAPTABLE))
+        or (adapter.kind == "full" and not set(tensors) <= set(modules[path].keys()))
+    ]
+    if len(unknown) == len(layers):
+        raise MusicotError(
+            f"adapter {adapter.name} changes nothing: none of its {len(adapter.arrays)} keys "
+            f"belongs to a layer of {model} (it has {few(layers) or 'no key'})"
+        )
+    if unknown:
+        raise MusicotError(
+            f"adapter {adapter.name}: {len(unknown)} of its {len(layers)} layers are not in "
+            f"{model}: {few(unknown)}"
+        )
+    wrong = [
+        f"{path} is {shape}, {model} has {expected}"
+        for path, tensors in layers.items()
+        for shape, expected in [_shapes(modules[path], tensors)]
+        if shape != expected
+    ]
+    if wrong:
+        raise MusicotError(f"adapter {adapter.name} does not fit: {few(wrong, 2)}")
+
+
+def _shapes(layer: nn.Module, tensors: Mapping[str, mx.array]) -> tuple[Any, Any]:
+    """The shapes that an adapter's tensors are for, and those of the layer."""
+    adaptable = isinstance(layer, ADAPTABLE)
+    if "lora_a" not in tensors:
+        names = sorted(tensors)
+        own = [
+            _dense_shape(layer) if adaptable and n == "weight" else layer[n].shape for n in names
+        ]
+        return [tensors[n].shape for n in names], own
+    shape = _dense_shape(layer)
+    a, b = tensors["lora_a"].shape, tensors["lora_b"].shape
+    made = (a[0], b[1]) if isinstance(layer, _EMBEDDINGS) else (b[1], a[0])
+    if a[1] != b[0] or ("m" in tensors and tensors["m"].shape != (shape[0],)):
+        return (a, b), shape
+    return made, shape
+
+
+def _dense_shape(layer: nn.Module) -> tuple[int, int]:
+    out, inner = layer.weight.shape
+    return (out, inner * 32 // layer.bits) if isinstance(layer, _QUANTISED) else (out, inner)
