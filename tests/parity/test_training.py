@@ -24,10 +24,17 @@ from torch import nn  # noqa: E402
 
 import musicot_mlx as mc  # noqa: E402
 from musicot_mlx.errors import MusicotError, RunError  # noqa: E402
-from musicot_mlx.reference import train, trainer  # noqa: E402
+from musicot_mlx.reference import clap as clap_parts  # noqa: E402
+from musicot_mlx.reference import trainer  # noqa: E402
 from musicot_mlx.reference.clap import embed_text, tokenize  # noqa: E402
+from musicot_mlx.reference.data import SongData  # noqa: E402
 from musicot_mlx.reference.musicot import PARTS, MusicotReference  # noqa: E402
+from musicot_mlx.reference.semantic_lm import SemanticLM  # noqa: E402
+from musicot_mlx.reference.train import codes, command, encode  # noqa: E402
+from musicot_mlx.reference.train.start import Start  # noqa: E402
+from musicot_mlx.reference.train.studio import MINI, Studio, read_config  # noqa: E402
 from musicot_mlx.reference.trainer import Trainer, TrainingConfig, load_weights  # noqa: E402
+from musicot_mlx.weights.vocabulary import Vocabulary  # noqa: E402
 from tests import tiny  # noqa: E402
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -316,13 +323,13 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "out": folder / "out",
     }
     paths["config"].write_text(yaml.safe_dump(tiny_config()))
-    for stage in train.STAGES:
+    for stage in command.STAGES:
         assert run(paths, "--stage", stage) == 0, stage
     return paths
 
 
 def run(paths: dict[str, Path], *arguments: str) -> int:
-    return train.main([*(x for k, v in paths.items() for x in (f"--{k}", str(v))), *arguments])
+    return command.main([*(x for k, v in paths.items() for x in (f"--{k}", str(v))), *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +346,7 @@ def stirred(studio: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.add_(torch.randn_like(weight) * 0.7 * weight[0].numel() ** -0.5)
-    tokenizer = train.clap_parts.Tokenizer.from_file(str(studio["out"] / "tokenizer.json"))
+    tokenizer = clap_parts.Tokenizer.from_file(str(studio["out"] / "tokenizer.json"))
     model.save_pretrained(folder / "torch", tokenizer)
     convert(folder / "torch", folder / "mlx", dtype="float32")
     return {"torch": folder / "torch", "mlx": folder / "mlx"}
@@ -381,7 +388,7 @@ def test_encoding_takes_up_what_was_abandoned(studio: dict[str, Path], monkeypat
     (folder / "d.npy").rename(folder / ".d.npy")
     assert run(studio, "--stage", "encode_latents") == 0
     assert not (folder / "d.npy").exists()  # another process may be at it
-    monkeypatch.setattr(train, "ABANDONED", -1.0)
+    monkeypatch.setattr(encode, "ABANDONED", -1.0)
     assert run(studio, "--stage", "encode_latents") == 0
     assert (folder / "d.npy").read_bytes() == before and not (folder / ".d.npy").exists()
 
@@ -389,12 +396,10 @@ def test_encoding_takes_up_what_was_abandoned(studio: dict[str, Path], monkeypat
 def test_stretches_stay_inside_the_song(studio: dict[str, Path]) -> None:
     """Thousands of draws: a stretch at the end of a song once looked past its last window."""
     made = {}
-    work = train.Studio(
-        train.read_config(studio["config"]), train.SongData(studio["data"]), studio["out"]
-    )
+    work = Studio(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
     work.run = lambda stage, model, batch, validate: made.update({stage: batch})
-    train.train_semantic_lm(work)
-    train.train_diffusion(work)
+    codes.train_semantic_lm(work)
+    codes.train_diffusion(work)
     rng = np.random.default_rng(0)
     for _ in range(400):
         batch = made["semantic_lm"](0, rng)
@@ -409,12 +414,10 @@ def test_stretches_stay_inside_the_song(studio: dict[str, Path]) -> None:
 
 def test_windows_of_diffusion_hear_their_own_codes(studio: dict[str, Path]) -> None:
     """Codes count up in a song whose latents count up too: each latent must read its own code."""
-    work = train.Studio(
-        train.read_config(studio["config"]), train.SongData(studio["data"]), studio["out"]
-    )
+    work = Studio(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
     made = {}
     work.run = lambda stage, model, batch, validate: made.update(model=model, batch=batch)
-    original = train.Encoded.__init__
+    original = codes.Encoded.__init__
 
     def counted(self, *args, **options) -> None:
         original(self, *args, **options)
@@ -423,8 +426,8 @@ def test_windows_of_diffusion_hear_their_own_codes(studio: dict[str, Path]) -> N
             song["latents"] = np.repeat(np.arange(500.0)[:, None], 8, axis=1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Encoded, "__init__", counted)
-        train.train_diffusion(work)
+        patch.setattr(codes.Encoded, "__init__", counted)
+        codes.train_diffusion(work)
     for seed in range(20):
         batch = made["batch"](0, np.random.default_rng(seed))
         read = made["model"].diffusion.resample_codes(batch["codes"], 125, batch["frame_offset"])
@@ -434,7 +437,7 @@ def test_windows_of_diffusion_hear_their_own_codes(studio: dict[str, Path]) -> N
 
 def test_round_trip_of_the_reference(stirred: dict[str, Path], tmp_path: Path) -> None:
     model = MusicotReference.from_pretrained(stirred["torch"])
-    tokenizer = train.clap_parts.Tokenizer.from_file(str(stirred["torch"] / "tokenizer.json"))
+    tokenizer = clap_parts.Tokenizer.from_file(str(stirred["torch"] / "tokenizer.json"))
     model.save_pretrained(tmp_path, tokenizer)
     again = MusicotReference.from_pretrained(tmp_path)
     assert again.config == model.config and not again.training
@@ -473,7 +476,7 @@ def test_chain_is_that_of_the_reference(stirred: dict[str, Path]) -> None:
     from musicot_mlx.generation import diffusion
 
     model, reference = mc.load(stirred["mlx"]), MusicotReference.from_pretrained(stirred["torch"])
-    tokenizer = train.clap_parts.Tokenizer.from_file(str(stirred["torch"] / "tokenizer.json"))
+    tokenizer = clap_parts.Tokenizer.from_file(str(stirred["torch"] / "tokenizer.json"))
     prompt, seconds, options = "a melody", 3.0, {"tags": ["etude", "piano"], "lyrics": "la la"}
     vector = embed_text(reference.clap, *tokenize(tokenizer, [prompt], 64))[0]
     plan = model.plan(prompt, duration=seconds, thought_temperature=0.0, **options)
@@ -594,10 +597,62 @@ def test_paths_refused(
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
 
 
+def test_start_from_a_checkpoint(studio: dict[str, Path], tmp_path: Path) -> None:
+    """Stages that have no weights begin with the checkpoint's, tags by their names."""
+    start = Start.read(studio["out"] / "checkpoint")
+    data = SongData(studio["data"])
+    work = Studio(read_config(studio["config"]), data, tmp_path, start)
+    before = Studio(work.config, data, studio["out"])
+    for name in ("vae", "clap", "rvq", "semantic_tokenizer"):
+        learned = dict(getattr(before, name)().named_parameters())
+        for key, value in getattr(work, name)().named_parameters():
+            assert torch.equal(value, learned[key]), (name, key)
+    tags = ["etude", "flute", "piano"]  # "drums" and "guitar" are gone, "flute" is new
+    model = codes.SemanticLMTraining(SemanticLM({**work.config["semantic_lm"], "tags": tags}), 0, 1)
+    rows = model.lm.llama.lm_head.weight
+    drawn = rows.detach().clone()
+    start.fill(model, "semantic_lm", tags)
+    old = Vocabulary.from_config(start.config["semantic_lm"])
+    new = model.lm.vocabulary
+    learned = start.state["semantic_lm.llama.lm_head.weight"]
+    known = start.config["semantic_lm"]["tags"]
+    for tag in ("etude", "piano"):
+        row = learned[old.tag_id(known.index(tag))]
+        assert torch.equal(rows[new.tag_id(tags.index(tag))], row)
+    assert torch.equal(rows[new.tag_id(1)], drawn[new.tag_id(1)])
+    assert torch.equal(rows[new.audio_id(3)], learned[old.audio_id(3)])
+    assert torch.equal(rows[new.thought_id(1, 2)], learned[old.thought_id(1, 2)])
+
+
+def test_start_from_trains_on(studio: dict[str, Path], tmp_path: Path, capsys) -> None:
+    paths = {**studio, "out": tmp_path / "out"}
+    begin = ("--start-from", str(studio["out"] / "checkpoint"))
+    assert run(paths, *begin, "--stage", "clap", "best_rq", "semantic_tokenizer", "rvq") == 0
+    assert capsys.readouterr().out.count(", from ") == 2  # the tokenizer goes on from best_rq
+    was = load_weights(studio["out"] / "clap")
+    moved = [
+        float((value.float() - was[key].float()).abs().max())
+        for key, value in load_weights(tmp_path / "out" / "clap").items()
+        if value.ndim > 1  # running statistics move by more
+    ]
+    assert 0 < max(moved) < 0.1  # two steps away, not drawn anew
+    (tmp_path / "other").mkdir()
+    assert run(paths, "--start-from", str(tmp_path / "other"), "--stage", "clap") == 2
+    assert "no checkpoint to start from" in capsys.readouterr().err
+
+
+def test_start_of_another_size_is_refused(studio: dict[str, Path]) -> None:
+    start = Start.read(studio["out"] / "checkpoint")
+    config = {**start.config["semantic_lm"], "hidden_size": 32}
+    model = codes.SemanticLMTraining(SemanticLM(config), 0, 1)
+    with pytest.raises(MusicotError, match="does not fit the config of stage semantic_lm"):
+        start.fill(model, "semantic_lm", config["tags"])
+
+
 def test_config_of_the_mini_is_sound() -> None:
-    config = train.read_config(train.MINI)
-    work = train.Studio(config, None, Path())
-    for stage in set(train.STAGES) - {"encode", "encode_latents", "assemble"}:
+    config = read_config(MINI)
+    work = Studio(config, None, Path())
+    for stage in set(command.STAGES) - {"encode", "encode_latents", "assemble"}:
         assert isinstance(work.training(stage), TrainingConfig)
     exact = yaml.safe_load("learning_rate: 1e-3")  # a string to YAML
     config["training"]["vae"] |= exact
@@ -606,7 +661,7 @@ def test_config_of_the_mini_is_sound() -> None:
 
 def test_help_names_the_stages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
-        train.main(["--help"])
+        command.main(["--help"])
     shown = capsys.readouterr().out
     assert error.value.code == 0
     assert "musicot_mlx.reference.train" in shown and "encode_latents" in shown

@@ -1,0 +1,24 @@
+"""All parts together: the checkpoint folder that `musicot convert` reads."""
+
+from musicot_mlx.reference.musicot import MusicotReference
+from musicot_mlx.reference.train.codes import diffusion_config, semantic_lm_config
+from musicot_mlx.reference.train.studio import Studio
+
+
+def assemble(studio: Studio) -> None:
+    """Write `checkpoint/`: the folder that `musicot convert` reads."""
+    if not studio.process.is_main_process:
+        return
+    parts = ("clap", "rvq", "semantic_tokenizer", "vae", "sampling")
+    config = {part: studio.config[part] for part in parts}
+    config["semantic_lm"] = semantic_lm_config(studio)
+    config["diffusion"] = diffusion_config(studio)
+    model = MusicotReference(config)
+    model.clap = studio.clap()
+    model.rvq = studio.rvq()
+    model.vae = studio.vae()
+    model.semantic_tokenizer = studio.semantic_tokenizer()
+    model.semantic_lm.load_state_dict(studio.weights("semantic_lm", "lm."))
+    model.diffusion.load_state_dict(studio.weights("diffusion", "diffusion."))
+    model.save_pretrained(studio.out / "checkpoint", studio.tokenizer())
+    print(f"wrote {studio.out / 'checkpoint'}", flush=True)

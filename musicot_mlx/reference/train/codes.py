@@ -1,0 +1,264 @@
+"""The stages that learn from encoded songs: thought codebooks, language model, diffusion."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from musicot_mlx.atomic import write_text
+from musicot_mlx.reference import clap as clap_parts
+from musicot_mlx.reference.data import SongEntry
+from musicot_mlx.reference.diffusion import SemanticDiffusion
+from musicot_mlx.reference.musicot import build_rvq
+from musicot_mlx.reference.semantic_lm import SemanticLM
+from musicot_mlx.reference.train.encode import encoded
+from musicot_mlx.reference.train.studio import Studio, device_of
+from musicot_mlx.reference.trainer import Batch, Metrics, save_atomic, to_device
+
+
+def train_rvq(studio: Studio) -> None:
+    """Fit the codebooks on the CLAP embeddings of encoded songs: k-means start, EMA, dead codes
+    replaced. A checkpoint's codebooks stay as they are: its language model knows thoughts by them.
+    """
+    options = studio.options("rvq")
+    if not studio.process.is_main_process:
+        return
+    if studio.start is not None and not studio.has("rvq"):
+        (studio.out / "rvq").mkdir(parents=True, exist_ok=True)
+        save_atomic({"ema": studio.rvq().state_dict()}, studio.out / "rvq" / "last.pt")
+        return
+    torch.manual_seed(0)
+    embeddings, held_out = (
+        torch.from_numpy(np.concatenate([song["clap"] for _, song in encoded(studio, entries)]))
+        for entries in (studio.data.training, studio.data.validation)
+    )
+    rvq = build_rvq(
+        studio.config["rvq"],
+        kmeans_init=True,
+        kmeans_iters=20,
+        threshold_ema_dead_code=2,
+        decay=0.95,
+        sync_codebook=False,
+    )
+    rvq.train()
+    rvq(embeddings[torch.randperm(len(embeddings))[:16384]][None])  # k-means start
+    for _ in range(min(options["steps"], 40 * len(embeddings) // options["batch_size"] + 1)):
+        rvq(embeddings[torch.randint(len(embeddings), (options["batch_size"],))][None])
+    rvq.eval()
+    levels = rvq(held_out[None], return_all_codes=True)[3]  # (levels, 1, windows, dim)
+    for level, rough in enumerate(levels.cumsum(0)[:, 0], start=1):
+        cosine = nn.functional.cosine_similarity(rough, held_out).mean().item()
+        print(f"rvq level {level}: held-out cosine {cosine:.4f}", flush=True)
+    (studio.out / "rvq").mkdir(parents=True, exist_ok=True)
+    keys = build_rvq(studio.config["rvq"]).state_dict().keys()
+    state = {k: v for k, v in rvq.state_dict().items() if k in keys}
+    save_atomic({"ema": state}, studio.out / "rvq" / "last.pt")
+
+
+class Encoded:
+    """Encoded songs in memory, and the stretches of them that the language model and the diffusion
+    learn from.
+    """
+
+    def __init__(
+        self,
+        studio: Studio,
+        entries: list[SongEntry],
+        *,
+        text_share: float,
+        latents: int = 0,
+    ) -> None:
+        """`latents`: how many latents a song must have, or 0 where they are not needed."""
+        self.text_share = text_share
+        self.songs = encoded(studio, entries, latents=latents)
+        rvq = studio.rvq()
+        for _, song in self.songs:  # int32 codes (levels, windows) of the thoughts
+            codes = rvq(torch.from_numpy(song["clap"])[None])[1][0]
+            song["thoughts"] = codes.T.numpy().astype(np.int32)
+
+    def draw(self, rng: np.random.Generator) -> tuple[SongEntry, dict[str, np.ndarray]]:
+        return self.songs[rng.integers(len(self.songs))]
+
+    def prompt(
+        self, song: dict[str, np.ndarray], first: int, last: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """The condition of eq 4: CLAP of a random 10 s of the stretch [first, last] in windows,
+        (dim,).
+
+        The paper trains on audio embeddings alone and prompts with text. Here a share of the items
+        takes a caption's embedding, since a small CLAP leaves a gap between the two.
+        """
+        window = rng.integers(first, last + 1)
+        if rng.random() >= self.text_share:
+            return song["clap"][window]
+        texts = song["text"] if rng.random() < 0.5 else song["window_text"][window]
+        return texts[rng.integers(len(texts))]
+
+
+# --- semantic language model ----------------------------------------------------------------------
+
+
+class SemanticLMTraining(nn.Module):
+    def __init__(self, lm: nn.Module, dropout: float, thought_weight: float) -> None:
+        super().__init__()
+        self.lm, self.dropout, self.thought_weight = lm, dropout, thought_weight
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        weight = self.thought_weight
+        return self.lm.loss(batch, dropout=self.dropout, thought_weight=weight), {}
+
+
+def semantic_lm_config(studio: Studio) -> dict[str, Any]:
+    return {**studio.config["semantic_lm"], "tags": studio.data.tags()}
+
+
+def train_semantic_lm(studio: Studio) -> None:
+    options, config = studio.options("semantic_lm"), semantic_lm_config(studio)
+    lm = SemanticLM(config)
+    tokenizer = studio.tokenizer()
+    rate = 2.5 * config["audio_frame_rate"]  # codes between two windows
+    tag_ids = {tag: lm.vocabulary.tag_id(i) for i, tag in enumerate(config["tags"])}
+
+    def lyrics_ids(text: str) -> list[int]:
+        return lm.vocabulary.lyrics_ids(
+            text, lambda t: tokenizer.encode(t, add_special_tokens=False).ids
+        )
+
+    def stretch(data: Encoded, rng: np.random.Generator) -> dict[str, Any]:
+        """One item: a stretch of a song of 5 s up to the context, from a multiple of 2.5 s."""
+        entry, song = data.draw(rng)
+        windows = song["clap"].shape[0]  # every 2.5 s, each 10 s long
+        steps = 4 + windows - 1  # the song's length in 2.5 s
+        longest = min(steps, int(config["context_seconds"] / 2.5))
+        length = longest if rng.random() < 0.4 else int(rng.integers(2, longest + 1))
+        first = int(rng.integers(0, steps - length + 1))
+        starts = np.minimum(np.arange(first, first + length, 4), windows - 1)
+        near = min(first, windows - 1)  # a short stretch at the end lies in the last window
+        last = max(near, min(first + length - 4, windows - 1))
+        tags = [tag_ids[t] for t in entry.tags if rng.random() < 0.6] if rng.random() < 0.7 else []
+        frames = slice(round(first * rate), round((first + length) * rate))
+        return {
+            "clap": data.prompt(song, near, last, rng),
+            "tags": tags,
+            "lyrics": lyrics_ids(entry.lyrics) if entry.lyrics else [],
+            "thoughts": song["thoughts"][:, starts],
+            "audio": song["codes"][frames],
+        }
+
+    def collate(items: list[dict[str, Any]]) -> Batch:
+        batch: Batch = {k: [item[k] for item in items] for k in items[0]}
+        batch["clap"] = torch.from_numpy(np.stack(batch["clap"]))
+        return batch
+
+    share = options["text_condition_share"]
+    training = Encoded(studio, studio.data.training, text_share=share)
+    held_out = Encoded(studio, studio.data.validation, text_share=share)
+    rng = np.random.default_rng(0)
+    checks = [collate([stretch(held_out, rng) for _ in range(8)]) for _ in range(3)]
+
+    def batch(step: int, rng: np.random.Generator) -> Batch:
+        return collate([stretch(training, rng) for _ in range(options["batch_size"])])
+
+    def validate(model: nn.Module) -> Metrics:
+        results = [model.lm.losses(b) for b in checks]
+        means = {k: float(np.mean([r[k] for r in results])) for k in results[0]}
+        return {"loss": means["audio"], **means}
+
+    weight = float(options.get("thought_weight", 1.0))
+    model = SemanticLMTraining(lm, options["condition_dropout"], weight)
+    studio.run("semantic_lm", model, batch, validate)
+
+
+# --- diffusion ------------------------------------------------------------------------------------
+
+
+class DiffusionTraining(nn.Module):
+    def __init__(self, diffusion: nn.Module) -> None:
+        super().__init__()
+        self.diffusion = diffusion
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        return self.diffusion.loss(**batch), {}
+
+
+def diffusion_config(studio: Studio) -> dict[str, Any]:
+    """The diffusion section with the scale that gives training latents unit variance."""
+    file = studio.out / "diffusion" / "latent_scale.txt"
+    if not file.is_file() and studio.start is not None:  # weights know latents at their own scale
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, f"{studio.start.config['diffusion']['latent_scale']:.6f}")
+    elif not file.is_file():
+        songs = encoded(studio, studio.data.training[:200], latents=1)
+        latents = np.concatenate([song["latents"] for _, song in songs]).astype(np.float32)
+        spread = float(latents.std())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, f"{1 / spread:.6f}")
+    return {**studio.config["diffusion"], "latent_scale": float(file.read_text())}
+
+
+def train_diffusion(studio: Studio) -> None:
+    options, config = studio.options("diffusion"), diffusion_config(studio)
+    rvq = studio.rvq()
+    seconds = config["window_seconds"]
+    time = round(seconds * config["latent_rate"])
+    per_code = config["latent_rate"] / config["audio_frame_rate"]  # latents
+    frames = int(np.ceil(time / per_code)) + 1  # codes that a window meets, one at either end cut
+
+    def window(data: Encoded, rng: np.random.Generator) -> dict[str, Any]:
+        """One item: a window of latents that starts on a 2.5 s step, with its codes, its thoughts
+        and a prompt.
+        """
+        _, song = data.draw(rng)
+        windows = song["clap"].shape[0]
+        duration = len(song["latents"]) / config["latent_rate"]
+        first = int(rng.integers(0, int((duration - seconds) / 2.5) + 1))
+        latent = min(round(first * 2.5 * config["latent_rate"]), len(song["latents"]) - time)
+        code = int(latent / per_code)
+        codes = song["codes"][code : code + frames]
+        # thoughts lie on the song's 10 s grid, which a window meets at any offset: two of them, or
+        # one twice where the window lies inside it
+        grid = int(rng.integers(0, 4))
+        meets = 4 if 2.5 * grid + seconds > clap_parts.WINDOW_SECONDS else 0
+        near = np.clip([first - grid, first - grid + meets], 0, windows - 1)
+        # the song this window is of: anything from the window alone to the whole recording
+        before = rng.uniform(0, first * 2.5) if rng.random() < 0.7 else first * 2.5
+        after = duration - seconds - first * 2.5
+        after = rng.uniform(0, after) if rng.random() < 0.7 else after
+        inside = min(first, windows - 1)
+        prompt = data.prompt(song, max(0, inside - 8), min(windows - 1, inside + 8), rng)
+        thoughts = rvq.get_output_from_indices(torch.from_numpy(song["thoughts"][:, near].T)[None])
+        thoughts = nn.functional.normalize(thoughts[0], dim=-1)
+        return {
+            "latents": torch.from_numpy(
+                song["latents"][latent : latent + time].astype(np.float32)
+            ).T,
+            "codes": torch.from_numpy(np.pad(codes, (0, frames - len(codes)), mode="edge")),
+            "frame_offset": torch.tensor(latent - code * per_code, dtype=torch.float32),
+            "clap": torch.cat([torch.from_numpy(prompt)[None], thoughts]),
+            "start_seconds": torch.tensor(before, dtype=torch.float32),
+            "total_seconds": torch.tensor(before + seconds + after, dtype=torch.float32),
+        }
+
+    def collate(items: list[dict[str, Tensor]]) -> Batch:
+        return {k: torch.stack([item[k] for item in items]) for k in items[0]}
+
+    share = options["text_condition_share"]
+    training = Encoded(studio, studio.data.training, text_share=share, latents=time)
+    held_out = Encoded(studio, studio.data.validation, text_share=share, latents=time)
+    rng = np.random.default_rng(0)
+    checks = [collate([window(held_out, rng) for _ in range(16)]) for _ in range(3)]
+
+    @torch.no_grad()
+    def batch(step: int, rng: np.random.Generator) -> Batch:
+        return collate([window(training, rng) for _ in range(options["batch_size"])])
+
+    def validate(model: nn.Module) -> Metrics:
+        torch.manual_seed(0)
+        return {
+            "loss": float(
+                np.mean([model(to_device(b, device_of(model)))[0].item() for b in checks])
+            )
+        }
+
+    studio.run("diffusion", DiffusionTraining(SemanticDiffusion(**config)), batch, validate)
