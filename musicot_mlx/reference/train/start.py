@@ -93,7 +93,7 @@ class Start:
         """The checkpoint's rows (ids, hidden) under the ids that they have with `tags`."""
         config = self.config["semantic_lm"]
         old, new = (Vocabulary.from_config({**config, "tags": t}) for t in (config["tags"], tags))
-        if new.vocab_size != len(own):
+        if own.shape != (new.vocab_size, rows.shape[1]) or len(rows) != old.vocab_size:
             return rows  # sizes of the config differ, which fill() says
         moved = own.clone()
         moved[: old.tag_offset] = rows[: old.tag_offset]
