@@ -4,9 +4,13 @@ The filters are mlx-lm's: top-k keeps exactly k (ties included), top-p keeps the
 mass reaches p, row by row. The order is that of transformers' generate (mlx-lm tempers last).
 """
 
+from collections.abc import Iterator
+
 import mlx.core as mx
 
 from musicot_mlx.nn.mlx_lm_light import apply_top_k, apply_top_p
+
+_KEY_BLOCK = 256
 
 
 def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
@@ -50,3 +54,32 @@ def draw(
     logits = sampling_logits(logp, temperature=temperature, top_k=top_k, top_p=top_p)
     # categorical takes logits, normalised or not; probabilities would draw near-uniform noise
     return mx.random.categorical(logits, axis=-1, key=key).astype(mx.int32)
+
+
+def draw_codebooks(
+    logits: mx.array, keys: mx.array, *, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> mx.array:
+    """Draw a code for every codebook of every song in one call -> int32 (songs, codebooks).
+
+    logits: (songs, codebooks, ids), normalised or not; keys: one a song, (songs, 2), so that a song
+    is the same alone and in a batch. Temperature 0 is greedy.
+    """
+    if temperature == 0.0:
+        return mx.argmax(logits, axis=-1).astype(mx.int32)
+    rows = logits.astype(mx.float32).reshape(-1, logits.shape[-1])
+    rows = sampling_logits(rows, temperature=temperature, top_k=top_k, top_p=top_p)
+    # Gumbel's trick, as mx.random.categorical has it but with a key a song
+    lowest = mx.finfo(mx.float32).smallest_normal
+    uniform = mx.vmap(lambda key: mx.random.uniform(lowest, 1.0, logits.shape[1:], key=key))(keys)
+    noise = -mx.log(-mx.log(uniform))
+    return mx.argmax(rows.reshape(logits.shape) + noise, axis=-1).astype(mx.int32)
+
+
+def keys_by_step(key: mx.array, *, skip: int = 0) -> Iterator[mx.array]:
+    """One key a step, from step `skip` on; step i has the same key however many steps there are."""
+    step = 0
+    while True:
+        key, branch = mx.random.split(key)
+        if step + _KEY_BLOCK > skip:
+            yield from mx.random.split(branch, _KEY_BLOCK)[max(0, skip - step) :]
+        step += _KEY_BLOCK

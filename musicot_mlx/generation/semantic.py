@@ -24,14 +24,13 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.generation.guidance import guided
-from musicot_mlx.generation.sampling import check_sampling, draw, log_probabilities
+from musicot_mlx.generation.sampling import check_sampling, draw, keys_by_step, log_probabilities
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig, merge_caches
 from musicot_mlx.weights.vocabulary import AUD_BOS, COT_BOS, COT_EOS, Vocabulary
 
 UNCONDITIONAL = ("without_thoughts", "with_thoughts")
 BLOCK = 25  # audio codes handed out at a time: one second
 PREFILL = 512  # positions a forward pass; bounds the attention scores of a long prefix
-KEY_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ def audio_many(
 
     def blocks() -> Iterator[np.ndarray]:
         codes = kept.astype(np.int32)  # (songs, frames so far)
-        step_keys = zip(*(_keys(k, skip=codes.shape[1]) for k in keys), strict=True)
+        step_keys = zip(*(keys_by_step(k, skip=codes.shape[1]) for k in keys), strict=True)
         head = lm.head(*vocabulary.audio_range)
         for window in windows(segments, config.context_segments):
             stop = min(frames, config.first_frame(window.stop))
@@ -397,13 +396,3 @@ def _check_conditions(
         raise ValueError(f"there are {len(conditions)} conditions and {len(keys)} keys")
     for condition in conditions:
         vocabulary.check_conditions(condition.tags, condition.lyrics)
-
-
-def _keys(key: mx.array, *, skip: int = 0) -> Iterator[mx.array]:
-    """One key a step, from step `skip` on; step i has the same key however many steps there are."""
-    step = 0
-    while True:
-        key, branch = mx.random.split(key)
-        if step + KEY_BLOCK > skip:
-            yield from mx.random.split(branch, KEY_BLOCK)[max(0, skip - step) :]
-        step += KEY_BLOCK

@@ -69,6 +69,11 @@ def sigmoid(x: mx.array) -> mx.array:
     return 1 / (1 + _exp(-x)) if plain_is_slow(x) else mx.sigmoid(x)
 
 
+def elu(x: mx.array) -> mx.array:
+    """x where it is positive, e to the power of x minus 1 elsewhere."""
+    return mx.maximum(x, 0) + (_exp(mx.minimum(x, 0)) - 1) if plain_is_slow(x) else nn.elu(x)
+
+
 def gelu(x: mx.array) -> mx.array:
     """x * Phi(x) with the normal distribution itself, not its tanh approximation."""
     if not plain_is_slow(x):
