@@ -37,6 +37,10 @@ def _weight_norm(g: mx.array, v: mx.array) -> mx.array:
     return (g.astype(mx.float32) * v32 / norm).astype(v.dtype)
 
 
+def _concatenate(*parts: mx.array) -> mx.array:
+    return mx.concatenate(parts, axis=0)
+
+
 ONE_TO_ONE: dict[str, Callable[[mx.array], mx.array]] = {
     "keep": lambda x: x,
     "conv1d": lambda x: x.transpose(0, 2, 1),  # (out, in, taps) -> (out, taps, in)
@@ -50,11 +54,17 @@ ONE_TO_ONE: dict[str, Callable[[mx.array], mx.array]] = {
 ONE_TO_MANY: dict[str, Callable[[mx.array], list[mx.array]]] = {
     "split2": lambda x: mx.split(x, 2, axis=0),
     "split3": lambda x: mx.split(x, 3, axis=0),
+    # one matrix of query, key and value -> the query, and the other two together
+    "split_query": lambda x: mx.split(x, [x.shape[0] // 3], axis=0),
 }
 MANY_TO_ONE: dict[str, Callable[..., mx.array]] = {
-    "join2": lambda *parts: mx.concatenate(parts, axis=0),
-    "join3": lambda *parts: mx.concatenate(parts, axis=0),
+    "join2": _concatenate,
+    "join3": _concatenate,
+    "join": _concatenate,  # as many as the order names
+    "add": lambda a, b: a + b,
     "weight_norm": _weight_norm,  # order: (g, v)
+    "weight_norm_conv1d": lambda g, v: ONE_TO_ONE["conv1d"](_weight_norm(g, v)),
+    "weight_norm_conv_transpose1d": lambda g, v: ONE_TO_ONE["conv_transpose1d"](_weight_norm(g, v)),
 }
 
 
@@ -117,5 +127,8 @@ def apply_rules(
         missing = [part for part in rule.order if part not in parts]
         if missing:
             raise MusicotError(f"{where}: {target} lacks its part {', '.join(missing)}")
+        extra = [part for part in parts if part not in rule.order]
+        if extra:
+            raise MusicotError(f"{where}: {target} has no place for part {', '.join(extra)}")
         fill(target, MANY_TO_ONE[rule.transform](*(parts[p] for p in rule.order)), target)
     return out

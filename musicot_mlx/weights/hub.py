@@ -2,19 +2,27 @@
 
 import os
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 from musicot_mlx.errors import MusicotError, RunError
 
 EMBEDDED = ("musicot-mini",)
 _FOLDER = Path(__file__).resolve().parent
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
+
+# What to fetch: the words around the weights, then the first kind of weights that the model has.
+# Safetensors need no PyTorch, so they come first; the last is audiocraft's own format.
+_WORDS = ["*.json", "README.md", "*.txt"]
+_WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin"], ["*state_dict.bin"])
 
 
 def resolve(name_or_path: str | Path) -> Path:
     """The folder that holds a model: embedded name, local folder, or Hub id (downloaded once).
 
-    Raises MusicotError when there is no such folder or model, RunError when the Hub is far.
+    A Hub id may name a revision: owner/name@revision. Raises MusicotError when there is no such
+    folder or model, RunError when the Hub is far.
     """
     name = str(name_or_path)
     if name in EMBEDDED:
@@ -29,15 +37,25 @@ def resolve(name_or_path: str | Path) -> Path:
         return path
     if path.is_file():
         raise MusicotError(f"{name} is a file; pass the model folder that holds config.json")
-    if not _HUB_ID.fullmatch(name) or name.startswith((".", "~")):
+    found = hub_id(name)
+    if found is None:
         raise MusicotError(
             f"no model folder at {name}; pass a folder, a Hub id such as owner/name, "
             f"or the embedded {EMBEDDED[0]}"
         )
-    return _download(name)
+    return _download(*found)
 
 
-def _download(name: str) -> Path:
+def hub_id(name_or_path: str | Path) -> tuple[str, str] | None:
+    """(owner/name, revision) where the name can only be one of the Hub's, else None."""
+    name = str(name_or_path)
+    match = _HUB_ID.fullmatch(name)
+    if not match or name.startswith((".", "~")) or Path(name).expanduser().exists():
+        return None
+    return match[1], match[2] or "main"
+
+
+def _download(name: str, revision: str) -> Path:
     # Imported here: with the embedded model or a local folder nothing of the Hub client is loaded.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -46,16 +64,27 @@ def _download(name: str) -> Path:
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
-        folder = snapshot_download(
-            name, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt", "*.model"]
-        )
+        for weights in _WEIGHTS:
+            folder = Path(
+                snapshot_download(
+                    name,
+                    revision=revision,
+                    allow_patterns=[*_WORDS, *weights],
+                    tqdm_class=_one_bar(name),
+                )
+            )
+            if any(found for pattern in weights for found in folder.glob(pattern)):
+                break
     except GatedRepoError as error:
         raise MusicotError(
             f"{name} is gated; accept its terms on the Hub and log in with `hf auth login`"
         ) from error
+    except RevisionNotFoundError as error:
+        raise MusicotError(f"{name} on the Hub has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
         raise MusicotError(f"no model {name} on the Hub and no folder of that name here") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
@@ -64,8 +93,31 @@ def _download(name: str) -> Path:
             if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
             else "the Hub can't be reached"
         )
+        at = "" if revision == "main" else f" --revision {revision}"
         raise RunError(
-            f"{name} is not a folder here, not in the download cache, and {why}; "
-            f"pass a local folder or the embedded {EMBEDDED[0]}"
+            f"{name} is not a folder here, not (wholly) in the download cache, and {why}; fetch it "
+            f"where there is a network with: hf download {name}{at} --include '*.json' "
+            "'*.safetensors'"
         ) from error
-    return Path(folder)
+    return folder
+
+
+def _one_bar(name: str) -> Any:
+    """A tqdm class that draws the bytes and none of the Hub client's other bars."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            bytes_on_disk = kwargs.get("unit") == "B" and kwargs.get("desc") != "Downloading bytes"
+            kwargs |= {"disable": None if bytes_on_disk else True, "leave": False, "delay": 1.0}
+            kwargs |= {"desc": f"downloading {name}", "file": sys.stderr}
+            kwargs["bar_format"] = "{desc}: {n_fmt}/{total_fmt}B |{bar}| {rate_fmt}"
+            super().__init__(*args, **kwargs)
+
+        def set_description(self, *args: Any, **kwargs: Any) -> None:
+            """Keep ours; the client would write its own words."""
+
+        set_description_str = set_description
+
+    return Bar
