@@ -67,6 +67,28 @@ def test_weight_norm(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(out, np.array(g) * np.array(v) / norm, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["conv1d", "conv_transpose1d"])
+def test_weight_norm_of_a_convolution(kind: str) -> None:
+    g, v = mx.abs(_random(5, 1, 1)), _random(5, 3, 4)
+    table = [Rule(r"c\.(?P<part>[gv])", "c", f"weight_norm_{kind}", order=("g", "v"))]
+    folded = apply_rules(
+        [Rule(r"c\.(?P<part>[gv])", "c", "weight_norm", ("g", "v"))], a := {"c.g": g, "c.v": v}
+    )
+    plain = apply_rules([Rule("c", "c", kind)], folded)["c"]
+    np.testing.assert_array_equal(np.array(apply_rules(table, a)["c"]), np.array(plain))
+
+
+def test_join_in_order_add_and_split_query() -> None:
+    a, b, c = _random(2, 3), _random(2, 3) + 1, _random(2, 3) + 2
+    rules = [Rule(r"e\.(?P<part>\d)", "e", "join", ("0", "1", "2"))]
+    joined = apply_rules(rules, {"e.2": c, "e.0": a, "e.1": b})["e"]
+    np.testing.assert_array_equal(np.array(joined), np.concatenate([a, b, c]))
+    out = apply_rules([Rule("e", ("q", "kv"), "split_query")], {"e": joined})
+    assert out["q"].tolist() == a.tolist() and out["kv"].shape == (4, 3)
+    rules = [Rule(r"(?P<part>[xy])", "sum", "add", ("x", "y"))]
+    assert mx.allclose(apply_rules(rules, {"y": b, "x": a})["sum"], a + b).item()
+
+
 def test_first_rule_wins_and_none_drops() -> None:
     rules = [Rule(r"a\.bias", None), Rule(r"a\.(.*)", r"b.\1")]
     arrays = {"a.bias": _random(1), "a.weight": _random(1)}
@@ -79,6 +101,11 @@ def test_first_rule_wins_and_none_drops() -> None:
         ([], [f"k{i}" for i in range(6)], "clap: 6 keys that the key map doesn't know: k0, k1, k2"),
         ([Rule(r"a.*", "b")], ["a1", "a2"], "both map to b"),
         ([Rule(r"(?P<part>[qk])", "b", "join2", order=("q", "k"))], ["q"], "b lacks its part k"),
+        (
+            [Rule(r"(?P<part>[qkx])", "b", "join", ("q", "k"))],
+            ["q", "k", "x"],
+            "no place for part x",
+        ),
         ([Rule("a", "b", "conv1d")], ["a"], "a has shape"),
         ([Rule("a", "b", "upend")], ["a"], "no known transform: upend"),
         ([Rule("a", "b")], ["aa"], "doesn't know: aa"),

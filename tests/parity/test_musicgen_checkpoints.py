@@ -123,7 +123,7 @@ def _decoder_shapes(sizes: Sizes) -> Shapes:
 
 
 def _audiocraft_shapes(sizes: Sizes) -> Shapes:
-    """`best_state` of state_dict.bin: audiocraft/models/lm.py, modules/{transformer,conditioners}."""
+    """`best_state` of state_dict.bin: audiocraft/models/lm.py and modules/."""
     width, shapes = sizes.hidden_size, {}
     for k in range(sizes.codebooks):
         shapes[f"emb.{k}.weight"], shapes[f"linears.{k}.weight"] = (2049, width), (2048, width)
