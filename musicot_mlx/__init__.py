@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from musicot_mlx.evaluation.agreement import Analysis as Analysis
+    from musicot_mlx.evaluation.agreement import analyze as analyze
     from musicot_mlx.pipelines.musicot import load as load
     from musicot_mlx.pipelines.plan import Plan as Plan
     from musicot_mlx.pipelines.song import Song as Song
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "Song", "__version__", "load"]
+__all__ = ["Analysis", "Plan", "Song", "__version__", "analyze", "load"]
 
-_DOOR = {"load": "pipelines.musicot", "Song": "pipelines.song", "Plan": "pipelines.plan"}
+_DOOR = {
+    "load": "pipelines.musicot",
+    "Song": "pipelines.song",
+    "Plan": "pipelines.plan",
+    "analyze": "evaluation.agreement",
+    "Analysis": "evaluation.agreement",
+}
 
 
 def __getattr__(name: str) -> Any:

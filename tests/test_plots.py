@@ -82,13 +82,15 @@ def test_any_title_and_anchor_can_be_drawn(tmp_path: Path, title: str) -> None:
 
 
 def test_section_lines_lie_where_the_music_changes(tmp_path: Path) -> None:
-    from musicot_mlx.evaluation.plots import _boundaries
+    from musicot_mlx.evaluation.sections import section_letters, step_starts
 
     rng = np.random.default_rng(0)
     sections = np.repeat(np.array([[0.1, 0.5, 0.1], [0.5, 0.4, 0.1], [0.1, 0.1, 0.6]]), 4, axis=0)
-    assert _boundaries(sections + rng.normal(0, 0.01, sections.shape)) == [4, 8]
-    assert _boundaries(np.full((8, 3), 0.4)) == []
-    assert _boundaries(_activity(2)) == []
+    assert step_starts(sections + rng.normal(0, 0.01, sections.shape)) == [4, 8]
+    assert step_starts(0.4 + rng.normal(0, 0.01, (12, 3))) == []  # nothing but noise
+    assert step_starts(_activity(1)) == []
+    form = np.concatenate([sections, sections[:4]])
+    assert section_letters(form, [4, 8, 12]) == ["A", "B", "C", "A"]
 
 
 def test_plan_refuses_what_does_not_fit(tmp_path: Path) -> None:

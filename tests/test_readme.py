@@ -26,7 +26,8 @@ def _flag_table(command: str) -> str:
         values = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
         if action.nargs == "+":
             values = f"{values} [{values} ...]"
-        names = ", ".join(f"`{name}`" for name in action.option_strings)
+        names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar}`"
+        values = values if action.option_strings else ""
         shown = f" {values}".replace("|", r"\|") if values else ""
         rows.append(f"| {names}{shown} | {action.help} |")
     return "\n".join(rows)

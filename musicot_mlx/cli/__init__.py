@@ -19,6 +19,7 @@ from musicot_mlx.errors import MusicotError
 COMMANDS = {
     "generate": "make a song from a text prompt",
     "plan": "make only the plan of a song, and look at it",
+    "analyze": "what a song holds over time, and whether it followed its plan",
     "convert": "turn a PyTorch checkpoint into an MLX folder",
     "doctor": "what this machine has, and what to change",
 }

@@ -1,4 +1,4 @@
-"""Pictures: a plan as a heat map over time, a song as waveform and spectrogram.
+"""Pictures: a plan and what became of it as heat maps over time, a song as a spectrogram.
 
 Figures are drawn without pyplot, so no window opens, no backend is chosen and nothing global
 changes. Import this module where a picture is asked for: matplotlib takes a while to load.
@@ -6,24 +6,28 @@ changes. Import this module where a picture is asked for: matplotlib takes a whi
 
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from musicot_mlx.atomic import atomic_path
 from musicot_mlx.audio.mel import hertz_to_mel
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.evaluation.agreement import Analysis
+from musicot_mlx.evaluation.sections import section_letters, step_starts
 from musicot_mlx.evaluation.signals import mel_decibels, power_spectrogram
 
 DPI = 160
-PAPER, INK, SOFT, FAINT = "#fdfcfa", "#23202b", "#77727f", "#d9d5dc"
+PAPER, INK, SOFT, FAINT, BED = "#fdfcfa", "#23202b", "#77727f", "#d9d5dc", "#f0edf1"
 WAVE, CORE = "#b9a3c9", "#5b2a6e"  # peaks and loudness of a waveform
 # magma from its light end: perceptually uniform, and paper where nothing sounds
 PLAN_COLOURS = LinearSegmentedColormap.from_list(
@@ -42,13 +46,77 @@ def plot_plan(
     thought_seconds: float,
     title: str,
     path: str | Path,
+    *,
+    duration: float | None = None,
+    unit: str = "cosine",
 ) -> None:
-    """Draw a plan to a PNG (or SVG, PDF): a row an anchor, a column a thought, colour the cosine.
+    """Draw a plan to a PNG (or SVG, PDF): a row an anchor, a column a thought, colour the activity.
 
-    activity is (segments, anchors), a segment thought_seconds long. Thin lines part the sections:
-    they lie where one thought differs most from the next. The file appears whole or not at all.
-    Raises ValueError when the shapes disagree, MusicotError when the file can't be written.
+    activity is (segments, anchors), a segment thought_seconds long, measured in `unit`. Sections
+    stand apart and bear letters, the same where they sound alike: they begin where one thought
+    differs most from the next. The file appears whole or not at all. Raises ValueError when the
+    shapes disagree, MusicotError when the file can't be written.
     """
+    activity = _checked_activity(activity, anchors)
+    starts = step_starts(activity)
+    seconds = min(duration or np.inf, len(activity) * thought_seconds)
+    against = f"held against {len(anchors)} text{'s' * (len(anchors) > 1)}"
+    parts = f", {len(starts) + 1} sections" if starts else ""
+    _draw_activity(
+        [activity],
+        anchors,
+        thought_seconds,
+        title,
+        f"{_clock(seconds)} in thoughts of {thought_seconds:g} s{parts}, {against}",
+        path,
+        seconds=seconds,
+        sections=list(zip([0, *starts], section_letters(activity, starts), strict=True)),
+        unit=unit,
+    )
+
+
+def plot_analysis(
+    found: Analysis,
+    title: str,
+    path: str | Path,
+    *,
+    waveform: np.ndarray | None = None,
+    unit: str = "cosine",
+) -> None:
+    """Draw an analysis: what is planned, what is heard, or both, one under the other, per anchor.
+
+    With both, the rows end in Pearson's r, and bars below tell how near each segment came to its
+    thought. waveform, (samples,) or (samples, channels), is drawn above what is heard. Thin lines
+    mark where sections begin. Raises MusicotError when the file can't be written.
+    """
+    sides = [side for side in (found.planned, found.achieved) if side is not None]
+    step, count = found.segment_seconds, max(map(len, sides))
+    parts = f", {len(found.boundaries) + 1} sections" if found.boundaries else ""
+    facts = f"{_clock(found.duration)} in segments of {step:g} s{parts}"
+    if found.achieved is not None:
+        facts += f", {found.tempo:.0f} BPM" if found.tempo else ""
+    if found.mean_cosine is not None:
+        facts += f"; {found.mean_cosine:.2f} cosine of plan and song"
+    seconds = min(found.duration, count * step)  # a rest of under a second is not analyzed
+    if waveform is not None:
+        waveform = waveform[: round(len(waveform) * seconds / found.duration)]
+    _draw_activity(
+        sides,
+        found.anchors,
+        step,
+        title,
+        facts,
+        path,
+        seconds=seconds,
+        marks=[at for at in found.boundaries if at < seconds],
+        ends=found.correlation if len(sides) == 2 else None,
+        bars=found.cosine,
+        waveform=waveform,
+        unit=unit,
+    )
+
+
+def _checked_activity(activity: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
     activity = np.asarray(activity, np.float64)
     if activity.ndim != 2 or activity.shape[1] != len(anchors) or activity.size == 0:
         raise ValueError(
@@ -57,48 +125,172 @@ def plot_plan(
         )
     if not np.isfinite(activity).all():
         raise ValueError("activity holds NaN or infinity; check the thoughts it was made from")
-    segments, rows = activity.shape
+    return activity
+
+
+def _draw_activity(
+    sides: Sequence[np.ndarray],
+    anchors: Sequence[str],
+    step: float,
+    title: str,
+    facts: str,
+    path: str | Path,
+    *,
+    seconds: float,
+    sections: Sequence[tuple[int, str]] = (),
+    marks: Sequence[float] = (),
+    ends: Mapping[str, float | None] | None = None,
+    bars: np.ndarray | None = None,
+    waveform: np.ndarray | None = None,
+    unit: str = "cosine",
+) -> None:
+    """Strips of cells over `seconds`; `sides` is a table (segments, anchors), or planned, achieved.
+
+    sections: (segment, letter) that begin blocks standing apart; marks: seconds of thin lines;
+    ends: a number at the end of each anchor's rows; bars: a value from 0 to 1 a segment below.
+    """
+    rows, count = len(anchors), max(map(len, sides))
     names = [
         textwrap.shorten(" ".join(name.split()), 34, placeholder=" \u2026") for name in anchors
     ]
-    left = 0.4 + 0.08 * max(max(len(name) for name in names), 6)
-    right, foot = 0.95, 0.62
-    across = float(np.clip(0.62 * segments, 4.4, 12.5))
+    pair = len(sides) == 2
+    left = 0.45 + 0.082 * max(max(len(name) for name in names), 6) + 0.62 * pair
+    right, foot = 0.95 + 0.5 * pair, 0.62
+    across = float(np.clip(0.62 * count, 4.4, 12.5))
+    strip, gap = (0.27, 0.13) if pair else (0.42, 0.05)
+    down = rows * (len(sides) * strip + gap) - gap
+    under = 0.62 if bars is not None else 0.0
+    wave = 0.66 if waveform is not None else 0.0
     width = left + across + right
     lines = _wrap(title, width)
-    head = 0.68 + 0.26 * len(lines)
-    down = 0.46 * rows
-    figure = _figure(width, head + down + foot)
-    against = f"each held against {rows} text{'s' * (rows > 1)}"
-    length = _clock(segments * thought_seconds)
-    _title(figure, lines, f"{length} in thoughts of {thought_seconds:g} s, {against}")
+    head = 0.62 + 0.26 * len(lines) + wave + 0.28 * bool(sections)
+    figure = _figure(width, head + down + under + foot)
+    _title(figure, lines, facts)
+    axes = _axes(figure, left, foot + under, across, down)
+    whole = max(seconds, (count - 1) * step + 0.1 * step)  # of the last segment too
+    axes.set_xlim(0, whole)
+    axes.set_ylim(down, 0)  # the first anchor on top
 
-    axes = _axes(figure, left, foot, across, down)
-    low, high = float(activity.min()), float(activity.max())
+    finite = np.concatenate([side[np.isfinite(side)] for side in sides] or [np.zeros(1)])
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if high - low < 0.1:  # an even plan looks even
         low, high = (low + high) / 2 - 0.05, (low + high) / 2 + 0.05
-    edges = np.arange(segments + 1) * thought_seconds
-    cells = axes.pcolormesh(edges, np.arange(rows + 1), activity.T, cmap=PLAN_COLOURS,
-                            vmin=low, vmax=high, edgecolors=PAPER, linewidth=1.2)  # fmt: skip
-    if across / segments > 0.33:
-        _values(axes, activity, (activity - low) / (high - low), thought_seconds)
-    for boundary in _boundaries(activity):
-        axes.plot(2 * [boundary * thought_seconds], [-0.16, rows], color=INK, linewidth=0.9,
-                  clip_on=False, solid_capstyle="butt")  # fmt: skip
-    axes.set_xlim(0, edges[-1])
-    axes.set_ylim(rows, 0)  # the first anchor on top
-    axes.set_yticks(np.arange(rows) + 0.5, names)
+    begins = {segment for segment, _ in sections}
+    apart = min(0.028 * whole / across * 2, 0.12 * step)  # seconds between cells: 0.06 inches
+    for row in range(rows):
+        for k, side in enumerate(sides):
+            top = row * (len(sides) * strip + gap) + k * strip
+            values = side[:, row]
+            for i, value in enumerate(values):
+                start = i * step + apart * (0.16 if i == 0 or i not in begins else 1.6)
+                stop = min((i + 1) * step, whole) - apart * (1.6 if i + 1 in begins else 0.16)
+                _cell(axes, start, stop, top, strip, value, (value - low) / (high - low),
+                      (stop - start) / whole * across > 0.33)  # fmt: skip
+            if pair:
+                axes.annotate("plan" if k == 0 else "song", (0, top + strip / 2), (-5, 0),
+                              textcoords="offset points", ha="right", va="center_baseline",
+                              fontsize=7.5, color=SOFT)  # fmt: skip
+    heights = [row * (len(sides) * strip + gap) + len(sides) * strip / 2 for row in range(rows)]
+    axes.set_yticks(heights, names)
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
-    axes.tick_params(axis="y", length=0, labelsize=10, pad=7, labelcolor=INK)
-    _time_axis(axes, edges[-1], thought_seconds, across)
-
-    bar = _axes(figure, width - right + 0.2, foot, 0.1, down)
-    scale = figure.colorbar(cells, cax=bar)
-    ticks = np.linspace(low, high, 3 if rows > 1 else 2)
-    _scale(scale, ticks, [_cosine(tick) for tick in ticks])
-    scale.ax.set_title("cosine", fontsize=8, color=SOFT, pad=6, loc="left")
+    axes.tick_params(axis="y", length=0, labelsize=10, pad=34 if pair else 7, labelcolor=INK)
+    for at in marks:
+        axes.plot([at, at], [-0.07, down + 0.07], color=INK, linewidth=0.9, alpha=0.75,
+                  clip_on=False, dashes=(4, 2.5))  # fmt: skip
+    stops = [*(segment for segment, _ in sections[1:]), count]
+    for (segment, letter), stop in zip(sections, stops, strict=False):
+        start = segment * step + apart * (1.6 if segment else 0.16)
+        _section(axes, start, min(stop * step, whole) - apart * (1.6 if stop < count else 0.16),
+                 letter)  # fmt: skip
+    if ends is not None:
+        _ends(axes, heights, anchors, ends)
+    last = axes
+    if bars is not None:
+        last = _axes(figure, left, foot, across, under - 0.16)
+        _bars(last, bars, step, whole, 0.32 * apart, across / count > 0.33)
+        axes.set_xticks([])
+    _time_axis(last, whole, step, across)
+    if waveform is not None:
+        mono = np.asarray(waveform, np.float32)
+        mono = mono if mono.ndim == 1 else mono.mean(axis=1)
+        above = _axes(figure, left, foot + under + down + 0.12, across, wave - 0.1)
+        _envelope(above, mono, seconds)
+        above.set_xlim(0, whole)
+    _activity_scale(figure, width - 0.78, foot + under, down, (low, high), unit)
     _save(figure, path)
+
+
+def _cell(
+    axes: Axes, start: float, stop: float, top: float, height: float, value: float, shade: float,
+    written: bool,
+) -> None:  # fmt: skip
+    """One segment of one row, with its number in the cell's own colour moved to ink or paper."""
+    inner = height - 0.025
+    place = ((start, top), stop - start, inner)
+    if not np.isfinite(value):  # silence
+        axes.add_patch(Rectangle(*place, facecolor="none", edgecolor=FAINT, hatch="////"))
+        return
+    colour = PLAN_COLOURS(shade)
+    axes.add_patch(Rectangle(*place, facecolor=colour, linewidth=0))
+    if written:
+        behind = np.array(colour[:3])
+        dark = float(behind @ (0.2126, 0.7152, 0.0722)) < 0.5
+        towards = np.array(to_rgb(PAPER if dark else INK))
+        axes.text((start + stop) / 2, top + inner / 2, _cosine(value),
+                  fontsize=6.5 if height < 0.3 else 7.5, va="center_baseline", ha="center",
+                  color=tuple(behind + 0.72 * (towards - behind)))  # fmt: skip
+
+
+def _section(axes: Axes, start: float, stop: float, letter: str) -> None:
+    """A section's letter over a line as long as the section."""
+    axes.plot([start, stop], [-0.09, -0.09], color=INK, linewidth=1.1,
+              clip_on=False, solid_capstyle="butt")  # fmt: skip
+    axes.text((start + stop) / 2, -0.15, letter, fontsize=9, color=INK, ha="center", va="bottom")
+
+
+def _ends(
+    axes: Axes, heights: list[float], anchors: Sequence[str], ends: Mapping[str, float | None]
+) -> None:
+    """Pearson's r at the end of each anchor's rows."""
+    right = axes.get_xlim()[1]
+    words = {"textcoords": "offset points", "va": "center_baseline", "annotation_clip": False}
+    axes.annotate("r", (right, 0), (12, 9), color=SOFT, fontsize=8, **words)
+    for height, anchor in zip(heights, anchors, strict=True):
+        value = ends.get(anchor)
+        axes.annotate("\u2013" if value is None else _cosine(value), (right, height), (9, 0),
+                      color=SOFT if value is None or value <= 0.5 else INK, fontsize=10,
+                      **words)  # fmt: skip
+
+
+def _bars(
+    axes: Axes, values: np.ndarray, step: float, whole: float, apart: float, written: bool
+) -> None:
+    """How near each segment came to its thought: a bar a segment, from 0 to 1."""
+    heard = np.nan_to_num(values).clip(0.0, 1.0)
+    edges = np.minimum(np.arange(len(values) + 1) * step, whole)
+    middles, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges) - apart
+    axes.bar(middles, np.ones(len(values)), widths, color=BED, linewidth=0)
+    axes.bar(middles, heard, widths, color=WAVE, linewidth=0)
+    for middle, value in zip(middles, values, strict=True):
+        if written and np.isfinite(value):
+            axes.text(middle, 0.06, _cosine(value), fontsize=7, color=INK, ha="center")
+    axes.set_xlim(0, whole)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0.5], ["cosine"])
+    axes.tick_params(axis="y", length=0, labelsize=9, pad=7, labelcolor=SOFT)
+
+
+def _activity_scale(
+    figure: Figure, left: float, bottom: float, height: float, ends: tuple[float, float], unit: str
+) -> None:
+    """The colour bar of the cells."""
+    shown = ScalarMappable(Normalize(*ends), PLAN_COLOURS)
+    tall = min(height, 2.4)
+    scale = figure.colorbar(shown, cax=_axes(figure, left, bottom + height - tall, 0.1, tall))
+    ticks = np.linspace(*ends, 3 if tall > 0.8 else 2)
+    _scale(scale, ticks, [_cosine(tick) for tick in ticks])
+    scale.ax.set_title(unit, fontsize=8, color=SOFT, pad=6, loc="left")
 
 
 def plot_song(waveform: np.ndarray, sample_rate: int, path: str | Path, title: str) -> None:
@@ -142,27 +334,6 @@ def plot_song(waveform: np.ndarray, sample_rate: int, path: str | Path, title: s
     scale = figure.colorbar(shown, cax=bar)
     _scale(scale, [0, -20, -40, -60], ["0 dB", "\u221220", "\u221240", "\u221260"])
     _save(figure, path)
-
-
-def _boundaries(activity: np.ndarray) -> list[int]:
-    """Segments that begin a section: where the step from the one before stands out."""
-    steps = np.linalg.norm(np.diff(activity, axis=0), axis=1)
-    if len(steps) < 3 or steps.max() < 1e-3:
-        return []
-    padded = np.pad(steps, 1)
-    peak = (steps >= padded[:-2]) & (steps >= padded[2:])
-    return [int(i) + 1 for i in np.flatnonzero(peak & (steps > steps.mean() + 0.5 * steps.std()))]
-
-
-def _values(axes: Axes, activity: np.ndarray, shade: np.ndarray, thought_seconds: float) -> None:
-    """Each cosine in its cell, in the cell's own colour moved towards ink or paper."""
-    for (segment, row), value in np.ndenumerate(activity):
-        behind = np.array(PLAN_COLOURS(shade[segment, row])[:3])
-        dark = float(behind @ (0.2126, 0.7152, 0.0722)) < 0.5
-        towards = np.array(to_rgb(PAPER if dark else INK))
-        axes.text((segment + 0.5) * thought_seconds, row + 0.52, _cosine(value), fontsize=7.5,
-                  color=tuple(behind + 0.72 * (towards - behind)),
-                  ha="center", va="center")  # fmt: skip
 
 
 def _cosine(value: float) -> str:

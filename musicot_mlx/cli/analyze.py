@@ -1,0 +1,208 @@
+"""musicot analyze: what audio or a plan holds over time, and whether audio followed its plan."""
+
+import argparse
+import inspect
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from musicot_mlx.cli import common
+from musicot_mlx.cli.plan import ANCHORS
+from musicot_mlx.errors import MusicotError
+
+if TYPE_CHECKING:
+    from musicot_mlx.evaluation.agreement import Analysis, StemAgreement
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", metavar="FILE", help="audio, or a plan (.json)")
+    add(
+        "--plan",
+        metavar="FILE",
+        help="plan to hold the audio against (default: that of the .json beside it)",
+    )
+    add(
+        "--anchors",
+        type=common.names,
+        default=ANCHORS,
+        metavar="A,B",
+        help=f"texts to hold each segment against (default: {','.join(ANCHORS)})",
+    )
+    add(
+        "--stems",
+        metavar="FOLDER",
+        help="drums.wav, bass.wav, ... of this song: their loudness against its thoughts",
+    )
+    add("--png", metavar="FILE", help="draw it")
+    add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: the song's)")
+    add("--json", action="store_true", help="one line of JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    path = Path(args.file)
+    if not path.is_file():
+        raise MusicotError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    if args.png and not Path(args.png).parent.is_dir():
+        raise MusicotError(f"can't write {args.png}: its folder doesn't exist")
+    audio, source, settings = _sources(path, args.plan)
+    if audio is None and args.stems:
+        raise MusicotError(f"--stems needs audio, and {path} is a plan; pass the song it became")
+
+    import musicot_mlx as mc
+    from musicot_mlx.evaluation.agreement import analyze, audible, stem_agreement, stem_files
+
+    stems = stem_files(args.stems) if args.stems else {}
+    waveform, rate = audible(audio) if audio else (None, None)
+    started = time.perf_counter()
+    name = args.model or settings.get("model", "musicot-mini")
+    model = mc.load(name)
+    if not hasattr(model, "clap") or not hasattr(model, "rvq"):
+        raise MusicotError(f"the model {name} has no thoughts; pass --model musicot-mini")
+    plan = _plan(model, source, settings, must=audio is None or args.plan is not None)
+    found = analyze(waveform, rate, model=model, plan=plan, anchors=args.anchors)
+    apart = stem_agreement(audio, stems, model=model) if stems else None
+    if args.png:
+        from musicot_mlx.evaluation.plots import plot_analysis
+
+        prompt = getattr(plan, "prompt", None)
+        title = f"{path.name}: {prompt}" if prompt else path.name
+        plot_analysis(found, title, args.png, waveform=waveform)
+
+    lines = list(_lines(path, found, apart))
+    where = f" -> {args.png}" if args.png else ""
+    memory = common.peak_memory()
+    lines.append(f"{found.duration:.1f} s analyzed in {time.perf_counter() - started:.1f} s, "
+                 f"peak memory {memory['peak_resident_gb']:.2f} GB{where}")  # fmt: skip
+    print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
+    if args.json:
+        report = {"file": str(path), **found.to_dict(), **memory}
+        if apart:
+            report["stems"] = apart.to_dict()
+        print(json.dumps(report, sort_keys=True), flush=True)
+    return 0
+
+
+def _sources(path: Path, plan: str | None) -> tuple[Path | None, Any, dict[str, Any]]:
+    """The audio, if it is audio; where the plan comes from; the settings of the song, if known."""
+    if path.suffix.lower() == ".json":
+        if plan is not None:
+            raise MusicotError(f"{path} is itself a plan; pass audio to hold against --plan")
+        settings = _settings(path)
+        if settings is not None:
+            return None, settings.get("plan"), settings
+        return None, str(path), {}
+    settings = _settings(path.with_suffix(".json")) or {}
+    if plan is None:
+        return path, settings.get("plan"), settings
+    if Path(plan).suffix.lower() == ".json" and (others := _settings(Path(plan))) is not None:
+        return path, others.get("plan"), others
+    return path, plan, settings
+
+
+def _settings(path: Path) -> dict[str, Any] | None:
+    """What stands beside a song of a model with thoughts; None for any other file, or none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and "thought_temperature" in found else None
+
+
+def _plan(model: Any, source: Any, settings: dict[str, Any], *, must: bool) -> Any:
+    """The plan from its file or object, or made again as the song's settings say.
+
+    Where the plan was not asked for (`must`), one that can't be had is only told of.
+    """
+    import musicot_mlx as mc
+
+    try:
+        if source is not None:
+            return mc.Plan.load(source, model)
+        if settings:
+            known = set(inspect.signature(model.plan).parameters) & set(settings)
+            return model.plan(**{name: settings[name] for name in known})
+    except (MusicotError, TypeError) as error:
+        if must:
+            raise
+        print(f"the plan beside the song is left out: {error}", file=sys.stderr)
+    return None
+
+
+def _lines(path: Path, found: "Analysis", apart: "StemAgreement | None") -> Iterator[str]:
+    """The analysis as text."""
+    facts = [f"{path.name}: {found.duration:.1f} s"]
+    if found.achieved is not None:
+        facts.append(f"{found.tempo:.0f} BPM" if found.tempo else "no steady tempo")
+    if found.boundaries:
+        facts.append("sections from 0:00, " + ", ".join(map(_clock, found.boundaries)))
+    yield ", ".join(facts)
+    yield from _wrapped(list(_rows(found)), found.segment_seconds)
+    if found.cosine is not None:
+        yield _verdict(found)
+    if apart is not None:
+        yield "loudness of stems against thoughts, r: " + _listed(apart.r)
+
+
+def _rows(found: "Analysis") -> Iterator[tuple[str, Sequence[float], str, str]]:
+    """Label, a number a segment, their format, and what stands at the end of the row."""
+    both = found.planned is not None and found.achieved is not None
+    for i, anchor in enumerate(found.anchors):
+        r = found.correlation.get(anchor)
+        end = f"  r {r:5.2f}" if r is not None else ""
+        if both:
+            yield f"{anchor}, planned", found.planned[:, i], ".2f", ""
+            yield f"{' ' * len(anchor)}  achieved", found.achieved[:, i], ".2f", end
+        else:
+            side = found.planned if found.achieved is None else found.achieved
+            yield anchor, side[:, i], ".2f", ""
+    if found.cosine is not None:
+        yield "cosine to the plan", found.cosine, ".2f", ""
+    if found.loudness is not None:
+        yield "loudness, dB", [20 * math.log10(max(v, 1e-9)) for v in found.loudness], ".0f", ""
+        yield "onsets a second", [s.onset_rate for s in found.signals], ".1f", ""
+        yield "percussive share", [s.percussive_share for s in found.signals], ".2f", ""
+
+
+def _wrapped(rows: list[tuple[str, Sequence[float], str, str]], seconds: float) -> Iterator[str]:
+    """The rows as a table, in as many blocks as the terminal's width asks for."""
+    width = max(len("seconds"), *(len(row[0]) for row in rows))
+    columns = max(len(row[1]) for row in rows)
+    room = max(4, (shutil.get_terminal_size((110, 24)).columns - width - 9) // 6)
+    for first in range(0, columns, room):
+        block = range(first, min(first + room, columns))
+        yield f"{'seconds':<{width}}" + "".join(f"{i * seconds:>6g}" for i in block)
+        for label, values, form, end in rows:
+            cells = "".join(
+                f"{values[i]:>6{form}}".replace("nan", "  -") if i < len(values) else " " * 6
+                for i in block
+            )
+            yield f"{label:<{width}}{cells}{end if block[-1] == columns - 1 else ''}"
+
+
+def _verdict(found: "Analysis") -> str:
+    """Did the audio follow? The cosine, and the anchors that rise and fall as planned."""
+    if found.mean_cosine is None:
+        return "the song is silent wherever its plan reaches"
+    r = {name: value for name, value in found.correlation.items() if value is not None}
+    line = f"the song is near its plan by a cosine of {found.mean_cosine:.2f}"
+    if not r:
+        return f"{line}; too few segments for r"
+    followed = [name for name, value in r.items() if value > 0.5]
+    return f"{line}; r is above 0.5 for {', '.join(followed) or 'none'} ({len(followed)}/{len(r)})"
+
+
+def _listed(r: dict[str, float | None]) -> str:
+    heard = [f"{name} {value:.2f}" for name, value in r.items() if value is not None]
+    left = [name for name, value in r.items() if value is None]
+    without = f" (too quiet or too short: {', '.join(left)})" if left else ""
+    return (", ".join(heard) or "none") + without
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

@@ -1,0 +1,341 @@
+"""What a song holds over time, and whether the audio followed its plan.
+
+A thought is a CLAP embedding of 10 s, so audio that is embedded again lies in the plan's own space:
+each segment of the render is held against its thought by cosine, and against texts ("drums",
+"piano") as the plan is. Where the activity that was planned and the one that was achieved rise and
+fall together over the segments, Pearson's r is near 1. With stems the same is asked of loudness
+(arXiv 2503.19611, section 5.3).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from musicot_mlx.audio.files import read_audio
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.evaluation.sections import section_starts, step_starts
+from musicot_mlx.evaluation.signals import Signals, measure, tempo
+
+if TYPE_CHECKING:
+    from musicot_mlx.models.clap import ClapEmbedder
+    from musicot_mlx.models.rvq import ResidualVQ
+
+ANCHORS = ("drums", "bass", "guitar", "piano", "strings", "synth")
+SHORTEST = 1.0  # seconds of audio that can be analyzed
+SILENT = 1e-4  # RMS, -80 dBFS
+QUIETEST_STEM = 1e-2  # mean RMS below which section 5.3 leaves a stem out
+FEWEST = 3  # segments; two always lie on a line
+
+
+class Listener(Protocol):
+    """A loaded model that can hear and quantise what it heard: MusicotPipeline."""
+
+    clap: "ClapEmbedder"
+    rvq: "ResidualVQ"
+
+
+class Planned(Protocol):
+    """What is read of a Plan."""
+
+    embeddings: np.ndarray
+    thought_seconds: float
+    duration: float
+
+    def activity(self, anchors: Sequence[str]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a plan, audio, or both hold over time, in segments of segment_seconds.
+
+    planned, achieved: activity of the plan and of the audio, float32 (segments, anchors). cosine:
+    float32 (segments,), how near the audio came to each thought. They are NaN where the audio is
+    silent or the plan at its end, None where there is no plan or no audio. boundaries: seconds at
+    which a section begins. loudness: RMS of each segment, float32 (segments,); signals: what was
+    measured in each; tempo: BPM of the whole, 0 for none. embeddings: of the audio, float32
+    (segments, dim).
+    """
+
+    anchors: tuple[str, ...]
+    segment_seconds: float
+    duration: float
+    boundaries: tuple[float, ...] = ()
+    planned: np.ndarray | None = None
+    achieved: np.ndarray | None = None
+    cosine: np.ndarray | None = None
+    loudness: np.ndarray | None = None
+    signals: tuple[Signals, ...] = ()
+    tempo: float = 0.0
+    embeddings: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def correlation(self) -> dict[str, float | None]:
+        """Pearson's r of planned and achieved activity per anchor, None where it is undefined."""
+        if self.planned is None or self.achieved is None:
+            return {}
+        r = pearson(self.planned, self.achieved)
+        return {name: _defined(value) for name, value in zip(self.anchors, r, strict=True)}
+
+    @property
+    def mean_cosine(self) -> float | None:
+        """Mean over the segments that sound."""
+        if self.cosine is None or not np.isfinite(self.cosine).any():
+            return None
+        return float(np.nanmean(self.cosine))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The analysis as JSON."""
+        found: dict[str, Any] = {
+            "anchors": list(self.anchors),
+            "segment_seconds": self.segment_seconds,
+            "duration": round(self.duration, 3),
+            "boundaries": [round(second, 2) for second in self.boundaries],
+        }
+        for name in ("planned", "achieved", "cosine", "loudness"):
+            if (values := getattr(self, name)) is not None:
+                found[name] = _rounded(values)
+        if self.signals:
+            found["tempo"] = round(self.tempo, 1)
+            for name in ("onset_rate", "percussive_share", "spectral_centroid"):
+                found[name] = [round(getattr(signals, name), 4) for signals in self.signals]
+        if self.cosine is not None:
+            found["mean_cosine"] = _rounded(self.mean_cosine)
+            found["r"] = {name: _rounded(r) for name, r in self.correlation.items()}
+        return found
+
+
+@dataclass(frozen=True)
+class StemAgreement:
+    """Do thoughts know how loud each instrument is? Section 5.3, of one song or of many.
+
+    loudness: RMS of each stem, activity: of the quantised thoughts of the mix, both float32
+    (segments, stems); r: Pearson's per stem, None for stems left out as too quiet or undefined.
+    """
+
+    stems: tuple[str, ...]
+    loudness: np.ndarray
+    activity: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """The agreement as JSON."""
+        return {
+            "stems": list(self.stems),
+            "loudness": _rounded(self.loudness),
+            "activity": _rounded(self.activity),
+            "r": {name: _rounded(r) for name, r in self.r.items()},
+        }
+
+    @property
+    def r(self) -> dict[str, float | None]:
+        """Stems whose mean loudness is under 1e-2 are left out, as the paper does."""
+        r = pearson(self.activity, self.loudness)
+        heard = self.loudness.mean(axis=0) >= QUIETEST_STEM
+        values = np.where(heard, r, np.nan)
+        return {name: _defined(value) for name, value in zip(self.stems, values, strict=True)}
+
+
+def analyze(
+    audio: str | Path | np.ndarray | None = None,
+    sample_rate: int | None = None,
+    *,
+    model: Listener,
+    plan: Planned | None = None,
+    anchors: Sequence[str] = ANCHORS,
+) -> Analysis:
+    """What audio holds over time, what a plan asks for, and whether the one followed the other.
+
+    audio: a file, or a waveform (samples,) or (samples, channels) with its sample_rate in Hz; plan:
+    a Plan of the same model; either may be left out. A longer plan is cut to the audio, a shorter
+    one goes on as NaN. Raises MusicotError for audio that can't be read, lasts
+    less than 1 s, or is silent from end to end.
+    """
+    anchors = _checked_anchors(anchors)
+    if plan is None and audio is None:
+        raise MusicotError("nothing to analyze; pass audio, a plan, or both")
+    planned = None if plan is None else plan.activity(anchors)
+    if audio is None:
+        step = plan.thought_seconds
+        starts = tuple(segment * step for segment in step_starts(planned))
+        return Analysis(anchors, step, plan.duration, starts, planned)
+    waveform, sample_rate = audible(audio, sample_rate)
+    step = segment_seconds(model)
+    heard = model.clap.embed_audio(waveform, sample_rate)  # (segments, dim)
+    pieces = segments_of(waveform, sample_rate, step, len(heard))
+    loudness = loudness_of(waveform, sample_rate, step, len(heard))
+    silent = loudness < SILENT
+    achieved = activity(model, heard, anchors)
+    achieved[silent] = np.nan
+    cosine = None
+    if plan is not None:
+        if plan.thought_seconds != step:
+            raise MusicotError(
+                f"a thought of the plan covers {plan.thought_seconds:g} s, but this model hears "
+                f"{step:g} s at a time; pass the model that the plan was made with"
+            )
+        cosine = _as_long(agreement(plan.embeddings, heard), silent)
+        planned = _as_long(planned, silent)
+    return Analysis(
+        anchors=anchors,
+        segment_seconds=step,
+        duration=len(waveform) / sample_rate,
+        boundaries=tuple(section_starts(waveform, sample_rate)),
+        planned=planned,
+        achieved=achieved,
+        cosine=cosine,
+        loudness=loudness,
+        signals=tuple(measure(piece, sample_rate) for piece in pieces),
+        tempo=tempo(waveform, sample_rate),
+        embeddings=heard,
+    )
+
+
+def stem_agreement(
+    audio: str | Path, stems: Mapping[str, str | Path], *, model: Listener
+) -> StemAgreement:
+    """Loudness of each stem of a song against the activity of its name in the song's thoughts.
+
+    stems: text -> audio file, as `stem_files` finds them. The mix is embedded, quantised as a
+    reference is (section 5.4), and held against each text. Raises MusicotError for files that can't
+    be read and for stems of another length than the song.
+    """
+    waveform, sample_rate = audible(audio)
+    step, names = segment_seconds(model), tuple(stems)
+    heard = model.clap.embed_audio(waveform, sample_rate)
+    seconds = len(waveform) / sample_rate
+    columns = []
+    for path in stems.values():
+        stem, rate = read_audio(path)
+        if abs(len(stem) / rate - seconds) > 0.5:
+            raise MusicotError(
+                f"the stem {path} lasts {len(stem) / rate:.1f} s, the song {seconds:.1f} s; pass "
+                "the stems of this song"
+            )
+        columns.append(loudness_of(stem, rate, step, len(heard)))
+    found = activity(model, quantised(model, heard), names)
+    return StemAgreement(names, np.stack(columns, axis=1), found)
+
+
+def stem_files(folder: str | Path) -> dict[str, Path]:
+    """The audio files of a folder by name: drums.wav is the stem "drums", sorted.
+
+    Raises MusicotError where there is no such folder or nothing in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MusicotError(f"no folder of stems at {folder}; it holds drums.wav, bass.wav, ...")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".wav", ".flac", ".mp3"))
+    if not found:
+        raise MusicotError(
+            f"the folder {folder} holds no stems; name them drums.wav, bass.wav, ..."
+        )
+    return {path.stem.replace("_", " "): path for path in found}
+
+
+def activity(model: Listener, vectors: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
+    """How much unit vectors (segments, dim) sound like each text, float32 (segments, anchors)."""
+    return vectors @ model.clap.embed_text(list(anchors)).T
+
+
+def quantised(model: Listener, vectors: np.ndarray) -> np.ndarray:
+    """Unit vectors (segments, dim) as the thoughts that stand for them, unit length."""
+    codes = model.rvq.encode(mx.array(vectors)[None])
+    return _unit(np.array(model.rvq.decode(codes)[0].astype(mx.float32)))
+
+
+def loudness_of(waveform: np.ndarray, sample_rate: int, seconds: float, count: int) -> np.ndarray:
+    """RMS of the first `count` segments of `seconds`, float32 (segments,)."""
+    pieces = segments_of(waveform, sample_rate, seconds, count)
+    return np.array([_rms(piece) for piece in pieces], np.float32)
+
+
+def agreement(planned: np.ndarray, heard: np.ndarray) -> np.ndarray:
+    """Cosine of each thought with what was heard in its place, float32 (shared segments,)."""
+    shared = min(len(planned), len(heard))
+    return (_unit(planned[:shared]) * _unit(heard[:shared])).sum(axis=1)
+
+
+def pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson's r of each column of two (segments, columns), over rows that neither has as NaN.
+
+    NaN where fewer than three rows are left or a column does not vary.
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(f"shapes {first.shape} and {second.shape} differ or are not tables")
+    kept = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+    if kept.sum() < FEWEST:
+        return np.full(first.shape[1], np.nan)
+    a, b = first[kept] - first[kept].mean(axis=0), second[kept] - second[kept].mean(axis=0)
+    size = np.sqrt(np.square(a).sum(axis=0) * np.square(b).sum(axis=0))
+    flat = (np.abs(a).max(axis=0) < 1e-6) | (np.abs(b).max(axis=0) < 1e-6)
+    return np.where(flat, np.nan, (a * b).sum(axis=0) / np.where(flat, 1.0, size))
+
+
+def segment_seconds(model: Listener) -> float:
+    """Seconds that the model's CLAP hears at a time."""
+    features = model.clap.config.feature_config
+    return features.window_samples / features.sampling_rate
+
+
+def segments_of(
+    waveform: np.ndarray, sample_rate: int, seconds: float, count: int
+) -> list[np.ndarray]:
+    """The first `count` segments of `seconds`; the last one may be shorter, none is empty."""
+    edges = [min(round(i * seconds * sample_rate), len(waveform)) for i in range(count + 1)]
+    return [waveform[low : max(high, low + 1)] for low, high in zip(edges, edges[1:], strict=False)]
+
+
+def audible(
+    audio: str | Path | np.ndarray, sample_rate: int | None = None
+) -> tuple[np.ndarray, int]:
+    """Waveform and rate of a file or a waveform; MusicotError where there is nothing to hear."""
+    where = "the audio"
+    if isinstance(audio, (str, Path)):
+        where = str(audio)
+        audio, sample_rate = read_audio(audio)
+    elif sample_rate is None:
+        raise MusicotError("a waveform needs its sample_rate in Hz; pass it, or pass a file")
+    seconds = len(audio) / sample_rate
+    if seconds < SHORTEST:
+        raise MusicotError(f"{where} lasts {seconds:.2f} s; at least {SHORTEST:g} s are needed")
+    if _rms(audio) < SILENT:
+        raise MusicotError(f"{where} is silent from end to end; there is nothing to analyze")
+    return audio, sample_rate
+
+
+def _checked_anchors(anchors: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(anchors, str) or not anchors or not all(a and a.strip() for a in anchors):
+        raise MusicotError("anchors must be a list of texts, such as ['drums', 'piano']")
+    return tuple(anchors)
+
+
+def _as_long(values: np.ndarray, silent: np.ndarray) -> np.ndarray:
+    """Values a segment, cut or filled up to the segments of the audio; NaN where it is silent."""
+    out = np.full((len(silent), *values.shape[1:]), np.nan, np.float32)
+    shared = min(len(values), len(silent))
+    out[:shared] = values[:shared]
+    out[silent] = np.nan
+    return out
+
+
+def _rms(waveform: np.ndarray) -> float:
+    return float(np.sqrt(np.square(waveform, dtype=np.float64).mean()))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True).clip(min=1e-9)).astype(np.float32)
+
+
+def _defined(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _rounded(values: Any) -> Any:
+    """Numbers of any nesting with four decimals; NaN, which JSON has not, is None."""
+    if values is None or isinstance(values, (float, np.floating)):
+        return None if values is None or not np.isfinite(values) else round(float(values), 4)
+    return [_rounded(value) for value in values]
