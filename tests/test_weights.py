@@ -119,18 +119,78 @@ def test_saving_over_a_folder_replaces_its_weights_and_keeps_other_files(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), RuntimeError("[write] no")])
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (OSError(errno.ENOSPC, "full"), RunError, "no space left"),
+        (RuntimeError("[read] no"), MusicotError, "can't read the weights"),
+    ],
+)
 def test_failed_save_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, kind: type, words: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise failure
 
     _, arrays = _filled()
-    monkeypatch.setattr(mx, "save_safetensors", fail)
-    with pytest.raises(RunError, match="space|full"):
+    monkeypatch.setattr(checkpoint, "write_safetensors", fail)
+    with pytest.raises(kind, match=words):
         _save(tmp_path / "a", arrays)
     assert not list(tmp_path.iterdir())
+
+
+def test_written_files_are_safetensors(tmp_path: Path) -> None:
+    arrays = {
+        "half": mx.arange(5).astype(mx.bfloat16),
+        "turned": mx.arange(12.0).reshape(3, 4).T,
+        "scalar": mx.array(3.5),
+        "none": mx.zeros((0, 3)),
+        "bytes": mx.arange(3, dtype=mx.uint8),
+        "long": mx.array([[1, 2], [3, 4]], dtype=mx.int64),
+        "float16": mx.ones((7,), dtype=mx.float16),
+    }
+    left = dict(arrays)
+    checkpoint.write_safetensors(tmp_path / "a.safetensors", left)
+    assert not left
+    found = mx.load(str(tmp_path / "a.safetensors"))
+    assert set(found) == set(arrays)
+    for name, value in arrays.items():
+        assert found[name].dtype == value.dtype and mx.array_equal(found[name], value), name
+
+
+def test_saving_lazy_arrays_holds_one_at_a_time(tmp_path: Path) -> None:
+    size = 1_000_000  # numbers an array
+    keys = mx.random.split(mx.random.key(0), 12)
+    arrays = {f"a{i}": mx.random.normal((size,), key=keys[i]) for i in range(12)}
+    seen = []
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    progress = {"consume": True, "progress": lambda done, total: seen.append((done, total))}
+    checkpoint.save_checkpoint(tmp_path / "a", {}, arrays, **progress)
+    assert not arrays and mx.get_peak_memory() - before < 4 * 4 * size
+    assert seen[-1] == (48 * size, 48 * size) and len(seen) == 12
+    lazy = checkpoint.load_arrays(tmp_path / "a", lazy=True)
+    mx.reset_peak_memory()
+    half = {key: value.astype(mx.float16) for key, value in lazy.items()}
+    del lazy
+    checkpoint.save_checkpoint(tmp_path / "b", {}, half, consume=True)
+    assert mx.get_peak_memory() - before < 4 * 4 * size
+
+
+def test_saving_refuses_what_is_not_finite(tmp_path: Path) -> None:
+    arrays = {"net.big": mx.array([1e6]).astype(mx.float16)}
+    with pytest.raises(MusicotError, match="net.big .* float16; .* --dtype bfloat16"):
+        checkpoint.save_checkpoint(tmp_path / "a", {}, arrays)
+    assert not list(tmp_path.iterdir())
+
+
+def test_quantization_of_parts() -> None:
+    whole = {"bits": 8, "group_size": 64, "mode": "affine"}
+    config = {"quantization": {**whole, "codec": False, "decoder": {**whole, "bits": 4}}}
+    assert checkpoint.quantization_of({}, "decoder") is None
+    assert checkpoint.quantization_of(config, "codec") is None
+    assert checkpoint.quantization_of(config, "decoder")["bits"] == 4
+    assert checkpoint.quantization_of(config, "text_encoder")["bits"] == 8
 
 
 @pytest.mark.parametrize("expand", [True, False], ids=["as on a CPU", "as on Metal"])
@@ -181,8 +241,10 @@ def test_truncated_weights(tmp_path: Path, kept: float) -> None:
 
 def test_nan_weights_are_named(tmp_path: Path) -> None:
     _, arrays = _filled()
-    arrays["norm.weight"] = mx.array([float("nan")] * 12)
     folder = _save(tmp_path / "a", arrays)
+    broken = mx.load(str(folder / "model.safetensors"))
+    broken["net.norm.weight"] = mx.array([float("nan")] * 12)
+    mx.save_safetensors(str(folder / "model.safetensors"), broken)
     with pytest.raises(MusicotError, match="NaN or infinite weights in net.norm.weight"):
         checkpoint.load_arrays(folder)
 

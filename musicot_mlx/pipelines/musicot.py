@@ -31,7 +31,7 @@ from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTok
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.pipelines.plan import Plan
-from musicot_mlx.pipelines.song import Song
+from musicot_mlx.pipelines.song import Song, soft_limit
 from musicot_mlx.weights.adapters import read_adapters
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
@@ -460,15 +460,6 @@ class MusicotPipeline:
                 )
                 raise MusicotError(f"tag {tag!r} is unknown to this model; {hint}")
         return list(wanted)
-
-
-def soft_limit(waveform: np.ndarray, knee: float = 0.9) -> np.ndarray:
-    """Samples beyond `knee` bent towards 1 by tanh, the rest untouched; the same for every
-    chunking.
-    """
-    size = np.abs(waveform)
-    bent = knee + (1 - knee) * np.tanh((size - knee) / (1 - knee))
-    return np.where(size > knee, np.sign(waveform) * bent, waveform).astype(np.float32)
 
 
 def _key(seed: int, stage: str) -> mx.array:

@@ -23,7 +23,7 @@ class Song:
     waveform: np.ndarray
     sample_rate: int
     codes: np.ndarray
-    plan: Plan
+    plan: Plan | None  # None where the model plans nothing
     settings: dict[str, Any]
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -51,3 +51,12 @@ class Song:
         settings = {**self.settings, "format": format, "sample_rate": rate}
         write_text(sidecar, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         return [path, sidecar]
+
+
+def soft_limit(waveform: np.ndarray, knee: float = 0.9) -> np.ndarray:
+    """Samples beyond `knee` bent towards 1 by tanh, the rest untouched; the same for every
+    chunking.
+    """
+    size = np.abs(waveform)
+    bent = knee + (1 - knee) * np.tanh((size - knee) / (1 - knee))
+    return np.where(size > knee, np.sign(waveform) * bent, waveform).astype(np.float32)

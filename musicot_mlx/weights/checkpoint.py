@@ -11,16 +11,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from musicot_mlx.atomic import explain
-from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.errors import MusicotError
 
 SHARD_BYTES = 5 << 30  # as mlx-lm and the Hub split
 _INDEX = "model.safetensors.index.json"
@@ -78,10 +79,11 @@ def _pytorch(folder: Path) -> MusicotError:
     )
 
 
-def load_arrays(folder: str | Path) -> dict[str, mx.array]:
+def load_arrays(folder: str | Path, *, lazy: bool = False) -> dict[str, mx.array]:
     """Every array of the folder's safetensors files (one file or shards), each finite.
 
-    Raises MusicotError for missing, truncated or inconsistent files and for weights not finite.
+    lazy: nothing is read until it is used, so nothing is checked to be finite either. Raises
+    MusicotError for missing, truncated or inconsistent files and for weights not finite.
     """
     folder = Path(folder)
     arrays: dict[str, mx.array] = {}
@@ -96,7 +98,8 @@ def load_arrays(folder: str | Path) -> dict[str, mx.array]:
         if twice:
             raise MusicotError(f"{folder}: {_few(twice)} stands in more than one file")
         arrays.update(found)
-    _require_finite(arrays, folder)
+    if not lazy:
+        _require_finite(arrays, folder)
     return arrays
 
 
@@ -255,6 +258,16 @@ def _to_float32(
     return out
 
 
+def quantization_of(config: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """How a part is quantised: its own entry of `quantization` where it has one, else the whole's.
+
+    As in mlx-lm an entry of false says that the part is not quantised.
+    """
+    quantization = config.get("quantization")
+    own = quantization.get(name, quantization) if quantization else None
+    return own or None
+
+
 def quantize_arrays(
     module: nn.Module,
     arrays: Mapping[str, mx.array],
@@ -291,24 +304,29 @@ def save_checkpoint(
     extra_files: Mapping[str, str | bytes | Path] | None = None,
     *,
     shard_bytes: int = SHARD_BYTES,
+    consume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a checkpoint folder whole or not at all, and return it.
 
     extra_files: file name -> text, bytes, or a path to copy (tokenizer.json, README.md). A folder
     that exists keeps its other files; its old weights go only when all the new files are written.
-    Raises RunError when the disk is full and MusicotError when `folder` can't be written.
+    consume: `arrays` is a dict that is emptied as it is written, so that lazy arrays are in memory
+    one at a time. progress is called as progress(bytes done, bytes in all). Raises RunError when
+    the disk is full and MusicotError when `folder` can't be written or a weight is not finite.
     """
     folder = Path(folder)
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        _write_files(temporary, config, arrays, extra_files or {}, shard_bytes)
+        arrays = arrays if consume else dict(arrays)
+        _write_files(temporary, config, arrays, extra_files or {}, shard_bytes, progress)
         _publish(temporary, folder)
     except OSError as error:
         raise explain(error, folder) from error
-    except RuntimeError as error:  # MLX reports a failed write so
-        raise RunError(f"can't write {folder} ({error}); is the disk full?") from error
+    except RuntimeError as error:  # MLX reports a failed read so, and reads when arrays are used
+        raise MusicotError(f"can't read the weights for {folder} ({error})") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -318,28 +336,37 @@ def save_checkpoint(
 def _write_files(
     folder: Path,
     config: Mapping[str, Any],
-    arrays: Mapping[str, mx.array],
+    arrays: dict[str, mx.array],
     extra_files: Mapping[str, str | bytes | Path],
     shard_bytes: int,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
-    shards: list[dict[str, mx.array]] = [{}]
+    shards: list[list[str]] = [[]]
     room = shard_bytes
     for key in sorted(arrays):
         if shards[-1] and arrays[key].nbytes > room:
-            shards.append({})
+            shards.append([])
             room = shard_bytes
-        shards[-1][key] = arrays[key]
+        shards[-1].append(key)
         room -= arrays[key].nbytes
     weight_map = {}
+    total = sum(value.nbytes for value in arrays.values())
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress:
+            progress(done, total)
+
     for number, shard in enumerate(shards, start=1):
         name = (
             "model.safetensors"
             if len(shards) == 1
             else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         )
-        mx.save_safetensors(str(folder / name), shard, metadata={"format": "mlx"})
+        write_safetensors(folder / name, {key: arrays.pop(key) for key in shard}, wrote=count)
         weight_map.update(dict.fromkeys(shard, name))
-    total = sum(value.nbytes for value in arrays.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
@@ -351,6 +378,63 @@ def _write_files(
             (folder / name).write_bytes(content)
         else:
             (folder / name).write_text(content, encoding="utf-8")
+
+
+# How safetensors calls MLX's dtypes.
+_DTYPES = {
+    mx.float32: "F32",
+    mx.float16: "F16",
+    mx.bfloat16: "BF16",
+    mx.int64: "I64",
+    mx.int32: "I32",
+    mx.int16: "I16",
+    mx.int8: "I8",
+    mx.uint64: "U64",
+    mx.uint32: "U32",
+    mx.uint16: "U16",
+    mx.uint8: "U8",
+    mx.bool_: "BOOL",
+}
+
+
+def write_safetensors(
+    path: Path, arrays: dict[str, mx.array], *, wrote: Callable[[int], None] = lambda size: None
+) -> None:
+    """Write one safetensors file and empty `arrays`: each is computed, written and let go.
+
+    mx.save_safetensors would hold all of them at once. wrote is called with the bytes of each.
+    Raises MusicotError for a weight that is not finite.
+    """
+    # wide types first, so that each array begins at a multiple of its item size
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    begin = 0
+    for name in names:
+        value = arrays[name]
+        end = begin + value.nbytes
+        header[name] = {
+            "dtype": _DTYPES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            value = arrays.pop(name)
+            floats = mx.issubdtype(value.dtype, mx.floating)
+            if floats and not mx.isfinite(value).all().item():
+                raise MusicotError(
+                    f"{name} holds NaN, infinity, or values beyond "
+                    f"{str(value.dtype).removeprefix('mlx.core.')}; the checkpoint is broken, or "
+                    "needs --dtype bfloat16 or float32"
+                )
+            if value.dtype == mx.bfloat16:  # which numpy does not know
+                value = value.view(mx.uint16)
+            file.write(np.ascontiguousarray(value).data)
+            wrote(value.nbytes)
 
 
 def _publish(temporary: Path, folder: Path) -> None:
