@@ -103,10 +103,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(activity: "np.ndarray", anchors: list[str], step: float) -> str:
-    """Cosine of each thought with each anchor: a row an anchor, a column a segment."""
+    """What each thought has of each anchor: a row an anchor, a column a segment."""
     width = max(8, *(len(anchor) for anchor in anchors))
     starts = "".join(f"{index * step:>6g}" for index in range(len(activity)))
     rows = [f"{'seconds':<{width}}{starts}"]
     for anchor, row in zip(anchors, activity.T, strict=True):
-        rows.append(f"{anchor:<{width}}" + "".join(f"{cosine:>6.2f}" for cosine in row))
+        rows.append(f"{anchor:<{width}}" + "".join(f"{value:>6.1f}" for value in row))
     return "\n".join(rows)

@@ -19,6 +19,7 @@ from musicot_mlx.audio.files import read_audio
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.sections import section_starts, step_starts
 from musicot_mlx.evaluation.signals import Signals, measure, tempo
+from musicot_mlx.generation.activity import activity
 
 if TYPE_CHECKING:
     from musicot_mlx.models.clap import ClapEmbedder
@@ -167,7 +168,7 @@ def analyze(
     pieces = segments_of(waveform, sample_rate, step, len(heard))
     loudness = loudness_of(waveform, sample_rate, step, len(heard))
     silent = loudness < SILENT
-    achieved = activity(model, heard, anchors)
+    achieved = activity(heard, anchors, embedder=model.clap, rvq=model.rvq)
     achieved[silent] = np.nan
     cosine = None
     if plan is not None:
@@ -215,7 +216,7 @@ def stem_agreement(
                 "the stems of this song"
             )
         columns.append(loudness_of(stem, rate, step, len(heard)))
-    found = activity(model, quantised(model, heard), names)
+    found = activity(quantised(model, heard), names, embedder=model.clap, rvq=model.rvq)
     return StemAgreement(names, np.stack(columns, axis=1), found)
 
 
@@ -233,11 +234,6 @@ def stem_files(folder: str | Path) -> dict[str, Path]:
             f"the folder {folder} holds no stems; name them drums.wav, bass.wav, ..."
         )
     return {path.stem.replace("_", " "): path for path in found}
-
-
-def activity(model: Listener, vectors: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
-    """How much unit vectors (segments, dim) sound like each text, float32 (segments, anchors)."""
-    return vectors @ model.clap.embed_text(list(anchors)).T
 
 
 def quantised(model: Listener, vectors: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ WAVE, CORE = "#b9a3c9", "#5b2a6e"  # peaks and loudness of a waveform
 PLAN_COLOURS = LinearSegmentedColormap.from_list(
     "plan", matplotlib.colormaps["magma_r"](np.linspace(0.0, 0.78, 256))
 )
+UNIT = "deviations"  # what plan.activity counts in: above a typical thought
 SONG_COLOURS = matplotlib.colormaps["magma"]
 MEL_BANDS, DYNAMIC_RANGE = 128, 72.0  # of the spectrogram; dB
 COLUMNS = 1500  # columns a song is reduced to
@@ -48,7 +49,7 @@ def plot_plan(
     path: str | Path,
     *,
     duration: float | None = None,
-    unit: str = "cosine",
+    unit: str = UNIT,
 ) -> None:
     """Draw a plan to a PNG (or SVG, PDF): a row an anchor, a column a thought, colour the activity.
 
@@ -81,7 +82,7 @@ def plot_analysis(
     path: str | Path,
     *,
     waveform: np.ndarray | None = None,
-    unit: str = "cosine",
+    unit: str = UNIT,
 ) -> None:
     """Draw an analysis: what is planned, what is heard, or both, one under the other, per anchor.
 
@@ -142,7 +143,7 @@ def _draw_activity(
     ends: Mapping[str, float | None] | None = None,
     bars: np.ndarray | None = None,
     waveform: np.ndarray | None = None,
-    unit: str = "cosine",
+    unit: str = UNIT,
 ) -> None:
     """Strips of cells over `seconds`; `sides` is a table (segments, anchors), or planned, achieved.
 

@@ -275,7 +275,7 @@ class MusicotPipeline:
             )
         self._tags(plan.vector, plan.tags)
         vectors = np.array(self.rvq.decode(mx.array(codes)[None])[0].astype(mx.float32))
-        return plan.with_vectors(_unit(vectors), self.clap)
+        return plan.with_vectors(_unit(vectors), self)
 
     def generate(self, prompt: str | None = None, **options: Unpack[RenderOptions]) -> Song:
         """Prompt to song: waveform, codes, plan and the settings that make it again.

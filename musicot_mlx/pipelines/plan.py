@@ -14,15 +14,20 @@ import numpy as np
 
 from musicot_mlx.atomic import write_text
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.generation.activity import activity
 
 if TYPE_CHECKING:
     from musicot_mlx.models.clap import ClapEmbedder
+    from musicot_mlx.models.rvq import ResidualVQ
 
 FORMAT, VERSION = "musicot-plan", 1
 
 
 class Renderer(Protocol):
     """A model that can say whether it can render a plan, and give its thoughts their vectors."""
+
+    clap: "ClapEmbedder"
+    rvq: "ResidualVQ"
 
     def check_plan(self, plan: "Plan", where: str) -> "Plan": ...
 
@@ -45,17 +50,24 @@ class Plan:
     prompt: str | None = None
     tags: tuple[str, ...] = ()
     lyrics: str = ""
-    embedder: "ClapEmbedder | None" = field(default=None, repr=False, compare=False)
+    model: "Renderer | None" = field(default=None, repr=False, compare=False)
 
     @property
     def segments(self) -> int:
         return self.codes.shape[1]
 
-    def activity(self, anchors: Sequence[str]) -> np.ndarray:
-        """Cosine of each quantised thought with each text, float32 (segments, anchors)."""
-        if self.embedder is None:
-            raise MusicotError("this plan has no CLAP at hand; load it with Plan.load(path, model)")
-        return self.embeddings @ self.embedder.embed_text(list(anchors)).T
+    def activity(self, anchors: Sequence[str], *, calibrated: bool = True) -> np.ndarray:
+        """How much each thought sounds like each text, float32 (segments, anchors).
+
+        In standard deviations above the model's typical thought, so that anchors compare; bare
+        cosines where not `calibrated`. Raises MusicotError for a plan without its model.
+        """
+        if self.model is None:
+            raise MusicotError(
+                "this plan has no model at hand; load it with Plan.load(path, model)"
+            )
+        clap, rvq = self.model.clap, self.model.rvq
+        return activity(self.embeddings, anchors, embedder=clap, rvq=rvq, calibrated=calibrated)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON; the thoughts' vectors follow from their codes and are not kept."""
@@ -112,9 +124,9 @@ class Plan:
             ) from None
         return model.check_plan(plan, where)
 
-    def with_vectors(self, embeddings: np.ndarray, embedder: "ClapEmbedder") -> "Plan":
-        """The same plan with the vectors of its thoughts and a CLAP to read them with."""
-        return replace(self, embeddings=embeddings, embedder=embedder)
+    def with_vectors(self, embeddings: np.ndarray, model: "Renderer") -> "Plan":
+        """The same plan with the vectors of its thoughts and the model that it is for."""
+        return replace(self, embeddings=embeddings, model=model)
 
 
 def _read(path: Path) -> dict[str, Any]:
