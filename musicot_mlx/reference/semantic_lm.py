@@ -147,9 +147,13 @@ class SemanticLM(nn.Module):
         *,
         dropout: float = 0.1,
         thought_weight: float = 1.0,
+        thought_dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Mean cross-entropy of a batch (see `inputs`), with the dropping that guidance needs.
+
+        thought_dropout is the share of items that lose their thoughts whatever else they keep: 1
+        trains the base system that the paper compares with, also in eval mode.
 
         thought_weight is what a thought counts beside an audio token, of which there are some 40
         times as many: 1 as in the paper, more where training is short.
@@ -160,10 +164,15 @@ class SemanticLM(nn.Module):
         size = len(batch["audio"])
         rate = dropout if self.training else 0.0
         draws = torch.rand(size, generator=generator).tolist()
+        bare = [False] * size
+        if thought_dropout:  # not drawn where it is off, so that older trainings stay as they were
+            bare = (torch.rand(size, generator=generator) < thought_dropout).tolist()
         inputs = self.inputs(
             batch,
             drop_conditions=[draw < rate for draw in draws],
-            drop_thoughts=[draw < rate / 2 for draw in draws],
+            drop_thoughts=[
+                draw < rate / 2 or alone for draw, alone in zip(draws, bare, strict=True)
+            ],
         )
         values, targets = self.token_losses(inputs)
         thought = (targets >= self.vocabulary.thought_offset) & (
@@ -173,12 +182,15 @@ class SemanticLM(nn.Module):
         return (values * weight).sum() / weight.sum()
 
     @torch.no_grad()
-    def losses(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Validation: mean nats a token of each thought level and of the audio, nothing dropped."""
-        values, targets = self.token_losses(self.inputs(batch))
+    def losses(self, batch: Mapping[str, Any], *, thoughts: bool = True) -> dict[str, float]:
+        """Validation: mean nats a token of each thought level and of the audio, nothing dropped;
+        without thoughts, of the audio alone.
+        """
+        bare = [not thoughts] * len(batch["audio"])
+        values, targets = self.token_losses(self.inputs(batch, drop_thoughts=bare))
         ranges = {
             f"thoughts_{level}": self.vocabulary.thought_range(level)
-            for level in range(self.vocabulary.thought_codebooks)
+            for level in range(self.vocabulary.thought_codebooks if thoughts else 0)
         }
         ranges["audio"] = self.vocabulary.audio_range
         return {

@@ -34,7 +34,7 @@ from musicot_mlx.reference.train import codes, command, encode  # noqa: E402
 from musicot_mlx.reference.train.start import Start  # noqa: E402
 from musicot_mlx.reference.train.studio import MINI, Studio, read_config  # noqa: E402
 from musicot_mlx.reference.trainer import Trainer, TrainingConfig, load_weights  # noqa: E402
-from musicot_mlx.weights.vocabulary import Vocabulary  # noqa: E402
+from musicot_mlx.weights.vocabulary import AUD_EOS, Vocabulary  # noqa: E402
 from tests import tiny  # noqa: E402
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -608,7 +608,7 @@ def test_start_from_a_checkpoint(studio: dict[str, Path], tmp_path: Path) -> Non
         for key, value in getattr(work, name)().named_parameters():
             assert torch.equal(value, learned[key]), (name, key)
     tags = ["etude", "flute", "piano"]  # "drums" and "guitar" are gone, "flute" is new
-    model = codes.SemanticLMTraining(SemanticLM({**work.config["semantic_lm"], "tags": tags}), 0, 1)
+    model = codes.SemanticLMTraining(SemanticLM({**work.config["semantic_lm"], "tags": tags}))
     rows = model.lm.llama.lm_head.weight
     drawn = rows.detach().clone()
     start.fill(model, "semantic_lm", tags)
@@ -641,12 +641,42 @@ def test_start_from_trains_on(studio: dict[str, Path], tmp_path: Path, capsys) -
     assert "no checkpoint to start from" in capsys.readouterr().err
 
 
+def test_training_without_thoughts(studio: dict[str, Path], tmp_path: Path) -> None:
+    """The base system: no thought in any sequence, the prompt where diffusion looks for them."""
+    config = tmp_path / "bare.yaml"
+    stages = {name: {"thought_dropout": 1.0} for name in ("semantic_lm", "diffusion")}
+    config.write_text(yaml.safe_dump({"base": str(studio["config"]), "training": stages}))
+    made = {}
+    work = Studio(read_config(config), SongData(studio["data"]), studio["out"])
+    work.run = lambda stage, model, batch, validate: made.update({stage: (model, batch, validate)})
+    codes.train_semantic_lm(work)
+    codes.train_diffusion(work)
+    model, batch, validate = made["semantic_lm"]
+    seen = []
+    model.lm.token_losses = lambda inputs: (seen.append(inputs), SemanticLM.token_losses)[1](
+        model.lm, inputs
+    )
+    model(batch(0, np.random.default_rng(0)))
+    targets = seen[0].targets[seen[0].targets >= 0]
+    assert (targets >= model.lm.vocabulary.audio_offset).logical_or(targets == AUD_EOS).all()
+    assert set(validate(model)) == {"loss", "audio"}
+    clap = made["diffusion"][1](0, np.random.default_rng(0))["clap"]  # (batch, 1 + thoughts, dim)
+    assert torch.equal(clap, clap[:, :1].expand_as(clap))
+
+
 def test_start_of_another_size_is_refused(studio: dict[str, Path]) -> None:
     start = Start.read(studio["out"] / "checkpoint")
     config = {**start.config["semantic_lm"], "hidden_size": 32}
-    model = codes.SemanticLMTraining(SemanticLM(config), 0, 1)
+    model = codes.SemanticLMTraining(SemanticLM(config))
     with pytest.raises(MusicotError, match="does not fit the config of stage semantic_lm"):
         start.fill(model, "semantic_lm", config["tags"])
+
+
+def test_config_without_thoughts_differs_in_that_alone() -> None:
+    config, bare = read_config(MINI), read_config(MINI.parent / "no-thoughts.yaml")
+    for stage in ("semantic_lm", "diffusion"):
+        assert bare["training"][stage].pop("thought_dropout") == 1.0
+    assert bare == config
 
 
 def test_config_of_the_mini_is_sound() -> None:

@@ -100,13 +100,14 @@ class Encoded:
 
 
 class SemanticLMTraining(nn.Module):
-    def __init__(self, lm: nn.Module, dropout: float, thought_weight: float) -> None:
+    """The language model with what its loss leaves out and how much a thought counts."""
+
+    def __init__(self, lm: nn.Module, **options: float) -> None:
         super().__init__()
-        self.lm, self.dropout, self.thought_weight = lm, dropout, thought_weight
+        self.lm, self.options = lm, options
 
     def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        weight = self.thought_weight
-        return self.lm.loss(batch, dropout=self.dropout, thought_weight=weight), {}
+        return self.lm.loss(batch, **self.options), {}
 
 
 def semantic_lm_config(studio: Studio) -> dict[str, Any]:
@@ -151,6 +152,7 @@ def train_semantic_lm(studio: Studio) -> None:
         batch["clap"] = torch.from_numpy(np.stack(batch["clap"]))
         return batch
 
+    bare = float(options.get("thought_dropout", 0.0))
     share = options["text_condition_share"]
     training = Encoded(studio, studio.data.training, text_share=share)
     held_out = Encoded(studio, studio.data.validation, text_share=share)
@@ -161,12 +163,16 @@ def train_semantic_lm(studio: Studio) -> None:
         return collate([stretch(training, rng) for _ in range(options["batch_size"])])
 
     def validate(model: nn.Module) -> Metrics:
-        results = [model.lm.losses(b) for b in checks]
+        results = [model.lm.losses(b, thoughts=bare < 1) for b in checks]
         means = {k: float(np.mean([r[k] for r in results])) for k in results[0]}
         return {"loss": means["audio"], **means}
 
-    weight = float(options.get("thought_weight", 1.0))
-    model = SemanticLMTraining(lm, options["condition_dropout"], weight)
+    model = SemanticLMTraining(
+        lm,
+        dropout=options["condition_dropout"],
+        thought_weight=float(options.get("thought_weight", 1.0)),
+        thought_dropout=bare,
+    )
     studio.run("semantic_lm", model, batch, validate)
 
 
@@ -199,6 +205,7 @@ def diffusion_config(studio: Studio) -> dict[str, Any]:
 
 def train_diffusion(studio: Studio) -> None:
     options, config = studio.options("diffusion"), diffusion_config(studio)
+    bare = float(options.get("thought_dropout", 0.0))
     rvq = studio.rvq()
     seconds = config["window_seconds"]
     time = round(seconds * config["latent_rate"])
@@ -229,6 +236,8 @@ def train_diffusion(studio: Studio) -> None:
         prompt = data.prompt(song, max(0, inside - 8), min(windows - 1, inside + 8), rng)
         thoughts = rvq.get_output_from_indices(torch.from_numpy(song["thoughts"][:, near].T)[None])
         thoughts = nn.functional.normalize(thoughts[0], dim=-1)
+        if bare and rng.random() < bare:  # without thoughts the prompt stands in their place
+            thoughts = torch.from_numpy(prompt)[None].expand_as(thoughts)
         return {
             "latents": torch.from_numpy(
                 song["latents"][latent : latent + time].astype(np.float32)

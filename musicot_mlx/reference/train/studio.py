@@ -29,6 +29,7 @@ STAGE_OPTIONS = {
     "kl_weight",
     "condition_dropout",
     "thought_weight",
+    "thought_dropout",
     "text_condition_share",
 }
 SAME = (  # what two parts must agree on
@@ -45,13 +46,14 @@ SAME = (  # what two parts must agree on
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The YAML config, checked: MusicotError for what is absent, unknown or at odds."""
-    try:
-        config = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise MusicotError(f"can't read {file}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise MusicotError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    """The YAML config, checked: MusicotError for what is absent, unknown or at odds.
+
+    A config may name a `base`, a file beside it, and then says only what differs from that.
+    """
+    config = _read_yaml(file)
+    if isinstance(config, dict) and "base" in config:
+        base = _read_yaml(file.parent / str(config.pop("base")))
+        config = _merged(base, config)
     sections = (*PARTS, "sampling", "data", "training")
     absent = [name for name in sections if not isinstance(config, dict) or name not in config]
     if absent:
@@ -80,6 +82,22 @@ def read_config(file: Path) -> dict[str, Any]:
                 "they must agree"
             )
     return config
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise MusicotError(f"can't read {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise MusicotError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _merged(base: Any, own: Any) -> Any:
+    """`own` laid over `base`, sections within sections."""
+    if not isinstance(base, dict) or not isinstance(own, dict):
+        return own
+    return base | {key: _merged(base.get(key), value) for key, value in own.items()}
 
 
 class Studio:
