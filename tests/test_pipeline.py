@@ -44,6 +44,15 @@ def test_plan_seeds(model: MusicotPipeline) -> None:
     assert (first.codes != other.codes).any()
 
 
+def test_a_plan_without_thoughts_is_rendered(model: MusicotPipeline) -> None:
+    plan = model.plan("piano", duration=3, seed=1)
+    song = model.generate(plan=plan.without_thoughts(), seed=1)
+    assert song.plan.segments == 0 and song.duration == 3
+    assert (song.waveform != model.generate(plan=plan, seed=1).waveform).any()
+    with pytest.raises(ValueError, match="the plan has 0"):
+        model.generate(plan=model.plan("piano", duration=70).without_thoughts())
+
+
 def test_plan_round_trip(model: MusicotPipeline, tmp_path: Path) -> None:
     plan = model.plan(
         "piano and drums", duration=30, seed=4, lyrics="[VERSE] la la", tags=["drums"]

@@ -116,7 +116,8 @@ def audio_tokens(
 ) -> Iterator[np.ndarray]:
     """Draw the audio codes of a song (eq 8): blocks of int32 codes, `frames` in all.
 
-    thoughts: int32 codes (levels, segments), from plan_thoughts, an edited plan or a reference.
+    thoughts: int32 codes (levels, segments), from plan_thoughts, an edited plan or a reference;
+    (levels, 0) leaves out the chain of thoughts.
     start: codes kept from an earlier render; they are fed, not drawn, and not handed out again.
     Frame i always draws with the i-th key, so a render that continues its own first codes comes out
     the same. A block is handed out while the next step is already running.
@@ -352,6 +353,7 @@ def _audio_rows(
     rows, without = [], []
     for condition, codes, audio in zip(conditions, thoughts, past, strict=True):
         chain = [COT_BOS, *vocabulary.flatten_thoughts(codes).tolist(), COT_EOS]
+        chain = chain if codes.size else []  # as trained without thoughts: no marks either
         rest = [AUD_BOS, *vocabulary.audio_ids(audio).tolist()]
         prefix = [*condition.tags, *condition.lyrics, *chain, *rest]
         rows.append(lm.prefix(condition.clap, prefix))

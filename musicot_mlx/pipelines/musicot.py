@@ -254,26 +254,29 @@ class MusicotPipeline:
 
     def check_plan(self, plan: Plan, where: str) -> Plan:
         """The plan with its vectors, if it is one that this model can render; MusicotError
-        otherwise.
+        otherwise. A plan without thoughts (`Plan.without_thoughts`) is heard as its prompt.
         """
         config, rvq = self.semantic_lm.config, self.rvq.config
         codes = plan.codes
-        if codes.ndim != 2 or codes.shape[0] != rvq.codebooks or not codes.shape[1]:
+        if codes.ndim != 2 or codes.shape[0] != rvq.codebooks:
             raise MusicotError(
                 f"{where}: codes have shape {codes.shape}, expected ({rvq.codebooks}, segments)"
             )
-        if codes.min() < 0 or codes.max() >= rvq.codebook_size:
+        bare = not codes.shape[1]
+        if not bare and (codes.min() < 0 or codes.max() >= rvq.codebook_size):
             raise MusicotError(f"{where}: codes must lie in 0..{rvq.codebook_size - 1}")
         if plan.vector.shape != (config.clap_dim,) or not np.isfinite(plan.vector).all():
             raise MusicotError(f"{where}: vector must hold {config.clap_dim} finite numbers")
         if not SHORTEST <= plan.duration <= LONGEST:
             raise MusicotError(f"{where}: duration must lie in {SHORTEST:g} to {LONGEST:g} s")
-        if config.segments(self._frames(plan.duration)) != codes.shape[1]:
+        if not bare and config.segments(self._frames(plan.duration)) != codes.shape[1]:
             raise MusicotError(
                 f"{where}: {codes.shape[1]} thoughts do not cover {plan.duration:g} s; one covers "
                 f"{config.thought_seconds:g} s"
             )
         self._tags(plan.vector, plan.tags)
+        if bare:
+            return plan.with_vectors(_unit(plan.vector)[None], self)
         vectors = np.array(self.rvq.decode(mx.array(codes)[None])[0].astype(mx.float32))
         return plan.with_vectors(_unit(vectors), self)
 

@@ -56,6 +56,12 @@ class Plan:
     def segments(self) -> int:
         return self.codes.shape[1]
 
+    def without_thoughts(self) -> "Plan":
+        """The same request without a chain of thoughts: the base system that the paper compares
+        with, for songs of up to the model's context.
+        """
+        return replace(self, codes=self.codes[:, :0])
+
     def activity(self, anchors: Sequence[str], *, calibrated: bool = True) -> np.ndarray:
         """How much each thought sounds like each text, float32 (segments, anchors).
 

@@ -242,6 +242,7 @@ def train(data: SongData, out: Path, steps: int) -> None:
         drawn = rng.choice(songs.training, 32)
         return songs.batch([(s, rng.integers(len(songs.windows[s]))) for s in drawn])
 
+    @torch.no_grad()
     def validate(model: nn.Module) -> Metrics:
         scores = torch.cat([model.tagger(b["log_mel"]) for b in checks]).float().numpy()
         truth = torch.cat([b["playing"] for b in checks]).numpy()

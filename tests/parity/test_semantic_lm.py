@@ -132,6 +132,15 @@ def test_greedy_audio_over_256_steps(twins, clap, scale, unconditional):
     np.testing.assert_array_equal(got, expected)
 
 
+def test_audio_without_thoughts(twins, clap):
+    lm, reference = twins
+    settings = {"frames": 64, "temperature": 0.0, "guidance_scale": 1.3}
+    expected = reference.audio_tokens(torch.tensor(clap), TAGS, LYRICS, thoughts=None, **settings)
+    nothing = np.zeros((4, 0), np.int32)
+    got = audio_tokens(lm, Condition(clap, TAGS, LYRICS), nothing, key=KEY, **settings)
+    np.testing.assert_array_equal(np.concatenate(list(got)), expected)
+
+
 def test_guidance_changes_the_song(twins, clap):
     """All readings would pass the test above if the second row had no say."""
     lm, _ = twins
