@@ -1,11 +1,15 @@
 """CLAP: shapes, windows, padding, dtype, save and load, tokenizer; parity is in tests/parity."""
 
+import json
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+import musicot_mlx as mc
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.clap import (
     CLAP_HTSAT_BASE,
@@ -271,6 +275,53 @@ def test_save_and_load_give_the_same_embeddings(tmp_path):
     after = ClapEmbedder(again, tmp_path / "model" / "tokenizer.json")
     assert np.array_equal(before.embed_text(["slow rock"]), after.embed_text(["slow rock"]))
     assert np.array_equal(before.embed_audio(sound(3), 8000), after.embed_audio(sound(3), 8000))
+
+
+def clap_folder(folder: Path, clap: Clap | None = None) -> Path:
+    """An MLX folder of the twin, with model_type clap."""
+    clap = clap or build()
+    arrays = {f"clap.{key}": value for key, value in tree_flatten(clap.parameters())}
+    config = {"model_type": "clap", "clap": config_to_dict(clap.config)}
+    words = tokenizer().to_str()
+    return save_checkpoint(folder, config, arrays, {"tokenizer.json": words})
+
+
+def test_the_door_opens_a_clap_folder(tmp_path):
+    clap = build()
+    found = mc.load(clap_folder(tmp_path / "clap", clap))
+    expected = ClapEmbedder(clap, tokenizer())
+    texts = ["slow rock", "piano"]
+    assert np.array_equal(found.embed_text(texts), expected.embed_text(texts))
+    audio = found.embed_audio(sound(5), 8000)
+    assert audio.shape == (3, 8) and audio.dtype == np.float32
+    assert np.array_equal(audio, expected.embed_audio(sound(5), 8000))
+    with pytest.raises(TypeError, match="adapter"):
+        mc.load(tmp_path / "clap", adapter="x")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architectures": ["ClapModel"]}, "is a PyTorch checkpoint; run musicot convert"),
+        ({"transformers_version": "5.0.0"}, "is a PyTorch checkpoint; run musicot convert"),
+        ({"model_type": "flute"}, "model_type is 'flute', expected 'musicot' or 'clap'"),
+        ({"clap": None}, "lacks the section 'clap'"),
+    ],
+)
+def test_folders_that_are_no_clap(tmp_path, change, words):
+    folder = clap_folder(tmp_path / "clap")
+    config = json.loads((folder / "config.json").read_text()) | change
+    config = {key: value for key, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MusicotError, match=words):
+        mc.load(folder)
+
+
+def test_clap_folder_without_tokenizer(tmp_path):
+    folder = clap_folder(tmp_path / "clap")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(MusicotError, match="lacks tokenizer.json"):
+        mc.load(folder)
 
 
 def test_quantised_weights_stay_close():

@@ -18,6 +18,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -28,6 +29,13 @@ from tokenizers import Tokenizer
 
 from musicot_mlx.audio.mel import LogMel
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.weights.checkpoint import (
+    load_arrays,
+    part,
+    prepare,
+    read_config,
+    require_parts,
+)
 from musicot_mlx.weights.config import config_from_dict
 
 ACTIVATIONS = {"gelu": nn.gelu, "relu": nn.relu}
@@ -729,6 +737,26 @@ class ClapEmbedder:
             rows = slice(start, start + batch_size)
             out[rows] = np.array(embed(rows))
         return out
+
+
+def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) -> ClapEmbedder:
+    """The ClapEmbedder of a folder with model_type "clap"; name is for messages.
+
+    Raises MusicotError for a folder of another kind, weights that don't fit the config, or a
+    missing or foreign tokenizer.json.
+    """
+    folder = Path(folder)
+    config = read_config(folder, model_types=("clap",))
+    if "clap" not in config:
+        raise MusicotError(f"{folder}/config.json lacks the section 'clap'")
+    arrays = load_arrays(folder)
+    require_parts(arrays, ["clap"], where=name or str(folder))
+    clap = Clap(ClapConfig.from_dict(config["clap"]))
+    prepare(clap, config, part(arrays, "clap"), where="clap")
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
+    return ClapEmbedder(clap, tokenizer, batch_size=batch_size)
 
 
 def repeat_pad(waveform: np.ndarray, samples: int) -> np.ndarray:

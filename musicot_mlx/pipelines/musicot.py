@@ -60,10 +60,12 @@ def load(
     name_or_path: str | Path = "musicot-mini",
     *,
     adapter_path: str | Path | Sequence[str | Path] | None = None,
+    name: str | None = None,
 ) -> "MusicotPipeline":
     """A model ready to generate: an embedded name, a local MLX folder, or a Hub id.
 
     adapter_path: one or several folders from `musicot lora`; `folder:0.5` counts half.
+    name: what the settings of a song call the model, name_or_path if None.
     Raises MusicotError that says what is wrong with the folder and what to do.
     """
     adapters = read_adapters(adapter_path)
@@ -75,16 +77,16 @@ def load(
     arrays = load_arrays(folder)
     require_parts(arrays, PARTS, where=str(folder))
     parts = {}
-    for name, (network, config_class) in PARTS.items():
-        section = config_from_dict(config_class, config[name], where=name)
-        parts[name] = prepare(network(section), config, part(arrays, name), where=name)
+    for key, (network, config_class) in PARTS.items():
+        section = config_from_dict(config_class, config[key], where=key)
+        parts[key] = prepare(network(section), config, part(arrays, key), where=key)
     sampling = config_from_dict(Sampling, config.get("sampling", {}), where="sampling")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
-    apply_adapters(parts, adapters, model=str(name_or_path))
+    apply_adapters(parts, adapters, model=name or str(name_or_path))
     embedder = ClapEmbedder(parts.pop("clap"), tokenizer)
-    name, specs = str(name_or_path), [adapter.spec for adapter in adapters]
+    name, specs = name or str(name_or_path), [adapter.spec for adapter in adapters]
     return MusicotPipeline(embedder=embedder, sampling=sampling, name=name, adapters=specs, **parts)
 
 

@@ -58,11 +58,13 @@ def read_config(
     if model_types is None:
         return config
     kind = config.get("model_type")
-    if kind in model_types:
+    # transformers has model types of the same names, so what only it writes comes first
+    upstream = any(key in config for key in ("architectures", "transformers_version"))
+    if kind in model_types and not upstream:
         return config
     if "musicot-pytorch" not in model_types and (
-        kind == "musicot-pytorch"
-        or "architectures" in config
+        upstream
+        or kind == "musicot-pytorch"
         or "_class_name" in config
         or any(file.suffix in _PICKLES for file in folder.iterdir())
     ):

@@ -1,0 +1,26 @@
+"""A model name to an object that is ready to use, whatever the family: `musicot_mlx.load`."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from musicot_mlx.weights.checkpoint import read_config
+from musicot_mlx.weights.hub import resolve
+
+# model_type of config.json -> module that reads it, by load(folder, *, name, **options).
+FAMILIES = {
+    "musicot": "musicot_mlx.pipelines.musicot",
+    "clap": "musicot_mlx.models.clap",
+}
+
+
+def load(name_or_path: str | Path = "musicot-mini", **options: Any) -> Any:
+    """A model ready to use: an embedded name, a local MLX folder, or a Hub id.
+
+    model_type "musicot" gives a MusicotPipeline (generate, stream, plan), "clap" a ClapEmbedder
+    (embed_text, embed_audio). options are those of the family. Raises MusicotError that says what
+    is wrong with the folder and what to do, TypeError for an option that the family lacks.
+    """
+    folder = resolve(name_or_path)
+    kind = read_config(folder, model_types=tuple(FAMILIES))["model_type"]
+    return import_module(FAMILIES[kind]).load(folder, name=str(name_or_path), **options)
