@@ -12,7 +12,7 @@ window goes on from the one before it. One step is always in flight while the ne
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -25,6 +25,7 @@ from musicot_mlx.models.dit import (
     SemanticDiffusion,
     without_codes_and_clap,
 )
+from musicot_mlx.nn.lanes import side_by_side
 
 SAMPLERS = {"rectified_flow": ("euler", "heun"), "v": ("dpmpp", "dpmpp_sde")}
 _SIGMA_MIN, _SIGMA_MAX = 0.3, 500.0  # Stable Audio Open's noise levels; data have deviation 1
@@ -85,8 +86,9 @@ def exponential_sigmas(steps: int) -> list[float]:
 class GuidedVelocity:
     """The network over one window: float32 velocity of x at the i-th of the given times.
 
-    With guidance both rows run in one batch: v = v_0 + guidance_scale * (v_c - v_0), where v_0 has
-    neither codes nor CLAP vectors. `passes` counts runs of the network, `on_pass` hears of each.
+    With guidance both rows run in one batch, or each on a lane of its own (nn/lanes.py):
+    v = v_0 + guidance_scale * (v_c - v_0), where v_0 has neither codes nor CLAP vectors. `passes`
+    counts runs of the network for both rows, `on_pass` hears of each.
     """
 
     def __init__(
@@ -97,18 +99,34 @@ class GuidedVelocity:
         *,
         guidance_scale: float,
         on_pass: Callable[[], None] | None = None,
+        lanes: Sequence[mx.Stream] | None = None,
     ) -> None:
         self.model, self.conditions, self.guidance_scale = model, conditions, guidance_scale
         self.embeddings = model.time_embeddings(mx.array(times, dtype=mx.float32))
         self.on_pass, self.passes = on_pass, 0
         mx.eval(self.embeddings, conditions.semantic, conditions.keys_values)
         self._in_flight: mx.array | None = None
+        self._lanes: list[tuple[mx.Stream, Conditions]] = []
+        if lanes is not None and guidance_scale != 1 and len(conditions.semantic) == 2:
+            self._lanes = [(lane, conditions.row(i)) for i, lane in enumerate(lanes)]
+
+    def _rows(self, x: mx.array, time_embedding: mx.array) -> tuple[mx.array, mx.array]:
+        """Velocities with and without the conditions, each (batch, time, latent_dim)."""
+        if not self._lanes:
+            rows = self.model.step(mx.concatenate([x, x]), time_embedding, self.conditions)
+            return tuple(mx.split(rows.astype(mx.float32), 2))
+        rows = []
+        for lane, conditions in self._lanes:
+            with mx.stream(lane):
+                row = self.model.step(x, time_embedding, conditions).astype(mx.float32)
+                rows.append(row)
+        return tuple(rows)
 
     def __call__(self, x: mx.array, i: int) -> mx.array:
-        rows = x if self.guidance_scale == 1 else mx.concatenate([x, x])
-        v = self.model.step(rows, self.embeddings[i], self.conditions).astype(mx.float32)
-        if self.guidance_scale != 1:
-            v, base = mx.split(v, 2)
+        if self.guidance_scale == 1:
+            v = self.model.step(x, self.embeddings[i], self.conditions).astype(mx.float32)
+        else:
+            v, base = self._rows(x, self.embeddings[i])
             v = base + self.guidance_scale * (v - base)
         mx.async_eval(v)
         if self._in_flight is not None:
@@ -137,7 +155,7 @@ def sample(
     key: mx.array | None = None,
     on_pass: Callable[[], None] | None = None,
 ) -> mx.array:
-    """Latents of one window, float32 with the shape of `noise` (batch, frames, latent_dim).
+    """Latents of one window, float32 of the shape of noise (batch, frames, latent_dim), evaluated.
 
     known (batch, up to frames, latent_dim): latents that the window begins with. The other
     conditions are those of SemanticDiffusion.conditions; key is needed by dpmpp_sde only.
@@ -170,16 +188,19 @@ def sample(
     else:
         levels = exponential_sigmas(steps)
         times = [math.atan(sigma) * 2 / math.pi for sigma in levels[:-1]]
-    velocity = GuidedVelocity(
-        model, conditions, times, guidance_scale=guidance_scale, on_pass=on_pass
-    )
     noise = noise.astype(mx.float32)
     known = None if known is None else known.astype(mx.float32) * config.latent_scale
-    if config.objective == "rectified_flow":
-        x = _flow(velocity, noise, known, levels, heun=sampler == "heun")
-    else:
-        x = _dpm_solver(velocity, noise, known, levels, key=key if "sde" in sampler else None)
-    return x / config.latent_scale
+    with side_by_side() as lanes:
+        velocity = GuidedVelocity(
+            model, conditions, times, guidance_scale=guidance_scale, on_pass=on_pass, lanes=lanes
+        )
+        if config.objective == "rectified_flow":
+            x = _flow(velocity, noise, known, levels, heun=sampler == "heun")
+        else:
+            x = _dpm_solver(velocity, noise, known, levels, key=key if "sde" in sampler else None)
+        x = x / config.latent_scale
+        mx.eval(x)
+    return x
 
 
 def _flow(
@@ -360,5 +381,4 @@ def sample_windows(
             key=step_key,
             on_pass=on_pass,
         )
-        mx.eval(made)
         yield made[:, window.fresh - window.start :]

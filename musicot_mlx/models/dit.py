@@ -21,6 +21,7 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.nn.elementwise import attention, in_blocks, silu
+from musicot_mlx.nn.rotary import rotate
 from musicot_mlx.weights.config import config_from_dict
 
 _NUMBER_FEATURES = 256  # of the seconds' embedding; diffusers fixes it
@@ -189,10 +190,9 @@ class SelfAttention(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         batch, time, dim = x.shape
         qkv = self.to_qkv(x).reshape(batch, time, 3 * self._heads, self._head_dim)
-        q, k, v = mx.split(qkv.swapaxes(1, 2), 3, axis=1)  # (batch, heads, time, head_dim)
-        rope = {"traditional": False, "base": 10000.0, "scale": 1.0, "offset": 0}
-        q = mx.fast.rope(q, self._head_dim // 2, **rope)
-        k = mx.fast.rope(k, self._head_dim // 2, **rope)
+        qk, v = mx.split(qkv.swapaxes(1, 2), [2 * self._heads], axis=1)
+        # (batch, heads, time, head_dim)
+        q, k = mx.split(rotate(qk, self._head_dim // 2), 2, axis=1)
         y = attention(q, k, v, scale=self._head_dim**-0.5)
         return self.to_out(y.swapaxes(1, 2).reshape(batch, time, dim))
 
@@ -301,6 +301,16 @@ class Conditions:
     global_token: mx.array  # (batch, 1, channels), the time embedding still to be added
     keys_values: list[tuple[mx.array, mx.array]]  # of each block, (batch, heads, vectors, head_dim)
     mask: mx.array | None  # (batch, 1, 1, vectors), true where a vector counts
+
+    def row(self, i: int) -> "Conditions":
+        """The i-th row alone, a batch of one."""
+        one = slice(i, i + 1)
+        return Conditions(
+            semantic=self.semantic[one],
+            global_token=self.global_token[one],
+            keys_values=[(k[one], v[one]) for k, v in self.keys_values],
+            mask=None if self.mask is None else self.mask[one],
+        )
 
 
 class SemanticDiffusion(nn.Module):

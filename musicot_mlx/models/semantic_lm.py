@@ -20,6 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from musicot_mlx.nn import llama_step
 from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
 from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.vocabulary import (
@@ -221,6 +222,8 @@ class SemanticLM(nn.Module):
 
     def hidden(self, embeddings: mx.array, cache: list[Any] | None = None) -> mx.array:
         """Last hidden states (batch, time, hidden), normalised, ready for a head."""
+        if llama_step.takes(self.model, embeddings, cache):
+            return llama_step.step(self.model, embeddings, cache)
         return self.model(None, cache, input_embeddings=embeddings)
 
     def head(self, start: int, stop: int) -> Callable[[mx.array], mx.array]:

@@ -1,0 +1,67 @@
+"""Two rows of a batch on two CPU cores: each on an MLX stream of its own, BLAS on one thread.
+
+MLX's CPU backend runs everything but matrix products on one core. The two rows of guidance know
+nothing of each other until their outputs are mixed, so on a machine of two or three cores they are
+quicker side by side than in one batch; with more cores BLAS makes better use of them. OpenBLAS
+must be told to keep to the thread that calls it, or the two streams would wait for its one pool.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import mlx.core as mx
+
+_CORES = (2, 3)  # where lanes win; below there is nothing to share, above BLAS shares better
+
+
+@lru_cache(maxsize=1)
+def openblas() -> ctypes.CDLL | None:
+    """The OpenBLAS that MLX calls, or None: musicot_mlx/__init__.py loaded it, if it is there."""
+    if sys.platform != "linux":
+        return None
+    try:
+        library = ctypes.CDLL("libopenblas.so.0", mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        library.openblas_get_num_threads  # noqa: B018  (another BLAS by that name has none)
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worth_it() -> bool:
+    """Whether two lanes are quicker than one batch here."""
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    return on_cpu and cores() in _CORES and openblas() is not None
+
+
+@lru_cache(maxsize=1)
+def _streams() -> tuple[mx.Stream, mx.Stream]:
+    return mx.new_stream(mx.cpu), mx.new_stream(mx.cpu)
+
+
+@contextmanager
+def side_by_side() -> Iterator[tuple[mx.Stream, mx.Stream] | None]:
+    """Two streams to put one row each on, or None where one batch is better.
+
+    What was queued on them must be evaluated before the context ends.
+    """
+    if not worth_it():
+        yield None
+        return
+    library = openblas()
+    before = library.openblas_get_num_threads()
+    library.openblas_set_num_threads(1)
+    try:
+        yield _streams()
+    finally:
+        library.openblas_set_num_threads(before)

@@ -1,0 +1,92 @@
+"""The CPU's fast paths give what the plain ones give: rotation, lanes, the step of the LM."""
+
+import mlx.core as mx
+import pytest
+
+from musicot_mlx.generation import diffusion
+from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
+from musicot_mlx.models.semantic_lm import merge_caches
+from musicot_mlx.nn import lanes, llama_step, rotary
+from tests import tiny
+from tests.test_semantic_lm import tiny_lm
+
+on_cpu = pytest.mark.skipif(
+    mx.default_device() != mx.Device(mx.cpu), reason="the fast paths are for MLX's CPU backend"
+)
+
+
+def far(a: mx.array, b: mx.array) -> float:
+    return mx.abs(a - b).max().item()
+
+
+@pytest.mark.parametrize(("dims", "width"), [(4, 8), (8, 8)])
+def test_rotation_is_mlx_own(dims: int, width: int) -> None:
+    x = mx.random.normal((2, 3, 50, width), key=mx.random.key(0))
+    mlx = mx.fast.rope(x, dims, traditional=False, base=500.0, scale=1.0, offset=0)
+    assert far(rotary.rotate(x, dims, base=500.0), mlx) < 1e-6
+
+
+@on_cpu
+@pytest.mark.parametrize("lengths", [[7], [9, 2]], ids=["one row", "padded rows"])
+def test_one_step_is_the_plain_step(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm()
+    taken = []
+    takes = llama_step.takes
+    monkeypatch.setattr(llama_step, "takes", lambda *a: taken.append(takes(*a)) or taken[-1])
+
+    def hidden() -> mx.array:
+        caches = [lm.make_cache() for _ in lengths]
+        for n, cache in zip(lengths, caches, strict=True):
+            lm.hidden(lm.embed(mx.arange(n)[None]), cache)
+        cache = merge_caches(caches)
+        ids = mx.arange(40).reshape(1, 40) + mx.zeros((len(lengths), 1), dtype=mx.int32)
+        steps = [lm.hidden(lm.embed(ids[:, i : i + 1]), cache) for i in range(38)]
+        return mx.concatenate([*steps, lm.hidden(lm.embed(ids[:, 38:]), cache)], axis=1)
+
+    fast = hidden()
+    assert sum(taken) == 38, "one position at a time goes the fast way, prefixes do not"
+    monkeypatch.setattr(llama_step, "takes", lambda *a: False)
+    assert far(fast, hidden()) < 1e-5
+
+
+def test_a_layer_with_an_adapter_goes_the_plain_way() -> None:
+    from mlx_lm.tuner.lora import LoRALinear
+
+    lm = tiny_lm()
+    cache = lm.make_cache()
+    lm.hidden(lm.embed(mx.arange(5)[None]), cache)
+    one = lm.embed(mx.arange(1)[None])
+    assert llama_step.takes(lm.model, one, cache) == (mx.default_device() == mx.Device(mx.cpu))
+    attention = lm.layers[1].self_attn
+    attention.v_proj = LoRALinear.from_base(attention.v_proj)
+    assert not llama_step.takes(lm.model, one, cache)
+
+
+@on_cpu
+def test_lanes_are_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = lanes.openblas()
+    if library is None:
+        pytest.skip("without OpenBLAS there are no lanes")
+    config = DiffusionConfig.from_dict(tiny.CONFIG["diffusion"])
+    model = SemanticDiffusion(config)
+    mx.eval(model.parameters())
+
+    def sample() -> mx.array:
+        return diffusion.sample(
+            model,
+            mx.arange(20)[None],
+            mx.random.normal((1, 3, config.clap_dim), key=mx.random.key(2)),
+            mx.zeros(1),
+            mx.ones(1),
+            noise=mx.random.normal((1, 25, config.latent_dim), key=mx.random.key(3)),
+            steps=3,
+            guidance_scale=2.0,
+        )
+
+    threads = library.openblas_get_num_threads()
+    monkeypatch.setattr(lanes, "worth_it", lambda: False)
+    batch = sample()
+    monkeypatch.setattr(lanes, "worth_it", lambda: True)
+    assert far(sample(), batch) < 1e-5
+    assert mx.array_equal(sample(), sample()), "the same seed must give the same bytes"
+    assert library.openblas_get_num_threads() == threads, "BLAS has its threads back"
