@@ -84,10 +84,17 @@ def load(
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
-    apply_adapters(parts, adapters, model=name or str(name_or_path))
+    called = name or str(name_or_path)
+    applied = apply_adapters(parts, adapters, model=called)
     embedder = ClapEmbedder(parts.pop("clap"), tokenizer)
-    name, specs = name or str(name_or_path), [adapter.spec for adapter in adapters]
-    return MusicotPipeline(embedder=embedder, sampling=sampling, name=name, adapters=specs, **parts)
+    return MusicotPipeline(
+        embedder=embedder,
+        sampling=sampling,
+        name=called,
+        adapters=[adapter.spec for adapter in adapters],
+        adapter_keys=applied,
+        **parts,
+    )
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,8 @@ class MusicotPipeline:
     default.
     """
 
+    family = "musicot"
+
     def __init__(
         self,
         *,
@@ -179,10 +188,12 @@ class MusicotPipeline:
         sampling: Sampling,
         name: str,
         adapters: Sequence[str] = (),
+        adapter_keys: int = 0,
     ) -> None:
         self.clap, self.rvq, self.semantic_lm = embedder, rvq, semantic_lm
         self.semantic_tokenizer, self.diffusion, self.vae = semantic_tokenizer, diffusion, vae
-        self.sampling, self.name, self.adapters = sampling, name, tuple(adapters)
+        self.sampling, self.name = sampling, name
+        self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
 
     @property
     def sample_rate(self) -> int:

@@ -139,11 +139,14 @@ def _check(adapter: Adapter) -> None:
         raise MusicotError(f"adapter {adapter.name}: {bad[0]} holds NaN or infinity; train again")
 
 
-def save_arrays(path: Path, arrays: Mapping[str, mx.array]) -> None:
+def save_arrays(
+    path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a safetensors file whole or not at all."""
+    metadata = {"format": "mlx", **(metadata or {})}
     with atomic_path(path) as temporary:
         try:
-            mx.save_safetensors(str(temporary), dict(arrays), metadata={"format": "mlx"})
+            mx.save_safetensors(str(temporary), dict(arrays), metadata=metadata)
         except RuntimeError as error:
             raise RunError(f"can't write {path} ({error}); is the disk full?") from error
 
