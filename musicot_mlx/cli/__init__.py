@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "make only the plan of a song, and look at it",
     "analyze": "what a song holds over time, and whether it followed its plan",
     "convert": "turn a PyTorch checkpoint into an MLX folder",
+    "lora": "tune a model on your own songs",
     "doctor": "what this machine has, and what to change",
 }
 _HELP = ("-h", "--help", "help")

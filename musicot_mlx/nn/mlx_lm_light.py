@@ -56,3 +56,9 @@ LoRALinear = _lora.LoRALinear
 LoRAEmbedding = _lora.LoRAEmbedding
 DoRALinear = _dora.DoRALinear
 DoRAEmbedding = _dora.DoRAEmbedding
+
+
+def reporting_callbacks(report_to: str, **options: object) -> object:
+    """mlx-lm's TrainingCallback for wandb or swanlab. Raises ImportError where it is missing."""
+    callbacks = importlib.import_module("mlx_lm.tuner.callbacks")
+    return callbacks.get_reporting_callbacks(report_to, **options)

@@ -53,11 +53,14 @@ class Proof:
     def lines(self) -> list[str]:
         """The proof for people."""
         fall = 100 * (1 - self.loss_after / self.loss_before)
+        moved = f"{fall:.1f} % lower" if fall > 0 else f"{-fall:.1f} % higher"
         lines = [
             f"{self.songs} songs used, {self.skipped} skipped",
-            f"held-out loss {self.loss_before:.4f} before, {self.loss_after:.4f} after "
-            f"({fall:.1f} % lower), best at iteration {self.best} of {self.iterations}",
+            f"held-out loss {self.loss_before:.4f} before, {self.loss_after:.4f} after ({moved}), "
+            f"best at iteration {self.best} of {self.iterations}",
         ]
+        if fall <= 0:
+            lines.append("nothing learned carries over to held-out songs: lower --learning-rate")
         if self.similarity_before is not None and self.similarity_after is not None:
             lines.append(
                 f"CLAP similarity of renders to the training songs {self.similarity_before:.3f} "
@@ -183,8 +186,7 @@ def tune(
     log = trainer.run(resume=resume)
     test_loss = None
     if options.test and songs["test"]:
-        limit = options.test_batches * options.batch_size
-        test_loss = trainer.evaluate(task.held_out(songs["test"], max(limit, -1)))
+        test_loss = trainer.evaluate(_test_items(task, songs, options))
     proof = None
     if world.first:
         fresh = load(options.model, adapter_path=str(folder))
@@ -210,6 +212,29 @@ def tune(
         for line in proof.lines():
             say(line)
     return proof
+
+
+def evaluate(
+    options: LoraOptions,
+    load: Load,
+    *,
+    say: Callable[[str], None] = print,
+    progress: Progress | None = None,
+) -> float:
+    """Mean loss on the test songs of the model with the adapter in options.adapter_path, or, where
+    that is empty, of the model alone.
+    """
+    model = load(options.model, adapter_path=options.adapter_path or None)
+    task = task_of(model, options)
+    songs, _, _ = songs_of(task, options, say=say, progress=progress)
+    if not songs["test"]:
+        raise MusicotError(f"{options.data} holds no test songs; write test.jsonl")
+    trainer = Trainer(task, songs["train"], songs["valid"], options, config={}, say=say)
+    return trainer.evaluate(_test_items(task, songs, options))
+
+
+def _test_items(task: Any, songs: dict[str, list[Any]], options: LoraOptions) -> list[Any]:
+    return task.held_out(songs["test"], max(options.test_batches * options.batch_size, -1))
 
 
 class Renders:
