@@ -32,6 +32,7 @@ OPTIONS = {
     "sampler": "sampler",
     "top_k": "top_k",
     "top_p": "top_p",
+    "candidates": "candidates",
 }
 
 
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number(8000, 192000, whole=True, unit="Hz"),
         metavar="HZ",
         help="resample the file to this rate (default: the model's)",
+    )
+    add(
+        "--candidates",
+        type=number(1, 16, whole=True),
+        metavar="N",
+        help="draw N songs and keep the one nearest to prompt and plan (default: 1)",
     )
     add("--plan", metavar="FILE", help="render this plan (from musicot plan) instead of a new one")
     add(
@@ -103,6 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     settings = _read_settings(args.config_from)
     _refuse_what_a_plan_fixes(args, settings)
+    if args.stream and (args.candidates or 1) > 1:
+        raise MusicotError("a stream is heard before it can be chosen; leave out --candidates")
     prompts = _prompts(args, settings)
     options = _options(args, settings)
     format = args.format or (None if args.output else settings.get("format"))
@@ -134,9 +143,11 @@ def run(args: argparse.Namespace) -> int:
             )
         elapsed = time.perf_counter() - started
         line = common.summary(path, report["duration"], report["sample_rate"], elapsed)
+        if chosen := report.get("chosen"):
+            line = f"{_chosen(chosen, report['seed'])}\n{line}"
         print(line, file=sys.stderr if args.json else sys.stdout)
         if args.json:
-            report |= {"prompt": prompt, "seed": seed, "model": str(name)}
+            report = {"seed": seed, **report, "prompt": prompt, "model": str(name)}
             report |= {"elapsed_seconds": round(elapsed, 3), "load_seconds": round(loaded, 3)}
             report |= {"rtf": round(elapsed / report["duration"], 4), **common.peak_memory()}
             print(json.dumps(report, sort_keys=True), flush=True)
@@ -155,7 +166,20 @@ def _generate(
         "duration": len(song.waveform) / song.sample_rate,
         "sample_rate": rate or song.sample_rate,
         "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
+        **{key: song.settings[key] for key in ("seed", "chosen") if "chosen" in song.settings},
     }
+
+
+def _chosen(chosen: dict[str, Any], kept: int) -> str:
+    """How the candidates came out, the kept one marked."""
+    rows = [
+        f"candidate {number}: "
+        + ("a broken render" if each["broken"] else
+           f"{each['score']:.3f} (prompt {each['prompt']:.3f}, plan {each['plan']:.3f})")
+        + f", seed {each['seed']}{', kept' if each['seed'] == kept else ''}"
+        for number, each in enumerate(chosen["scores"], start=1)
+    ]  # fmt: skip
+    return "\n".join(rows)
 
 
 def _stream(

@@ -22,7 +22,11 @@ from musicot_mlx import __version__
 from musicot_mlx.audio.files import read_audio
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.diffusion import sample_windows
-from musicot_mlx.generation.semantic import Condition, audio_tokens, plan_thoughts
+from musicot_mlx.generation.semantic import (
+    Condition,
+    audio_many,
+    plan_thoughts,
+)
 from musicot_mlx.models.clap import Clap, ClapConfig, ClapEmbedder
 from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
@@ -30,6 +34,7 @@ from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.nn.adapters import apply_adapters
+from musicot_mlx.pipelines.candidates import MOST, candidate_seeds, score
 from musicot_mlx.pipelines.plan import Plan
 from musicot_mlx.pipelines.song import Song, soft_limit
 from musicot_mlx.weights.adapters import read_adapters
@@ -122,9 +127,14 @@ _DEFAULTS: dict[str, Any] = {
     "top_p": 1.0,
     "duration": 30.0,
     "seed": 0,
+    "candidates": 1,
     "lyrics": None,
     "tags": None,
 }
+_PLANNING = (
+    *("duration", "reference", "lyrics", "tags"),
+    *("thought_temperature", "thought_guidance", "top_k", "top_p"),
+)
 
 
 class RenderOptions(TypedDict, total=False):
@@ -133,6 +143,7 @@ class RenderOptions(TypedDict, total=False):
     plan: Plan | None  # render this plan; the options that plan anew are then without effect
     duration: float  # seconds, 1 to 300
     seed: int
+    candidates: int  # songs drawn, of which the nearest to prompt and plan is kept
     reference: str | Path | None  # audio file whose thoughts are borrowed (section 5.4)
     lyrics: str | None
     tags: Sequence[str] | None  # those of the model; None: every tag near the prompt (eq 5)
@@ -296,13 +307,123 @@ class MusicotPipeline:
     def generate(self, prompt: str | None = None, **options: Unpack[RenderOptions]) -> Song:
         """Prompt to song: waveform, codes, plan and the settings that make it again.
 
-        Raises MusicotError for input that does not fit, TypeError for an unknown option.
+        With `candidates` several songs are drawn in one batch, and the one nearest to its prompt
+        and plan is kept: it is the song that its own seed, in the settings, makes alone. Raises
+        MusicotError for input that does not fit, TypeError for an unknown option.
         """
-        settings = self.settings(prompt, **{k: v for k, v in options.items() if k != "progress"})
+        wanted = {k: v for k, v in options.items() if k != "progress"}
+        settings = self.settings(prompt, **wanted)
+        if settings["candidates"] > 1:
+            return self._best_of(prompt, **options)
         take, chunks = self._render(prompt, stages_in_turn=True, **options)
-        waveform = np.concatenate(list(chunks))
+        return self._song(take, np.concatenate(list(chunks)), settings)
+
+    def _song(self, take: Take, waveform: np.ndarray, settings: dict[str, Any]) -> Song:
         codes = np.concatenate(take.codes)[None].astype(np.int32)
         return Song(waveform, self.sample_rate, codes, take.plan, settings, take.timings)
+
+    def _best_of(
+        self,
+        prompt: str | None,
+        *,
+        candidates: int,
+        seed: int = 0,
+        plan: Plan | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Song:
+        """Of several songs the one nearest to its prompt and plan; the scores are in its settings.
+
+        Audio tokens are drawn in one batch. The songs are rendered from them one after another:
+        memory does not grow with the candidates, and each sounds as it does alone.
+        """
+        began = time.perf_counter()
+        seeds = candidate_seeds(seed, candidates)
+        if plan is None:
+            planning = {name: options[name] for name in _PLANNING if name in options}
+            plans = [self.plan(prompt, seed=own, **planning) for own in seeds]
+        else:
+            plans = [self.check_plan(plan, "the plan")] * candidates
+        planned = time.perf_counter()
+        blocks, drawn = [], 0
+        for block in self._draw(plans, seeds, **options):  # (songs, codes)
+            blocks.append(block)
+            drawn += block.shape[1]
+            if progress:
+                progress("audio tokens", drawn, self._frames(plans[0].duration))
+        timings = {"plan": planned - began, "tokens": time.perf_counter() - planned}
+
+        def render(k: int, tokens: np.ndarray) -> tuple[Take, np.ndarray]:
+            def report(stage: str, done: int, total: int) -> None:
+                if progress and stage == "diffusion":
+                    progress(stage, k * total + done, candidates * total)
+
+            take, chunks = self._render(
+                prompt,
+                stages_in_turn=True,
+                tokens=tokens,
+                seed=seeds[k],
+                plan=plans[k],
+                progress=report,
+                **options,
+            )
+            return take, np.concatenate(list(chunks))
+
+        scores, best = [], None
+        for k, tokens in enumerate(np.concatenate(blocks, axis=1)):
+            take, waveform = render(k, tokens)
+            for stage, spent in take.timings.items():
+                timings[stage] = timings.get(stage, 0.0) + spent
+            scores.append(
+                score(
+                    self.clap,
+                    waveform,
+                    self.sample_rate,
+                    seed=seeds[k],
+                    prompt=plans[k].vector,
+                    thoughts=plans[k].embeddings,
+                )
+            )
+            if best is None or scores[k].score > scores[best[0]].score:
+                best = k, take, waveform
+        kept, take, waveform = best
+        # A batch rounds otherwise than a song alone. Where that changed a token, what is kept is
+        # the song that the seed makes alone, so that the settings keep their word.
+        alone = np.concatenate(
+            list(self._draw(plans[kept : kept + 1], [seeds[kept]], **options)), 1
+        )
+        if (alone[0] != np.concatenate(take.codes)).any():
+            take, waveform = render(kept, alone[0])
+        take.timings = timings
+        settings = self.settings(prompt, **options, plan=plan, seed=seeds[kept])
+        settings["chosen"] = {"of_seed": seed, "scores": [each.to_dict() for each in scores]}
+        return self._song(take, waveform, settings)
+
+    def _draw(
+        self,
+        plans: Sequence[Plan],
+        seeds: Sequence[int],
+        *,
+        audio_temperature: float | None = None,
+        audio_guidance: float | None = None,
+        unconditional: str | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        **_: Any,
+    ) -> Iterator[np.ndarray]:
+        """Audio tokens of songs of one length in one batch: blocks (songs, codes)."""
+        return audio_many(
+            self.semantic_lm,
+            [self._condition(plan.vector, plan.tags, plan.lyrics) for plan in plans],
+            np.stack([plan.codes for plan in plans]),
+            frames=self._frames(plans[0].duration),
+            temperature=_or(audio_temperature, self.sampling.audio_temperature),
+            guidance_scale=_or(audio_guidance, self.sampling.audio_guidance),
+            unconditional=_or(unconditional, self.sampling.unconditional),
+            keys=[_key(seed, "audio") for seed in seeds],
+            top_k=top_k,
+            top_p=top_p,
+        )
 
     def stream(
         self, prompt: str | None = None, **options: Unpack[RenderOptions]
@@ -323,6 +444,9 @@ class MusicotPipeline:
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise TypeError(f"unknown option {name!r}{hint}")
         values = {**_DEFAULTS, **options}
+        values["candidates"] = _or(values["candidates"], 1)
+        if values["candidates"] not in range(1, MOST + 1):
+            raise MusicotError(f"candidates is {values['candidates']}; ask for 1 to {MOST}")
         for name in _SAMPLED:
             if values[name] is None:
                 values[name] = getattr(self.sampling, name)
@@ -360,14 +484,19 @@ class MusicotPipeline:
         diffusion_guidance: float | None = None,
         top_k: int = 0,
         top_p: float = 1.0,
+        candidates: int | None = 1,
+        tokens: np.ndarray | None = None,
         progress: Progress | None = None,
     ) -> tuple[Take, Iterator[np.ndarray]]:
         """The plan, made at once, and the chunks of its render: each stage pulls on the one before
         it.
 
         `stages_in_turn` finishes each stage before the next begins, which is quickest to the whole
-        song; otherwise a chunk is handed on as soon as it can be.
+        song; otherwise a chunk is handed on as soon as it can be. tokens: audio tokens (frames,)
+        that are already drawn.
         """
+        if _or(candidates, 1) != 1:
+            raise MusicotError("a stream is heard before it can be chosen; ask for 1 candidate")
         began = time.perf_counter()
         if plan is None:
             plan = self.plan(
@@ -388,18 +517,18 @@ class MusicotPipeline:
         take = Take(plan, timings={"plan": time.perf_counter() - began})
         report = progress or (lambda stage, done, total: None)
         frames = self._frames(plan.duration)
-        blocks = audio_tokens(
-            self.semantic_lm,
-            self._condition(plan.vector, plan.tags, plan.lyrics),
-            plan.codes,
-            frames=frames,
-            temperature=_or(audio_temperature, self.sampling.audio_temperature),
-            guidance_scale=_or(audio_guidance, self.sampling.audio_guidance),
-            unconditional=_or(unconditional, self.sampling.unconditional),
-            key=_key(seed, "audio"),
-            top_k=top_k,
-            top_p=top_p,
-        )
+        blocks: Iterator[np.ndarray] = iter([tokens])
+        if tokens is None:
+            rows = self._draw(
+                [plan],
+                [seed],
+                audio_temperature=audio_temperature,
+                audio_guidance=audio_guidance,
+                unconditional=unconditional,
+                top_k=top_k,
+                top_p=top_p,
+            )
+            blocks = (row[0] for row in rows)
 
         def codes() -> Iterator[np.ndarray]:
             for block in take.timed("tokens", blocks):
