@@ -26,7 +26,6 @@ import numpy as np
 import musicot_mlx as mc
 from musicot_mlx.evaluation.agreement import (
     QUIETEST_STEM,
-    activity,
     agreement,
     analyze,
     loudness_of,
@@ -34,6 +33,7 @@ from musicot_mlx.evaluation.agreement import (
     quantised,
     segment_seconds,
 )
+from musicot_mlx.generation.activity import activity
 from musicot_mlx.reference.band import caption, compose, render_stems
 
 RATE = 44100  # Hz of the band's songs
@@ -112,7 +112,7 @@ def known(model: Any, count: int, duration: float) -> dict[str, Any]:
         heard = model.clap.embed_audio(mix, RATE)
         loudness = [loudness_of(stems.get(name, 0 * mix), RATE, step, len(heard))
                     for name in ANCHORS]  # fmt: skip
-        thoughts = activity(model, quantised(model, heard), ANCHORS)
+        thoughts = activity(quantised(model, heard), ANCHORS, embedder=model.clap, rvq=model.rvq)
         songs.append((thoughts, np.stack(loudness, axis=1)))
     found = correlations(songs)
     loud = np.concatenate([pair[1] for pair in songs]).mean(axis=0)

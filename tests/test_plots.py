@@ -20,7 +20,7 @@ RATE = 44100
 
 
 def _activity(segments: int, rows: int = 3) -> np.ndarray:
-    return np.random.default_rng(0).uniform(-0.1, 0.6, (segments, rows))
+    return np.random.default_rng(0).uniform(-2, 2, (segments, rows))
 
 
 def _song(seconds: float = 2.0) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_more_thoughts_make_it_wider_and_more_anchors_higher(tmp_path: Path) -> 
 
 def test_a_high_cosine_is_darker(tmp_path: Path) -> None:
     low, high = np.zeros((4, 3)), np.zeros((4, 3))
-    high[:] = [0.6, 0.0, 0.0]
+    high[:] = [1.5, 0.0, 0.0]
     pictures = []
     for index, activity in enumerate((low, high)):
         path = tmp_path / f"{index}" / "plan.png"
@@ -85,9 +85,10 @@ def test_section_lines_lie_where_the_music_changes(tmp_path: Path) -> None:
     from musicot_mlx.evaluation.sections import section_letters, step_starts
 
     rng = np.random.default_rng(0)
-    sections = np.repeat(np.array([[0.1, 0.5, 0.1], [0.5, 0.4, 0.1], [0.1, 0.1, 0.6]]), 4, axis=0)
-    assert step_starts(sections + rng.normal(0, 0.01, sections.shape)) == [4, 8]
-    assert step_starts(0.4 + rng.normal(0, 0.01, (12, 3))) == []  # nothing but noise
+    kinds = np.array([[-1.0, 0.5, -1.0], [1.5, 0.4, -1.0], [-1.0, -1.0, 1.6]])
+    sections = np.repeat(kinds, 4, axis=0)
+    assert step_starts(sections + rng.normal(0, 0.1, sections.shape)) == [4, 8]
+    assert step_starts(0.4 + rng.normal(0, 0.1, (12, 3))) == []  # nothing but noise
     assert step_starts(_activity(1)) == []
     form = np.concatenate([sections, sections[:4]])
     assert section_letters(form, [4, 8, 12]) == ["A", "B", "C", "A"]

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     waveform, rate = audible(audio) if audio else (None, None)
     started = time.perf_counter()
     name = args.model or settings.get("model", "musicot-mini")
-    model = mc.load(name)
+    model = mc.load(name, adapter_path=settings.get("adapter_path"))
     if not hasattr(model, "clap") or not hasattr(model, "rvq"):
         raise MusicotError(f"the model {name} has no thoughts; pass --model musicot-mini")
     plan = _plan(model, source, settings, must=audio is None or args.plan is not None)
@@ -156,11 +156,11 @@ def _rows(found: "Analysis") -> Iterator[tuple[str, Sequence[float], str, str]]:
         r = found.correlation.get(anchor)
         end = f"  r {r:5.2f}" if r is not None else ""
         if both:
-            yield f"{anchor}, planned", found.planned[:, i], ".2f", ""
-            yield f"{' ' * len(anchor)}  achieved", found.achieved[:, i], ".2f", end
+            yield f"{anchor}, planned", found.planned[:, i], ".1f", ""
+            yield f"{' ' * len(anchor)}  achieved", found.achieved[:, i], ".1f", end
         else:
             side = found.planned if found.achieved is None else found.achieved
-            yield anchor, side[:, i], ".2f", ""
+            yield anchor, side[:, i], ".1f", ""
     if found.cosine is not None:
         yield "cosine to the plan", found.cosine, ".2f", ""
     if found.loudness is not None:

@@ -33,7 +33,9 @@ WAVE, CORE = "#b9a3c9", "#5b2a6e"  # peaks and loudness of a waveform
 PLAN_COLOURS = LinearSegmentedColormap.from_list(
     "plan", matplotlib.colormaps["magma_r"](np.linspace(0.0, 0.78, 256))
 )
-UNIT = "deviations"  # what plan.activity counts in: above a typical thought
+# Activity from paper to darkest, the same in every picture: 0 is a typical thought of the model,
+# 1 a standard deviation more.
+RANGE = (-1.5, 1.5)
 SONG_COLOURS = matplotlib.colormaps["magma"]
 MEL_BANDS, DYNAMIC_RANGE = 128, 72.0  # of the spectrogram; dB
 COLUMNS = 1500  # columns a song is reduced to
@@ -49,30 +51,27 @@ def plot_plan(
     path: str | Path,
     *,
     duration: float | None = None,
-    unit: str = UNIT,
 ) -> None:
     """Draw a plan to a PNG (or SVG, PDF): a row an anchor, a column a thought, colour the activity.
 
-    activity is (segments, anchors), a segment thought_seconds long, measured in `unit`. Sections
-    stand apart and bear letters, the same where they sound alike: they begin where one thought
-    differs most from the next. The file appears whole or not at all. Raises ValueError when the
-    shapes disagree, MusicotError when the file can't be written.
+    activity is (segments, anchors), a segment thought_seconds long, as plan.activity counts it.
+    Sections stand apart and bear letters, the same where they sound alike: they begin where one
+    thought differs most from the next. The file appears whole or not at all. Raises ValueError when
+    the shapes disagree, MusicotError when the file can't be written.
     """
     activity = _checked_activity(activity, anchors)
     starts = step_starts(activity)
     seconds = min(duration or np.inf, len(activity) * thought_seconds)
-    against = f"held against {len(anchors)} text{'s' * (len(anchors) > 1)}"
     parts = f", {len(starts) + 1} sections" if starts else ""
     _draw_activity(
         [activity],
         anchors,
         thought_seconds,
         title,
-        f"{_clock(seconds)} in thoughts of {thought_seconds:g} s{parts}, {against}",
+        f"{_clock(seconds)} in thoughts of {thought_seconds:g} s{parts}; 0 is a typical thought",
         path,
         seconds=seconds,
         sections=list(zip([0, *starts], section_letters(activity, starts), strict=True)),
-        unit=unit,
     )
 
 
@@ -82,7 +81,6 @@ def plot_analysis(
     path: str | Path,
     *,
     waveform: np.ndarray | None = None,
-    unit: str = UNIT,
 ) -> None:
     """Draw an analysis: what is planned, what is heard, or both, one under the other, per anchor.
 
@@ -113,7 +111,6 @@ def plot_analysis(
         ends=found.correlation if len(sides) == 2 else None,
         bars=found.cosine,
         waveform=waveform,
-        unit=unit,
     )
 
 
@@ -143,7 +140,6 @@ def _draw_activity(
     ends: Mapping[str, float | None] | None = None,
     bars: np.ndarray | None = None,
     waveform: np.ndarray | None = None,
-    unit: str = UNIT,
 ) -> None:
     """Strips of cells over `seconds`; `sides` is a table (segments, anchors), or planned, achieved.
 
@@ -172,10 +168,6 @@ def _draw_activity(
     axes.set_xlim(0, whole)
     axes.set_ylim(down, 0)  # the first anchor on top
 
-    finite = np.concatenate([side[np.isfinite(side)] for side in sides] or [np.zeros(1)])
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if high - low < 0.1:  # an even plan looks even
-        low, high = (low + high) / 2 - 0.05, (low + high) / 2 + 0.05
     begins = {segment for segment, _ in sections}
     apart = min(0.028 * whole / across * 2, 0.12 * step)  # seconds between cells: 0.06 inches
     for row in range(rows):
@@ -185,8 +177,7 @@ def _draw_activity(
             for i, value in enumerate(values):
                 start = i * step + apart * (0.16 if i == 0 or i not in begins else 1.6)
                 stop = min((i + 1) * step, whole) - apart * (1.6 if i + 1 in begins else 0.16)
-                _cell(axes, start, stop, top, strip, value, (value - low) / (high - low),
-                      (stop - start) / whole * across > 0.33)  # fmt: skip
+                _cell(axes, start, stop, top, strip, value, (stop - start) / whole * across > 0.33)
             if pair:
                 axes.annotate("plan" if k == 0 else "song", (0, top + strip / 2), (-5, 0),
                               textcoords="offset points", ha="right", va="center_baseline",
@@ -218,13 +209,12 @@ def _draw_activity(
         above = _axes(figure, left, foot + under + down + 0.12, across, wave - 0.1)
         _envelope(above, mono, seconds)
         above.set_xlim(0, whole)
-    _activity_scale(figure, width - 0.78, foot + under, down, (low, high), unit)
+    _activity_scale(figure, width - 0.78, foot + under, down)
     _save(figure, path)
 
 
 def _cell(
-    axes: Axes, start: float, stop: float, top: float, height: float, value: float, shade: float,
-    written: bool,
+    axes: Axes, start: float, stop: float, top: float, height: float, value: float, written: bool
 ) -> None:  # fmt: skip
     """One segment of one row, with its number in the cell's own colour moved to ink or paper."""
     inner = height - 0.025
@@ -232,13 +222,13 @@ def _cell(
     if not np.isfinite(value):  # silence
         axes.add_patch(Rectangle(*place, facecolor="none", edgecolor=FAINT, hatch="////"))
         return
-    colour = PLAN_COLOURS(shade)
+    colour = PLAN_COLOURS(Normalize(*RANGE, clip=True)(value))
     axes.add_patch(Rectangle(*place, facecolor=colour, linewidth=0))
     if written:
         behind = np.array(colour[:3])
         dark = float(behind @ (0.2126, 0.7152, 0.0722)) < 0.5
         towards = np.array(to_rgb(PAPER if dark else INK))
-        axes.text((start + stop) / 2, top + inner / 2, _cosine(value),
+        axes.text((start + stop) / 2, top + inner / 2, _number(value, 1),
                   fontsize=6.5 if height < 0.3 else 7.5, va="center_baseline", ha="center",
                   color=tuple(behind + 0.72 * (towards - behind)))  # fmt: skip
 
@@ -259,7 +249,7 @@ def _ends(
     axes.annotate("r", (right, 0), (12, 9), color=SOFT, fontsize=8, **words)
     for height, anchor in zip(heights, anchors, strict=True):
         value = ends.get(anchor)
-        axes.annotate("\u2013" if value is None else _cosine(value), (right, height), (9, 0),
+        axes.annotate("\u2013" if value is None else _number(value), (right, height), (9, 0),
                       color=SOFT if value is None or value <= 0.5 else INK, fontsize=10,
                       **words)  # fmt: skip
 
@@ -275,23 +265,23 @@ def _bars(
     axes.bar(middles, heard, widths, color=WAVE, linewidth=0)
     for middle, value in zip(middles, values, strict=True):
         if written and np.isfinite(value):
-            axes.text(middle, 0.06, _cosine(value), fontsize=7, color=INK, ha="center")
+            axes.text(middle, 0.06, _number(value), fontsize=7, color=INK, ha="center")
     axes.set_xlim(0, whole)
     axes.set_ylim(0, 1)
     axes.set_yticks([0.5], ["cosine"])
     axes.tick_params(axis="y", length=0, labelsize=9, pad=7, labelcolor=SOFT)
 
 
-def _activity_scale(
-    figure: Figure, left: float, bottom: float, height: float, ends: tuple[float, float], unit: str
-) -> None:
+def _activity_scale(figure: Figure, left: float, bottom: float, height: float) -> None:
     """The colour bar of the cells."""
-    shown = ScalarMappable(Normalize(*ends), PLAN_COLOURS)
     tall = min(height, 2.4)
-    scale = figure.colorbar(shown, cax=_axes(figure, left, bottom + height - tall, 0.1, tall))
-    ticks = np.linspace(*ends, 3 if tall > 0.8 else 2)
-    _scale(scale, ticks, [_cosine(tick) for tick in ticks])
-    scale.ax.set_title(unit, fontsize=8, color=SOFT, pad=6, loc="left")
+    scale = figure.colorbar(
+        ScalarMappable(Normalize(*RANGE), PLAN_COLOURS),
+        cax=_axes(figure, left, bottom + height - tall, 0.1, tall),
+    )
+    _scale(scale, [RANGE[0], 0.0, RANGE[1]],
+           [f"\u2264 {_number(RANGE[0], 1)}", "0", f"\u2265 {_number(RANGE[1], 1)}"])  # fmt: skip
+    scale.ax.set_title("activity", fontsize=8, color=SOFT, pad=6, loc="left")
 
 
 def plot_song(waveform: np.ndarray, sample_rate: int, path: str | Path, title: str) -> None:
@@ -337,8 +327,8 @@ def plot_song(waveform: np.ndarray, sample_rate: int, path: str | Path, title: s
     _save(figure, path)
 
 
-def _cosine(value: float) -> str:
-    return f"{value:.2f}".replace("-", "\u2212")  # a minus as wide as a digit
+def _number(value: float, decimals: int = 2) -> str:
+    return f"{value:.{decimals}f}".replace("-", "\u2212")  # a minus as wide as a digit
 
 
 def _envelope(axes: Axes, mono: np.ndarray, seconds: float) -> None:

@@ -17,7 +17,7 @@ REACH = 8  # frames of the checkerboard to either side: 4 s
 SHORTEST = 10  # frames between two starts: 5 s
 BANDS, DYNAMIC_RANGE = 32, 60.0  # mel bands; dB
 LEAST = 0.6  # dB of novelty below which nothing begins
-LEAST_STEP = 0.08  # of activity, between thoughts
+LEAST_STEP = 0.5  # standard deviations of activity between thoughts
 
 
 def section_starts(waveform: np.ndarray, sample_rate: int) -> list[float]:
