@@ -22,6 +22,7 @@ COMMANDS = {
     "analyze": "what a song holds over time, and whether it followed its plan",
     "convert": "turn a PyTorch checkpoint into an MLX folder",
     "lora": "tune a model on your own songs",
+    "eval": "measure how good a model is, with intervals, and write a page of results",
     "doctor": "what this machine has, and what to change",
 }
 _HELP = ("-h", "--help", "help")

@@ -1,0 +1,391 @@
+"""musicot eval: render prompts, hear them, and say how good the model is, with intervals."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from musicot_mlx.cli import common
+from musicot_mlx.errors import MusicotError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from musicot_mlx.evaluation.real import CodecTrial, RealSongs
+    from musicot_mlx.evaluation.renders import Heard, Take
+
+FIGURES = "figures.json"
+_whole = common.number(0, whole=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: musicot-mini)")
+    add(
+        "--prompts",
+        metavar="FILE",
+        help="prompts, one a line, or JSON with what each asks for (default: 24 of our own)",
+    )
+    add("--limit", type=_whole, default=0, metavar="N", help="only the first N prompts")
+    add(
+        "--reference-dir",
+        metavar="FOLDER",
+        help="real songs, for FAD, codec and variety; metadata.json beside them names the held-out",
+    )
+    add(
+        "--reference-songs",
+        type=common.number(4, whole=True),
+        default=150,
+        metavar="N",
+        help="how many of them at most (default: 150)",
+    )
+    add(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        default="eval",
+        help="where renders and figures go, and are taken up again (default: eval)",
+    )
+    add(
+        "--duration",
+        "--seconds",
+        type=common.seconds,
+        default=20.0,
+        metavar="S",
+        help="length of each render in seconds (default: 20)",
+    )
+    add(
+        "--seeds",
+        type=common.number(1, 64, whole=True),
+        default=4,
+        metavar="N",
+        help="seeds of four of the prompts, to measure variety (default: 4)",
+    )
+    add(
+        "--captions",
+        type=_whole,
+        default=12,
+        metavar="N",
+        help="captions of held-out songs as further prompts of 10 s (default: 12)",
+    )
+    add(
+        "--ablation-prompts",
+        type=_whole,
+        default=8,
+        metavar="N",
+        help="prompts that are rendered with parts of the method left out (default: 8)",
+    )
+    add(
+        "--without-thoughts",
+        metavar="FOLDER",
+        help="a model trained without thoughts, to compare with (configs/no-thoughts.yaml)",
+    )
+    add("--clap", metavar="NAME", help="another CLAP to listen with (default: the model's own)")
+    add(
+        "--workers",
+        type=common.number(1, 64, whole=True),
+        default=1,
+        metavar="N",
+        help="processes that render, where the CPU does the work (default: 1)",
+    )
+    add("--report", metavar="FILE", help="write a page of results with spectrograms (Markdown)")
+    add("--json", action="store_true", help="the figures as one line of JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    for path in (args.output, args.report):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise MusicotError(f"can't write {path}: its folder doesn't exist")
+
+    import musicot_mlx as mc
+    from musicot_mlx.evaluation import real, renders, scores
+    from musicot_mlx.evaluation.prompts import PROMPTS, read_prompts
+    from musicot_mlx.models.tagger import load_tagger
+    from musicot_mlx.weights.hub import resolve
+
+    started, name = time.perf_counter(), args.model or "musicot-mini"
+    prompts = read_prompts(args.prompts) if args.prompts else PROMPTS
+    prompts = prompts[: args.limit or None]
+    model = _load(name)
+    clap = _clap(args.clap) if args.clap else model.clap
+    tagger = load_tagger()
+    folder, base = Path(args.output), args.without_thoughts
+    songs = captions = None
+    if args.reference_dir:
+        songs = real.real_songs(args.reference_dir, most=args.reference_songs)
+        captions = real.caption_prompts(songs.held_out, args.captions)
+    ablated = [*renders.variants(model.sampling)] if args.ablation_prompts else []
+    takes = renders.takes(
+        prompts,
+        captions or [],
+        duration=args.duration,
+        seeds=args.seeds,
+        ablated=[*ablated, *([renders.BASE] if base and ablated else [])],
+        ablation_prompts=args.ablation_prompts,
+    )
+    listener = renders.fingerprint(resolve(args.clap or name))
+    settings = {
+        "model": renders.fingerprint(resolve(name)),
+        "base": renders.fingerprint(resolve(base)) if base else None,
+        "clap": listener,
+        "tagger": renders.digest(tagger.config.held_out),
+        "prompts": renders.digest([str(p) for p in (*prompts, *(captions or ()))]),
+        "reference": renders.digest([str(s) for s in songs.training] if songs else None),
+        "duration": args.duration,
+    }
+    renders.claim(folder, settings)
+    with common.Progress() as progress:
+        _render(model, name, base, takes, folder, args.workers, progress)
+        pairs = []
+        for take in takes:
+            pairs.append((take, renders.hear(clap, tagger, take, folder)))
+            progress("listening", len(pairs), len(takes))
+        heard, trial = _real(songs, model, clap, tagger, folder, progress)
+        progress("figures", 0, 1)
+        found = scores.scores(
+            pairs,
+            embed=clap.embed_text,
+            labels=tagger.config.labels,
+            real=heard,
+            codec=trial,
+        )
+        progress("figures", 1, 1)
+    elapsed = time.perf_counter() - started
+    found |= {
+        "model": Path(name).name,
+        "fingerprint": settings["model"],
+        "version": mc.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "minutes": elapsed / 60,
+        "tagger_held_out": tagger.config.held_out,
+        "settings": {
+            "prompts": len(prompts),
+            "captions": len(captions or []),
+            "takes": len(takes),
+            "duration": args.duration,
+            "seeds": args.seeds,
+        },
+    }
+    return _finish(args, found, takes, folder, songs, model)
+
+
+def _load(name: str) -> Any:
+    """A model that plans; MusicotError for one that does not."""
+    import musicot_mlx as mc
+
+    model = mc.load(name)
+    if not hasattr(model, "plan") or not hasattr(model, "rvq"):
+        raise MusicotError(f"{name} makes no plan of thoughts; eval takes models of that method")
+    return model
+
+
+def _clap(name: str) -> Any:
+    """Another CLAP to listen with."""
+    import musicot_mlx as mc
+
+    clap = mc.load(name)
+    clap = getattr(clap, "clap", clap)
+    if not hasattr(clap, "embed_audio") or not hasattr(clap, "embed_text"):
+        raise MusicotError(f"{name} holds no CLAP; pass a CLAP folder or a model that has one")
+    return clap
+
+
+def _render(
+    model: Any,
+    name: str,
+    base: str | None,
+    takes: "Sequence[Take]",
+    folder: Path,
+    workers: int,
+    progress: common.Progress,
+) -> None:
+    """Render what is not rendered yet, in this process or in several."""
+    from musicot_mlx.evaluation.renders import BASE, render, waiting
+
+    left = list(waiting(takes, folder))
+    done = len(takes) - len(left)
+    shared = [take for take in left if take.variant != BASE]
+    bare = [take for take in left if take.variant == BASE]
+    for chosen, group in ((name, shared), (base, bare)):
+        if not group:
+            continue
+        if workers > 1:
+            rendered = _in_processes(str(chosen), group, folder, workers)
+        else:
+            network = model if chosen == name else _load(chosen)
+            rendered = (render(network, take, folder) for take in group)
+        for _ in rendered:
+            done += 1
+            progress("rendering", done, len(takes))
+
+
+def _in_processes(name: str, takes: "Sequence[Take]", folder: Path, workers: int) -> Any:
+    """Render in `workers` processes, each with its share of the cores and a model of its own."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    before = {key: os.environ.get(key) for key in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, threads))  # read when a process starts
+    try:
+        with ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=_start, initargs=(name, str(folder))
+        ) as pool:
+            yield from pool.map(_one, takes)
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+
+
+_worker: dict[str, Any] = {}  # of a process that renders: its model and folder
+
+
+def _start(name: str, folder: str) -> None:
+    _worker.update(model=_load(name), folder=Path(folder))
+
+
+def _one(take: "Take") -> None:
+    from musicot_mlx.evaluation.renders import render
+
+    render(_worker["model"], take, _worker["folder"])
+
+
+def _real(
+    songs: "RealSongs | None",
+    model: Any,
+    clap: Any,
+    tagger: Any,
+    folder: Path,
+    progress: common.Progress,
+) -> "tuple[dict[str, Any] | None, CodecTrial | None]":
+    """What is heard in the real songs, and in the held-out ones after the codec."""
+    if songs is None:
+        return None, None
+    from musicot_mlx.evaluation.real import hear_songs, try_codec
+
+    heard: dict[str, tuple[Any, list[Heard]]] = {}
+    for kind in ("training", "held_out"):
+        group = getattr(songs, kind)
+        heard[kind] = (
+            group,
+            hear_songs(
+                group,
+                clap,
+                tagger,
+                folder / f"{kind}.npz",
+                lambda done, total, kind=kind: progress(f"real songs, {kind}", done, total),
+            ),
+        )
+    config = model.vae.config
+    trial = try_codec(
+        _codec(model),
+        config.sample_rate,
+        config.sample_rate / config.hop_length,
+        songs.held_out,
+        clap,
+        tagger,
+        lambda done, total: progress("codec", done, total),
+    )
+    return heard, trial
+
+
+def _codec(model: Any) -> Any:
+    """The model's VAE as a function of a mono waveform (samples,)."""
+    import mlx.core as mx
+    import numpy as np
+
+    channels = model.vae.config.audio_channels
+
+    def decode(waveform: "np.ndarray") -> "np.ndarray":
+        sound = mx.array(np.repeat(waveform[None, :, None], channels, axis=2))
+        decoded = model.vae.decode(model.vae.encode(sound).mean)[0, : len(waveform)]
+        return np.array(decoded.astype(mx.float32)).mean(axis=1)
+
+    return decode
+
+
+def _finish(
+    args: argparse.Namespace,
+    found: dict[str, Any],
+    takes: "Sequence[Take]",
+    folder: Path,
+    songs: "RealSongs | None",
+    model: Any,
+) -> int:
+    """Write the figures and the page, and say what came out."""
+    from musicot_mlx.atomic import write_text
+
+    reference = " --reference-dir FOLDER" if args.reference_dir else ""
+    found["command"] = f"musicot eval{reference} --report FILE"
+    found["figures"] = FIGURES
+    files = [folder / FIGURES]
+    write_text(files[0], json.dumps(found, indent=1, sort_keys=True) + "\n")
+    if args.report:
+        files += _report(Path(args.report), found, takes, folder, songs, model)
+    group = found["groups"]["wordings"]
+    short = [f"CLAP score {_value(group['clap_score'])}"]
+    if group["fad"]:
+        short.append(f"FAD {_value(group['fad'])} of {group['windows']} windows")
+    if group.get("instrument_auc"):
+        short.append(f"instruments AUC {_value(group['instrument_auc'])}")
+    if group["tempo_within"]:
+        short.append(f"tempo {_value(group['tempo_within'])}")
+    line = (
+        f"{len(takes)} renders in {found['minutes']:.1f} min: {', '.join(short)}, peak memory "
+        f"{common.peak_memory()['peak_resident_gb']:.2f} GB -> {', '.join(map(str, files))}"
+    )
+    if args.json:
+        print(line, file=sys.stderr)
+        print(json.dumps({**found, **common.peak_memory()}, sort_keys=True), flush=True)
+    else:
+        print(line)
+    return 0
+
+
+def _value(interval: dict[str, float]) -> str:
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _report(
+    path: Path,
+    found: dict[str, Any],
+    takes: "Sequence[Take]",
+    folder: Path,
+    songs: "RealSongs | None",
+    model: Any,
+) -> list[Path]:
+    """The page, its pictures and its figures in a folder beside it: results.md, results/."""
+    import numpy as np
+
+    from musicot_mlx.atomic import write_text
+    from musicot_mlx.audio.files import read_audio, resample
+    from musicot_mlx.evaluation import real
+    from musicot_mlx.evaluation.report import page, spectrogram
+
+    beside = path.with_suffix("")
+    beside.mkdir(exist_ok=True)
+    pictures = {}
+    shown = [take for take in takes if take.variant == "wordings" and take.seed == 1]
+    for take in shown[:: max(1, len(shown) // 6)][:6]:
+        target = beside / f"render-{take.index:02d}.png"
+        spectrogram(*read_audio(folder / f"{take.stem}.flac"), target)
+        pictures[f"Generated: {take.prompt.text}"] = f"{beside.name}/{target.name}"
+    if songs is not None:
+        rate, decode = model.sample_rate, _codec(model)
+        for number, song in enumerate(songs.held_out[:3]):
+            original = resample(*real.window(song, song.starts[0]), rate)
+            target = beside / f"codec-{number}.png"
+            spectrogram(np.concatenate([original, decode(original)]), rate, target)
+            style = song.style or "song"
+            what = f"Held-out {style} {number + 1}: 10 s as recorded, then through the codec"
+            pictures[what] = f"{beside.name}/{target.name}"
+    found = {**found, "figures": f"{beside.name}/{FIGURES}"}
+    write_text(beside / FIGURES, json.dumps(found, indent=1, sort_keys=True) + "\n")
+    write_text(path, page(found, pictures))
+    return [path]

@@ -1,0 +1,200 @@
+"""Real songs that generated ones are held against: a folder of audio, or of the band's songs.
+
+Where `metadata.json` lists the songs (what the trainer reads and the band writes), every 20th is
+held out, as in training: those the model never heard, so they stand for new real music, their
+captions serve as prompts, and the codec is tried on them. Without it every fourth file, by name, is
+held out. Nothing is kept of the songs but what was heard in them.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from musicot_mlx.atomic import atomic_path
+from musicot_mlx.audio.files import resample
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.evaluation.codec import RoundTrip, compare
+from musicot_mlx.evaluation.prompts import Prompt
+from musicot_mlx.evaluation.renders import WINDOW, Heard, listen
+
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+HOP = 2.5  # seconds between windows that the metadata describes
+LEAST = 2  # songs of either kind
+
+
+@dataclass(frozen=True)
+class RealSong:
+    """A song of the reference folder, and the seconds at which its windows of 10 s start."""
+
+    path: Path
+    starts: tuple[float, ...]
+    style: str = ""
+    bpm: float = 0.0
+    captions: tuple[str, ...] = ()  # of the window that starts first
+
+
+@dataclass(frozen=True)
+class RealSongs:
+    """training: songs a model may have learned from; held_out: songs it has not heard."""
+
+    training: tuple[RealSong, ...]
+    held_out: tuple[RealSong, ...]
+
+
+def real_songs(folder: str | Path, *, most: int, windows: int = 2) -> RealSongs:
+    """Songs of a folder, at most `most` for training and a third of that held out, each with up to
+    `windows` windows evenly over it. Raises MusicotError for a folder without songs enough.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MusicotError(f"no reference folder at {folder}; pass a folder of songs")
+    found = _listed(folder) if (folder / "metadata.json").is_file() else _files(folder)
+    every = 20 if (folder / "metadata.json").is_file() else 4
+    held_out = [make for i, make in enumerate(found) if i % every == 0][: max(LEAST, most // 3)]
+    training = [make for i, make in enumerate(found) if i % every]
+    if len(held_out) < LEAST or len(training) < LEAST:
+        raise MusicotError(
+            f"{folder} holds {len(found)} songs; at least {LEAST * every} are needed, of which one "
+            f"in {every} is held out"
+        )
+    drawn = np.random.default_rng(0).permutation(len(training))[:most]
+    chosen = [training[i] for i in sorted(drawn)]
+    return RealSongs(
+        tuple(make(windows) for make in chosen), tuple(make(windows) for make in held_out)
+    )
+
+
+def _files(folder: Path) -> list[Callable[[int], RealSong]]:
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    return [lambda windows, path=path: RealSong(path, _starts(path, windows)) for path in paths]
+
+
+def _listed(folder: Path) -> list[Callable[[int], RealSong]]:
+    """Songs of a metadata.json, whose files are opened when they are chosen."""
+    try:
+        entries = json.loads((folder / "metadata.json").read_text())
+        names = [entry["audio_file"] for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MusicotError(f"{folder / 'metadata.json'} lists no songs ({error})") from error
+
+    def make(windows: int, entry: dict[str, Any], path: Path) -> RealSong:
+        starts = _starts(path, windows)
+        near = [w for w in entry.get("windows") or () if abs(w["start"] - starts[0]) <= HOP / 2]
+        captions = near[0]["captions"] if near else [entry.get("text_prompt", "")]
+        tags = entry.get("genre_tags") or [""]
+        style = tags.split(",")[0] if isinstance(tags, str) else tags[0]
+        return RealSong(path, starts, style, float(entry.get("bpm") or 0), tuple(captions))
+
+    return [
+        lambda windows, entry=entry, path=folder / name: make(windows, entry, path)
+        for entry, name in zip(entries, names, strict=True)
+    ]
+
+
+def _starts(path: Path, windows: int) -> tuple[float, ...]:
+    """Where windows of a song start: evenly over it, on the grid that captions follow."""
+    try:
+        seconds = soundfile.info(path).duration
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise MusicotError(f"can't read {path} as audio ({error})") from error
+    last = max(0.0, seconds - WINDOW)
+    count = max(1, min(windows, int(seconds // WINDOW)))
+    starts = np.linspace(0, last, count + 2)[1:-1] if count > 1 else [last / 2]
+    return tuple(float(HOP * np.floor(start / HOP)) for start in starts)
+
+
+def window(song: RealSong, start: float) -> tuple[np.ndarray, int]:
+    """10 s of a song from `start`, mono float32 (samples,), and its rate in Hz."""
+    with soundfile.SoundFile(song.path) as file:
+        file.seek(min(round(start * file.samplerate), file.frames))
+        audio = file.read(round(WINDOW * file.samplerate), dtype="float32", always_2d=True)
+        return audio.mean(axis=1), file.samplerate
+
+
+def hear_songs(
+    songs: Sequence[RealSong],
+    clap: Any,
+    tagger: Any,
+    file: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Heard]:
+    """What is heard in each song's windows; kept in `file` and taken from there."""
+    if not file.is_file():
+        arrays = {}
+        for index, song in enumerate(songs):
+            parts = [listen(clap, tagger, *window(song, start)) for start in song.starts]
+            arrays[f"{index}.clap"] = np.concatenate([part.clap for part in parts])
+            arrays[f"{index}.tags"] = np.concatenate([part.tags for part in parts])
+            arrays[f"{index}.tempo"] = np.array(parts[0].tempo)
+            if progress:
+                progress(index + 1, len(songs))
+        with atomic_path(file) as temporary:
+            np.savez(temporary, **arrays)
+    with np.load(file) as found:
+        return [
+            Heard(
+                found[f"{i}.clap"],
+                found[f"{i}.tags"],
+                float(found[f"{i}.tempo"]),
+                found[f"{i}.clap"][:0],
+            )
+            for i in range(len(songs))
+        ]
+
+
+def caption_prompts(songs: Sequence[RealSong], count: int) -> list[Prompt]:
+    """Captions of held-out songs as prompts, the longest wording of each song's first window."""
+    told = [song for song in songs if any(song.captions)]
+    return [
+        Prompt(max(song.captions, key=len), style=song.style, bpm=_named(song))
+        for song in told[:count]
+    ]
+
+
+def _named(song: RealSong) -> float:
+    """The tempo, where the caption names it."""
+    return song.bpm if "BPM" in max(song.captions, key=len) else 0.0
+
+
+@dataclass(frozen=True)
+class CodecTrial:
+    """Round trips of held-out songs: measures of each, and what is heard after the trip."""
+
+    trips: tuple[RoundTrip, ...]
+    heard: tuple[Heard, ...]
+
+
+def try_codec(
+    decode: Callable[[np.ndarray], np.ndarray],
+    sample_rate: int,
+    tooth_hz: float,
+    songs: Sequence[RealSong],
+    clap: Any,
+    tagger: Any,
+    progress: Callable[[int, int], None] | None = None,
+) -> CodecTrial:
+    """Send the windows of songs through a codec: decode(waveform) -> waveform, mono (samples,)."""
+    trips, heard = [], []
+    for index, song in enumerate(songs):
+        parts = []
+        for start in song.starts:
+            original = resample(*window(song, start), sample_rate)
+            decoded = decode(original)
+            trips.append(compare(original, decoded, sample_rate, tooth_hz))
+            parts.append(listen(clap, tagger, decoded, sample_rate))
+        heard.append(
+            Heard(
+                np.concatenate([part.clap for part in parts]),
+                np.concatenate([part.tags for part in parts]),
+                parts[0].tempo,
+                parts[0].planned,
+            )
+        )
+        if progress:
+            progress(index + 1, len(songs))
+    return CodecTrial(tuple(trips), tuple(heard))

@@ -1,0 +1,183 @@
+"""What is rendered to judge a model, and what is heard in each render, kept in a folder.
+
+A render is a take: a prompt, a seed, and a variant of the sampling. Takes and what was heard in
+them (CLAP embeddings, tags, tempo) lie in files of their own, so that a run that was stopped goes
+on where it was, and more processes than one can share the work.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicot_mlx.atomic import atomic_path, write_text
+from musicot_mlx.audio.files import read_audio, write_audio
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.evaluation.prompts import Prompt
+from musicot_mlx.evaluation.signals import tempo
+
+WORDINGS, CAPTIONS = "wordings", "captions"  # hand-written prompts; captions of held-out songs
+BARE = "no thoughts"  # the chain left out when sampling
+BASE = "no thoughts, trained so"  # a model of its own
+WINDOW = 10.0  # seconds that CLAP and the tagger hear at a time
+
+
+@dataclass(frozen=True)
+class Take:
+    """A render: variant, place of the prompt in its list, prompt, seed, duration in seconds."""
+
+    variant: str
+    index: int
+    prompt: Prompt
+    seed: int
+    duration: float
+
+    @property
+    def stem(self) -> str:
+        """Path of its files inside the folder of renders, without a suffix."""
+        return f"{self.variant.replace(',', '').replace(' ', '-')}/{self.index:03d}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is heard in a take or in a real song, by windows of 10 s.
+
+    clap: float32 (windows, dim); tags: float32 (windows, labels), or (windows, 0) without a tagger;
+    tempo: BPM of the whole, 0 for none; planned: the plan's thoughts, float32 (segments, dim), no
+    segments where there was no plan.
+    """
+
+    clap: np.ndarray
+    tags: np.ndarray
+    tempo: float
+    planned: np.ndarray
+
+
+def variants(sampling: Any) -> dict[str, dict[str, Any]]:
+    """The ablations of the paper's Table 1 that sampling alone can make: name -> options.
+
+    What the two stages share is the audio tokens' temperature and scale; the paper names no value.
+    """
+    heat = {"thought_temperature": sampling.audio_temperature}
+    scale = {"thought_guidance": sampling.audio_guidance}
+    return {
+        "single temperature": heat,
+        "single guidance": scale,
+        "neither": heat | scale,
+        BARE: {},
+    }
+
+
+def takes(
+    prompts: Sequence[Prompt],
+    captions: Sequence[Prompt],
+    *,
+    duration: float,
+    seeds: int,
+    ablated: Sequence[str],
+    ablation_prompts: int,
+) -> list[Take]:
+    """All takes: every prompt once, four of them with more seeds, captions, and each ablation.
+
+    The prompts of an ablation and of more seeds lie evenly over the list.
+    """
+    found = [Take(WORDINGS, i, prompt, 1, duration) for i, prompt in enumerate(prompts)]
+    for i in _evenly(len(prompts), 4):
+        found += [Take(WORDINGS, i, prompts[i], s, WINDOW) for s in range(2, seeds + 1)]
+    found += [Take(CAPTIONS, i, prompt, 1, WINDOW) for i, prompt in enumerate(captions)]
+    for variant in ablated:
+        chosen = _evenly(len(prompts), ablation_prompts)
+        found += [Take(variant, i, prompts[i], 1, duration) for i in chosen]
+    return found
+
+
+def _evenly(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` of 0..count-1, evenly apart."""
+    return sorted({round(x) for x in np.linspace(0, count - 1, min(wanted, count))})
+
+
+def render(model: Any, take: Take, folder: Path) -> None:
+    """Render a take with `model` (a MusicotPipeline), unless its files are there."""
+    audio, thoughts = (folder / f"{take.stem}{suffix}" for suffix in (".flac", ".plan.npy"))
+    if audio.is_file() and thoughts.is_file():
+        return
+    audio.parent.mkdir(parents=True, exist_ok=True)
+    options = variants(model.sampling).get(take.variant, {})
+    plan = model.plan(take.prompt.text, duration=take.duration, seed=take.seed, **options)
+    planned = plan.embeddings
+    if take.variant in (BARE, BASE):
+        plan, planned = plan.without_thoughts(), planned[:0]
+    song = model.generate(plan=plan, seed=take.seed)
+    write_audio(audio, song.waveform, song.sample_rate)
+    with atomic_path(thoughts) as temporary, temporary.open("wb") as file:
+        np.save(file, planned.astype(np.float32))
+
+
+def hear(clap: Any, tagger: Any, take: Take, folder: Path) -> Heard:
+    """What is heard in a rendered take; kept beside it."""
+    file = folder / f"{take.stem}.heard.npz"
+    planned = np.load(folder / f"{take.stem}.plan.npy")
+    if not file.is_file():
+        waveform, rate = read_audio(folder / f"{take.stem}.flac")
+        with atomic_path(file) as temporary:
+            np.savez(temporary, **_listen(clap, tagger, waveform, rate))
+    with np.load(file) as found:
+        return Heard(found["clap"], found["tags"], float(found["tempo"]), planned)
+
+
+def listen(clap: Any, tagger: Any, waveform: np.ndarray, sample_rate: int) -> Heard:
+    """What is heard in a waveform (samples, channels)."""
+    found = _listen(clap, tagger, waveform, sample_rate)
+    return Heard(found["clap"], found["tags"], float(found["tempo"]), found["clap"][:0])
+
+
+def _listen(clap: Any, tagger: Any, waveform: np.ndarray, rate: int) -> dict[str, np.ndarray]:
+    heard = clap.embed_audio(waveform, rate)
+    tags = np.zeros((len(heard), 0), np.float32)
+    if tagger is not None:
+        tags = tagger.tag(waveform, rate)
+    return {"clap": heard, "tags": tags, "tempo": np.array(tempo(waveform, rate))}
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the folder of renders, or take up one of the same settings.
+
+    Raises MusicotError where it holds renders of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "renders.json"
+    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+    if not file.is_file():
+        write_text(file, text)
+    elif file.read_text() != text:
+        raise MusicotError(
+            f"{folder} holds renders of another model or other settings; pass another --output, "
+            "or remove it"
+        )
+
+
+def fingerprint(folder: Path) -> str:
+    """Twelve hex digits that tell a model folder's config and weights from any other's."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def digest(value: Any) -> str:
+    """Twelve hex digits of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def waiting(all_takes: Sequence[Take], folder: Path) -> Iterator[Take]:
+    """The takes that are not rendered yet."""
+    for take in all_takes:
+        if not (folder / f"{take.stem}.plan.npy").is_file():
+            yield take

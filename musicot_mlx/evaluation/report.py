@@ -1,0 +1,306 @@
+"""The page of results: tables and small spectrograms, written from the figures of `musicot eval`.
+
+A figure is shown with its 95 % interval, the number it is of, and what was hoped for, met or not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.image import imsave
+
+from musicot_mlx.atomic import atomic_path
+from musicot_mlx.evaluation.renders import BARE, BASE, CAPTIONS, WORDINGS
+from musicot_mlx.evaluation.scores import NEAR, PAPER_FAD
+from musicot_mlx.evaluation.signals import mel_decibels, power_spectrogram
+
+BANDS, COLUMNS, DYNAMIC_RANGE = 96, 420, 72.0  # of a small spectrogram; dB
+LABELS = {
+    WORDINGS: "whole method",
+    CAPTIONS: "captions of held-out songs",
+    BARE: "chain of thoughts left out when sampling",
+    BASE: "trained without thoughts",
+}
+
+
+def spectrogram(waveform: np.ndarray, sample_rate: int, path: str | Path) -> None:
+    """A mel spectrogram as a small PNG, a column a piece of time, 30 Hz at the foot, 16 kHz on top.
+
+    waveform: (samples,) or (samples, channels); several side by side: pass a list's concatenation.
+    """
+    image = mel_decibels(power_spectrogram(waveform, sample_rate), BANDS, DYNAMIC_RANGE)
+    edges = np.linspace(0, len(image), min(COLUMNS, len(image)) + 1).astype(int)
+    pooled = np.maximum.reduceat(image, edges[:-1], axis=0)  # (columns, bands)
+    colours = matplotlib.colormaps["magma"]
+    shown = colours((pooled.T[::-1] + DYNAMIC_RANGE) / DYNAMIC_RANGE)[..., :3]
+    with atomic_path(path) as temporary:
+        imsave(temporary, np.round(shown * 31).astype(np.uint8) * 8, format="png")
+
+
+def page(found: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """The Markdown of the page; pictures: caption -> path relative to the page."""
+    parts = [
+        "# Results",
+        f"Written by `{found['command']}` from the figures in `{found['figures']}`; run it again "
+        "to write it anew. In brackets stand 95 % intervals: songs drawn again, with replacement.",
+        _recipe(found),
+        "## At a glance",
+        _goals(found),
+        "## Quality",
+        _quality(found),
+        "## Instruments and tempo",
+        _instruments(found),
+        "## Structure",
+        _structure(found),
+        "## Variety",
+        _variety(found),
+        "## Codec",
+        _codec(found),
+        "## What the parts of the method are worth",
+        _ablations(found),
+        "## How each figure is measured",
+        _methods(found),
+    ]
+    if pictures:
+        parts += ["## Spectrograms", "30 Hz at the foot, 16 kHz on top, even on the mel scale."]
+        parts += [f"{caption}\n\n![{caption}]({path})" for caption, path in pictures.items()]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _recipe(found: Mapping[str, Any]) -> str:
+    settings = found["settings"]
+    return (
+        f"Model `{found['model']}` ({found['fingerprint']}), musicot-mlx {found['version']}, "
+        f"{found['machine']}. {settings['prompts']} prompts of {settings['duration']:g} s, "
+        f"{settings['takes']} renders in all, {found['minutes']:.1f} minutes."
+    )
+
+
+def _goals(found: Mapping[str, Any]) -> str:
+    """What was hoped for, and whether it came true."""
+    groups, codec = found["groups"], found.get("codec") or {}
+    main = groups[WORDINGS]
+    structure = found.get("structure") or {}
+    above = [
+        name
+        for name, row in structure.items()
+        if name != "synth" and row["clap"] and row["clap"]["value"] > 0.5
+    ]
+    rows: list[tuple[str, str, str, bool | None]] = []
+
+    def add(what: str, value: Any, hoped: str, met: Callable[[float], bool]) -> None:
+        if value is not None:
+            rows.append((what, _shown(value), hoped, met(value["value"])))
+
+    add("codec: log-mel error", codec.get("log_mel_error"), "at most 0.40", lambda x: x <= 0.40)
+    add("codec: SNR, dB, median", codec.get("snr"), "at least 14", lambda x: x >= 14)
+    if codec.get("fad") and main.get("fad"):
+        share = codec["fad"]["value"] / main["fad"]["value"]
+        rows.append(("codec: FAD as a share of the generator's", f"{share:.2f}", "under 0.5",
+                     share < 0.5))  # fmt: skip
+    add("instruments, mean AUC", main.get("instrument_auc"), "at least 0.85", lambda x: x >= 0.85)
+    add("tempo as asked", main.get("tempo_within"), "at least 0.70", lambda x: x >= 0.70)
+    if structure:
+        rows.append(("structure: anchors with r above 0.5, of drums, bass, piano, guitar, strings",
+                     f"{len(above)} ({', '.join(above) or 'none'})", "3 or more",
+                     len(above) >= 3))  # fmt: skip
+    if found.get("diversity"):
+        add("variety: seeds against real songs", found["diversity"]["ratio"], "at least 0.5",
+            lambda x: x >= 0.5)  # fmt: skip
+    base = (found.get("ablations") or {}).get(BASE)
+    if base and base.get("fad_added"):
+        add("FAD that training without thoughts adds", base["fad_added"], "above 0",
+            lambda x: x > 0)  # fmt: skip
+    text = _table(
+        ("what", "measured", "hoped for", "met"),
+        [(*row[:3], "yes" if row[3] else "**no**") for row in rows],
+    )
+    if not base:
+        text += (
+            "\n\nThe paper's main claim, better music with thoughts than without at the same "
+            "budget of training, is **not tested here**: that takes a second model, trained by "
+            "`configs/no-thoughts.yaml` and passed as `--without-thoughts`. What is shown below "
+            "leaves the chain out of sampling only, which a model that has always seen it is not "
+            "made for."
+        )
+    return text
+
+
+def _quality(found: Mapping[str, Any]) -> str:
+    rows = []
+    if found.get("real"):
+        rows.append(("real songs, held out", *_fads(found["real"]), "-"))
+    if found.get("codec"):
+        rows.append(("the same through the codec", *_fads(found["codec"]), "-"))
+    for name, group in found["groups"].items():
+        label = "prompts in held-out wordings" if name == WORDINGS else LABELS[name]
+        rows.append((label, *_fads(group), _shown(group["clap_score"])))
+    text = _table(("what", "windows", "FAD", "FAD-infinity", "CLAP score"), rows)
+    if found.get("reference_windows"):
+        text += (
+            f"\n\nFAD is against {found['reference_windows']} windows of 10 s of songs that the "
+            "model could learn from, in the model's own CLAP space, and is comparable within this "
+            "page only."
+        )
+    else:
+        text += "\n\nNo FAD: it needs `--reference-dir`."
+    return text
+
+
+def _fads(group: Mapping[str, Any]) -> tuple[str, str, str]:
+    far = group.get("fad_infinity")
+    return (
+        str(group["windows"]),
+        _shown(group.get("fad")),
+        f"{far['value']:.3f} (R2 {far['r2']:.2f})" if far and far["value"] is not None else "-",
+    )
+
+
+def _instruments(found: Mapping[str, Any]) -> str:
+    main = found["groups"][WORDINGS]
+    text = ""
+    areas, held_out = main.get("auc_by_label"), found.get("tagger_held_out") or {}
+    if areas:
+        rows = [
+            (name, _number(held_out.get(f"auc_{name}")), _number(value))
+            for name, value in areas.items()
+        ]
+        rows.append(("**mean**", _number(held_out.get("auc")), _shown(main["instrument_auc"])))
+        text = (
+            "Area under the ROC curve of an independent tagger: on real held-out songs, whose "
+            "score says who plays, and on generated ones, asked against not asked.\n\n"
+        ) + _table(("family", "real songs", "generated"), rows)
+    rows = []
+    for name, group in found["groups"].items():
+        if group["tempo_within"]:
+            rows.append((LABELS[name] if name != WORDINGS else "generated, tempo named",
+                         group["tempo_within"]["n"], _shown(group["tempo_within"])))  # fmt: skip
+    if (found.get("real") or {}).get("tempo_within"):
+        within = found["real"]["tempo_within"]
+        rows.insert(0, ("real songs, held out: what the measure itself allows", within["n"],
+                        _shown(within)))  # fmt: skip
+    if rows:
+        head = f"share within {100 * NEAR:.0f} % of the tempo, its double or its half"
+        text += "\n\n" + _table(("what", "songs", head), rows)
+    lines = []
+    if found.get("divergence") is not None:
+        lines.append(f"of all windows {found['divergence']:.3f}")
+    if found.get("caption_divergence"):
+        lines.append(f"caption by caption {_shown(found['caption_divergence'])}")
+    if lines:
+        text += (
+            "\n\nKullback-Leibler divergence of what the tagger hears, real from generated, in "
+            f"nats: {'; '.join(lines)}."
+        )
+    return text or "Not measured: no tagger."
+
+
+def _structure(found: Mapping[str, Any]) -> str:
+    rows = [
+        (name, _shown(row["clap"]), _shown(row["tagger"]), _number(row["paper"]))
+        for name, row in (found.get("structure") or {}).items()
+    ]
+    if not rows:
+        return "Not measured: this model has no plan."
+    return (
+        "Pearson's r, over all segments of 10 s, of what the plan holds with what the render "
+        "holds. The paper's column is thoughts of real songs against stems, another question of "
+        "the same kind; `benchmarks/agreement.py` asks it.\n\n"
+    ) + _table(("anchor", "in CLAP's space", "by the tagger", "paper, stems"), rows)
+
+
+def _variety(found: Mapping[str, Any]) -> str:
+    row = found.get("diversity")
+    if not row:
+        return "Not measured: it needs `--reference-dir` with styles."
+    return (
+        f"Mean distance (1 - cosine of CLAP) between four seeds of one prompt: {row['seeds']:.3f}; "
+        f"between real songs of the same style: {row['real']:.3f}; ratio {_shown(row['ratio'])} "
+        f"over {row['prompts']} prompts."
+    )
+
+
+def _codec(found: Mapping[str, Any]) -> str:
+    row = found.get("codec")
+    if not row:
+        return "Not measured: it needs `--reference-dir`."
+    names = {
+        "snr": "SNR, dB",
+        "log_mel_error": "log-mel error, nats",
+        "comb": "comb of steady tones, dB above its surroundings",
+        "clicks": "clicks a second",
+    }
+    return (
+        f"Round trips of {row['windows']} windows of held-out songs, medians; comb and clicks "
+        "count what the original does not have.\n\n"
+    ) + _table(("what", "median"), [(label, _shown(row[name])) for name, label in names.items()])
+
+
+def _ablations(found: Mapping[str, Any]) -> str:
+    rows = []
+    for name, row in (found.get("ablations") or {}).items():
+        heard = [r["clap"]["value"] for r in row["structure"].values() if r["clap"]]
+        rows.append(
+            (
+                LABELS.get(name, name),
+                _shown(row["fad"]),
+                _shown(row.get("fad_added")),
+                _shown(row["clap_score"]),
+                _shown(row.get("clap_score_lost")),
+                _shown(row.get("instrument_auc")),
+                f"{np.mean(heard):.2f}" if heard else "-",
+                _number(PAPER_FAD.get(name), 3),
+            )
+        )
+    if not rows:
+        return "Not measured."
+    count = next(iter(found["ablations"].values()))["songs"]
+    heads = (
+        "variant", "FAD", "FAD added", "CLAP score", "CLAP score lost", "instruments, AUC",
+        "structure, mean r", "paper's FAD",
+    )  # fmt: skip
+    return (
+        f"The same {count} prompts and seeds. `added` and `lost` compare prompt by prompt with the "
+        "whole method: above 0 the variant is worse, and an interval that holds 0 shows no "
+        "difference.\n\n"
+    ) + _table(heads, rows)
+
+
+def _methods(found: Mapping[str, Any]) -> str:
+    return "\n".join(
+        (
+            "- **FAD**: Frechet distance of CLAP embeddings of 10 s windows, fadtk's definition "
+            "(held to scipy's matrix square root within 1e-4 by a test); FAD-infinity from a line "
+            "through subsets over 1/n. Few windows make FAD large: compare equal numbers.",
+            "- **CLAP score**: cosine of prompt and audio, by the CLAP the model was trained with. "
+            "It flatters the model; another CLAP can be passed as `--clap`.",
+            "- **Tagger**: a small network trained on the band's scores, no part of the model "
+            "(`musicot_mlx/reference/tagger.py`). It never heard generated music.",
+            "- **Tempo**: autocorrelation of onset strength (`evaluation/signals.py`).",
+            "- **Comb**: level in dB, averaged over time, at multiples of the decoder's frame rate "
+            "above what lies between them, 4 to 16 kHz. **Clicks**: samples whose second "
+            "difference stands out 20-fold from its 8 ms.",
+            "- **Audiobox-Aesthetics** (the paper's CE, CU, PC, PQ) is not part of this: its "
+            "checkpoint is a WavLM of its own. Score the renders of `--output` with "
+            "`pip install audiobox_aesthetics`, which reads a list of files.",
+        )
+    )
+
+
+def _shown(value: Mapping[str, Any] | None) -> str:
+    if not value:
+        return "-"
+    digits = 1 if abs(value["value"]) >= 10 else 2 if abs(value["value"]) >= 0.1 else 3
+    low, high = (f"{value[end]:.{digits}f}" for end in ("low", "high"))
+    return f"{value['value']:.{digits}f} [{low}, {high}]"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
