@@ -9,7 +9,7 @@ import pytest
 
 from musicot_mlx.nn import elementwise
 
-NAMES = {"exp": mx.exp, "silu": nn.silu, "sigmoid": mx.sigmoid, "gelu": nn.gelu}
+NAMES = {"exp": mx.exp, "silu": nn.silu, "sigmoid": mx.sigmoid, "gelu": nn.gelu, "elu": nn.elu}
 
 
 @pytest.fixture

@@ -17,7 +17,12 @@ import numpy as np
 from musicot_mlx.weights.config import config_from_dict
 
 FeedForward = Literal["relu", "gelu", "gated-gelu", "gated-silu"]
-_ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
+_ACTIVATIONS = {
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "gated-gelu": nn.gelu_approx,  # T5 1.1 was trained with the tanh form
+    "gated-silu": nn.silu,
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class T5Layer(nn.Module):
         super().__init__()
         inner = config.num_heads * config.d_kv
         self._heads = config.num_heads
-        self._activation = _ACTIVATIONS[config.feed_forward_proj.removeprefix("gated-")]
+        self._activation = _ACTIVATIONS[config.feed_forward_proj]
         self.attention_norm = nn.RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.qkv = nn.Linear(config.d_model, 3 * inner, bias=False)
         self.out_proj = nn.Linear(inner, config.d_model, bias=False)

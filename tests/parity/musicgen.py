@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from transformers import (
     EncodecConfig,
-    EncodecModel,
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
@@ -17,6 +16,10 @@ from transformers import (
     T5Config,
 )
 
+from musicot_mlx.convert.keymaps import encodec as codec_map
+from musicot_mlx.convert.keymaps import musicgen as decoder_map
+from musicot_mlx.convert.keymaps import t5 as text_map
+from musicot_mlx.convert.rules import Rule, apply_rules
 from musicot_mlx.models import encodec, musicgen, t5
 from musicot_mlx.weights.checkpoint import load_strict
 
@@ -64,12 +67,17 @@ def randomize(model: torch.nn.Module, *, seed: int = 0) -> None:
 
 
 def reference(
-    *, melody: bool = False, decoder: dict[str, Any] | None = None, text: dict[str, Any] | None = None
+    *,
+    melody: bool = False,
+    decoder: dict[str, Any] | None = None,
+    text: dict[str, Any] | None = None,
 ) -> torch.nn.Module:
     """A whole PyTorch MusicGen, in eval mode, ready to generate greedily with guidance 3."""
     torch.set_num_threads(1)
     frame_rate, bits = 50, 6
-    codec = EncodecConfig(**CODEC, normalize=False, target_bandwidths=[4 * frame_rate * bits / 1000])
+    codec = EncodecConfig(
+        **CODEC, normalize=False, target_bandwidths=[4 * frame_rate * bits / 1000]
+    )
     special = {"pad_token_id": VOCAB, "bos_token_id": VOCAB}
     sizes = {**DECODER, **(decoder or {}), **special}
     parts = {"text_encoder": T5Config(**{**T5, **(text or {})}), "audio_encoder": codec}
@@ -88,131 +96,42 @@ def reference(
     return model.eval()
 
 
-def codec_arrays(state: dict[str, torch.Tensor], config: encodec.EncodecConfig) -> dict:
-    """transformers.EncodecModel's state under our names, weight norm folded."""
-    out, blocks, residuals = {}, len(config.upsampling_ratios), config.num_residual_layers
-
-    def conv(ours: str, theirs: str, *order: int) -> None:
-        base = f"{theirs}.conv"
-        g, v = (state[f"{base}.parametrizations.weight.original{i}"] for i in (0, 1))
-        weight = g * v / v.flatten(1).norm(dim=1).reshape(-1, 1, 1)
-        out[f"{ours}.weight"] = weight.permute(*(order or (0, 2, 1)))
-        out[f"{ours}.bias"] = state[f"{base}.bias"]
-
-    def residual(ours: str, theirs: str) -> None:
-        conv(f"{ours}.narrow", f"{theirs}.block.1")
-        conv(f"{ours}.widen", f"{theirs}.block.3")
-        if config.use_conv_shortcut:
-            conv(f"{ours}.shortcut", f"{theirs}.shortcut")
-
-    for side, first in (("encoder", 1), ("decoder", 2)):
-        conv(f"{side}.first", f"{side}.layers.0")
-        conv(f"{side}.last", f"{side}.layers.{3 + blocks * (residuals + 2)}")
-        lstm = 1 + blocks * (residuals + 2) if side == "encoder" else 1
-        for i in range(config.num_lstm_layers):
-            base = f"{side}.layers.{lstm}.lstm."
-            out[f"{side}.lstm.{i}.wx"] = state[f"{base}weight_ih_l{i}"]
-            out[f"{side}.lstm.{i}.wh"] = state[f"{base}weight_hh_l{i}"]
-            bias = state[f"{base}bias_ih_l{i}"] + state[f"{base}bias_hh_l{i}"]
-            out[f"{side}.lstm.{i}.bias"] = bias
-        for i in range(blocks):
-            start = first + i * (residuals + 2)
-            for j in range(residuals):
-                layer = start + j if side == "encoder" else start + 2 + j
-                residual(f"{side}.blocks.{i}.residual.{j}", f"{side}.layers.{layer}")
-            if side == "encoder":
-                conv(f"encoder.blocks.{i}.downsample", f"encoder.layers.{start + residuals + 1}")
-            else:
-                conv(f"decoder.blocks.{i}.upsample", f"decoder.layers.{start + 1}", 1, 2, 0)
-    for i in range(config.num_quantizers):
-        out[f"quantizer.codebooks.{i}.weight"] = state[f"quantizer.layers.{i}.codebook.embed"]
-    return _arrays(out)
-
-
-def text_arrays(state: dict[str, torch.Tensor], config: t5.T5Config) -> dict:
-    """transformers.T5EncoderModel's state under our names."""
-    bias = "relative_attention_bias.weight"
-    out = {
-        "embed_tokens.weight": state["shared.weight"],
-        bias: state[f"encoder.block.0.layer.0.SelfAttention.{bias}"],
-        "norm.weight": state["encoder.final_layer_norm.weight"],
+def convert(
+    table: list[Rule], state: dict[str, torch.Tensor], *, prefix: str = ""
+) -> dict[str, mx.array]:
+    """The part of a state that begins with `prefix`, under our names."""
+    part = {
+        key.removeprefix(prefix): mx.array(value.detach().numpy())
+        for key, value in state.items()
+        if key.startswith(prefix)
     }
-    for i in range(config.num_layers):
-        ours, theirs = f"layers.{i}", f"encoder.block.{i}.layer"
-        attention, dense = f"{theirs}.0.SelfAttention", f"{theirs}.1.DenseReluDense"
-        out[f"{ours}.qkv.weight"] = torch.cat([state[f"{attention}.{n}.weight"] for n in "qkv"])
-        out[f"{ours}.out_proj.weight"] = state[f"{attention}.o.weight"]
-        out[f"{ours}.attention_norm.weight"] = state[f"{theirs}.0.layer_norm.weight"]
-        out[f"{ours}.mlp_norm.weight"] = state[f"{theirs}.1.layer_norm.weight"]
-        out[f"{ours}.down.weight"] = state[f"{dense}.wo.weight"]
-        if config.gated:
-            out[f"{ours}.gate.weight"] = state[f"{dense}.wi_0.weight"]
-            out[f"{ours}.up.weight"] = state[f"{dense}.wi_1.weight"]
-        else:
-            out[f"{ours}.up.weight"] = state[f"{dense}.wi.weight"]
-    return _arrays(out)
+    return apply_rules(table, part)
 
 
-def decoder_arrays(state: dict[str, torch.Tensor], config: musicgen.MusicgenConfig) -> dict:
-    """The decoder's and the projections' part of a whole MusicGen's state, under our names."""
-    books = range(config.num_codebooks)
-    base = "decoder.model.decoder"
-    out = {
-        "embed_tokens.weight": torch.cat([state[f"{base}.embed_tokens.{k}.weight"] for k in books]),
-        "lm_head.weight": torch.cat([state[f"decoder.lm_heads.{k}.weight"] for k in books]),
-    }
-    keep = ["layer_norm", "enc_to_dec_proj", "audio_enc_to_dec_proj"]
-    for i in range(config.num_hidden_layers):
-        layer = f"layers.{i}"
-        own = [state[f"{base}.{layer}.self_attn.{n}_proj.weight"] for n in "qkv"]
-        out[f"{layer}.self_attn.qkv.weight"] = torch.cat(own)
-        keep += [f"{layer}.{name}" for name in ("self_attn.out_proj", "self_attn_layer_norm")]
-        keep += [f"{layer}.{name}" for name in ("fc1", "fc2", "final_layer_norm")]
-        if not config.melody:
-            text = [state[f"{base}.{layer}.encoder_attn.{n}_proj.weight"] for n in "kv"]
-            out[f"{layer}.encoder_attn.kv.weight"] = torch.cat(text)
-            keep += [f"{layer}.encoder_attn.{name}" for name in ("q_proj", "out_proj")]
-            keep += [f"{layer}.encoder_attn_layer_norm"]
-    for name in keep:
-        for kind in ("weight", "bias"):
-            for key in (f"{base}.{name}.{kind}", f"{name}.{kind}"):
-                if key in state:
-                    out[f"{name}.{kind}"] = state[key]
-    return _arrays(out)
+def codec_twin(model: torch.nn.Module, *, prefix: str = "") -> encodec.Encodec:
+    """An EnCodec in MLX, with the reference's weights."""
+    whole = model.audio_encoder if prefix else model
+    sizes = codec_map.config(whole.config.to_dict())
+    codec = encodec.Encodec(encodec.EncodecConfig.from_dict(sizes))
+    arrays = convert(codec_map.rules(sizes), model.state_dict(), prefix=prefix)
+    load_strict(codec, arrays, where="codec")
+    return codec
 
 
-def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, mx.array]:
-    return {key: mx.array(value.detach().contiguous().numpy()) for key, value in tensors.items()}
-
-
-def _part(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-
-
-def twin(
-    model: torch.nn.Module,
-) -> tuple[t5.T5Encoder, musicgen.Musicgen, encodec.Encodec]:
+def twin(model: torch.nn.Module) -> tuple[t5.T5Encoder, musicgen.Musicgen, encodec.Encodec]:
     """The three parts in MLX, with the reference's weights."""
-    state, config = model.state_dict(), model.config
-    text = {name: getattr(config.text_encoder, name) for name in T5}
-    text["feed_forward_proj"] = config.text_encoder.feed_forward_proj
-    encoder = t5.T5Encoder(t5.T5Config.from_dict(text))
-    load_strict(encoder, text_arrays(_part(state, "text_encoder"), encoder.config), where="text")
-
-    sizes = {name: getattr(config.decoder, name) for name in DECODER}
-    sizes["text_hidden_size"] = text["d_model"]
-    if hasattr(config, "num_chroma"):
-        sizes |= {"num_chroma": config.num_chroma, "chroma_length": config.chroma_length}
+    state, config = model.state_dict(), model.config.to_dict()
+    encoder = t5.T5Encoder(t5.T5Config.from_dict(text_map.config(config["text_encoder"])))
+    load_strict(encoder, convert(text_map.RULES, state, prefix="text_encoder."), where="text")
+    sizes = decoder_map.config(config, frame_rate=50.0)
     lm = musicgen.Musicgen(musicgen.MusicgenConfig.from_dict(sizes))
-    load_strict(lm, decoder_arrays(state, lm.config), where="decoder")
-
-    codec = encodec.Encodec(encodec.EncodecConfig.from_dict({**CODEC, "num_quantizers": 4}))
-    load_strict(codec, codec_arrays(_part(state, "audio_encoder"), codec.config), where="codec")
-    return encoder, lm, codec
+    rest = {k: v for k, v in state.items() if not k.startswith(("text_encoder.", "audio_encoder."))}
+    load_strict(lm, convert(decoder_map.rules(sizes), rest), where="decoder")
+    return encoder, lm, codec_twin(model, prefix="audio_encoder.")
 
 
 def generate(model: torch.nn.Module, **inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What the reference draws: codes (songs, codebooks, frames) and waveform (songs, n, channels)."""
+    """What the reference draws: codes (songs, codebooks, frames), waveform (songs, n, channels)."""
     seen, decode = [], model.audio_encoder.decode
 
     def record(codes: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
