@@ -68,6 +68,10 @@ def _gelu_steps(x: mx.array) -> mx.array:
     return 0.5 * (x + size - size * tail)
 
 
+def _elu_steps(x: mx.array) -> mx.array:
+    return mx.maximum(x, 0) + (exp_steps(mx.minimum(x, 0)) - 1)
+
+
 def _exp_slope(x: mx.array, y: mx.array) -> mx.array:
     return y
 
@@ -87,6 +91,10 @@ def _gelu_slope(x: mx.array, y: mx.array) -> mx.array:
     return mx.where(x > 0, below, mx.where(x < 0, 1 - below, 0.5)) + x * density
 
 
+def _elu_slope(x: mx.array, y: mx.array) -> mx.array:
+    return mx.where(x > 0, 1, y + 1)
+
+
 def _compiled(
     steps: Callable[[mx.array], mx.array], slope: Callable[[mx.array, mx.array], mx.array]
 ) -> Callable[[mx.array], mx.array]:
@@ -100,6 +108,7 @@ _exp = _compiled(exp_steps, _exp_slope)
 _sigmoid = _compiled(_sigmoid_steps, _sigmoid_slope)
 _silu = _compiled(silu_steps, _silu_slope)
 _gelu = _compiled(_gelu_steps, _gelu_slope)
+_elu = _compiled(_elu_steps, _elu_slope)
 
 
 def exp(x: mx.array) -> mx.array:
@@ -119,6 +128,11 @@ def sigmoid(x: mx.array) -> mx.array:
 def gelu(x: mx.array) -> mx.array:
     """x * Phi(x) with the normal distribution itself, not its tanh approximation."""
     return _gelu(x) if plain_is_slow(x) else nn.gelu(x)
+
+
+def elu(x: mx.array) -> mx.array:
+    """x where it is positive, e to the power of x minus 1 elsewhere."""
+    return _elu(x) if plain_is_slow(x) else nn.elu(x)
 
 
 def in_blocks(f: Callable[[mx.array], mx.array], x: mx.array, width: int) -> mx.array:
