@@ -102,6 +102,18 @@ def test_few_rows_in_both_forms(monkeypatch, rows):
         assert mx.abs(y - layer(x)).max().item() < 1e-5
 
 
+@pytest.mark.parametrize("time", [1, 3])
+def test_attention_in_both_forms(monkeypatch, time):
+    q, k, v = (mx.random.normal((2, 3, n, 8)) * 2 for n in (time, 11, 11))
+    mask = (mx.arange(11) >= mx.array([0, 4])[:, None])[:, None, None]
+    for kind in (None, mask, "causal"):
+        expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.5, mask=kind)
+        for slow in (True, False):
+            monkeypatch.setattr(few_rows, "plain_is_slow", lambda x, slow=slow: slow)
+            y = few_rows.attention(q, k, v, scale=0.5, mask=kind)
+            assert mx.abs(y - expected).max().item() < 1e-5
+
+
 def test_few_rows_leaves_other_layers_alone():
     x = mx.random.normal((2, 1, 64))
     for layer in (nn.Linear(64, 10), nn.Linear(64, 10, bias=False).to_quantized(bits=8)):

@@ -23,7 +23,7 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.nn.elementwise import gelu
-from musicot_mlx.nn.few_rows import linear
+from musicot_mlx.nn.few_rows import attention, linear
 from musicot_mlx.nn.mlx_lm_light import KVCache
 from musicot_mlx.weights.config import config_from_dict
 
@@ -133,8 +133,7 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # (batch, heads, time, head_dim) each
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
-        scale = q.shape[-1] ** -0.5
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        y = attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
         return linear(self.out_proj, y.swapaxes(1, 2).reshape(batch, time, -1))
 
 
@@ -158,9 +157,8 @@ class CrossAttention(nn.Module):
     def __call__(self, x: mx.array, cross: Cross) -> mx.array:
         batch, time, _ = x.shape
         q = linear(self.q_proj, x).reshape(batch, time, self._heads, -1).swapaxes(1, 2)
-        y = mx.fast.scaled_dot_product_attention(
-            q, cross.keys, cross.values, scale=q.shape[-1] ** -0.5, mask=cross.mask
-        )
+        scale = q.shape[-1] ** -0.5
+        y = attention(q, cross.keys, cross.values, scale=scale, mask=cross.mask)
         return linear(self.out_proj, y.swapaxes(1, 2).reshape(batch, time, -1))
 
 
