@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.band.dataset import make_dataset
+from musicot_mlx.reference.band.tables import FIRST_ORDER, ORDER
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,8 +19,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--channels", type=int, choices=(1, 2), default=1, help="(default: 1)")
     parser.add_argument("--stems", action="store_true", help="also a WAV a family of instruments")
+    parser.add_argument(
+        "--styles",
+        metavar="A,B",
+        default=",".join(ORDER),
+        help=f"styles that seeds walk through, or `first`: the {len(FIRST_ORDER)} that the first "
+        "musicot-mini heard (default: all)",
+    )
     args = parser.parse_args(argv)
     options = {k: v for k, v in vars(args).items() if k != "folder"}
+    named = tuple(name.strip() for name in args.styles.split(","))
+    options["styles"] = FIRST_ORDER if args.styles == "first" else named
     try:
         for _ in tqdm(make_dataset(args.folder, **options), total=args.songs, unit="song"):
             pass

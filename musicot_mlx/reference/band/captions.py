@@ -3,10 +3,16 @@
 import numpy as np
 
 from musicot_mlx.reference.band.piece import Piece
-from musicot_mlx.reference.band.tables import CYMBALS, INSTRUMENTS, KICKS, SNARES, STYLES
+from musicot_mlx.reference.band.tables import CYMBALS, INSTRUMENTS, KICKS, SNARES, STYLES, Style
 
 SLOW, FAST = 92.0, 122.0  # BPM below and above which a tempo word may be said
 RHYTHM = ("bass", "drums")
+SOFT, LOUD = 66, 106  # mean velocity up to which an instrument is soft, and from which it is loud
+MISSABLE = ("drums", "bass", "guitar", "piano", "strings")  # families whose absence is worth saying
+SECTION_WORDS = {
+    "INTRO": ("intro", "opening"), "VERSE": ("verse",), "CHORUS": ("chorus", "full part"),
+    "BREAK": ("break", "quiet part"), "OUTRO": ("outro", "ending"),
+}  # fmt: skip
 TEMPO_WORDS = {
     "slow": ("slow", "slow", "slow-paced", "unhurried", "down-tempo"),
     "medium": ("mid-tempo", "medium-tempo", "moderate"),
@@ -49,6 +55,10 @@ def caption(
             word,
         )
         return str(rng.choice(forms))
+    if rng.random() < 0.28:
+        told = _told(piece, names, words, rng, start, end)
+        if told:
+            return str(rng.choice(told))
     if kind < 0.22:  # one instrument that can be heard: what anchors are made of
         return str(rng.choice(words))
     if kind < 0.42:
@@ -75,11 +85,140 @@ def caption(
     return str(rng.choice(forms))
 
 
-def _roles(piece: Piece, names: list[str], words: list[str], genre: str, mood: str) -> list[str]:
-    """Captions that say who leads and who carries; "drums and bass" where that is all there is."""
+def _told(
+    piece: Piece,
+    names: list[str],
+    words: list[str],
+    rng: np.random.Generator,
+    start: float,
+    end: float | None,
+) -> list[str]:
+    """Captions that tell more: what is missing, who comes and goes, which part of a song it is, how
+    softly it is played, and tempo in other words; only what the score proves.
+    """
+    style = STYLES[piece.style]
+    genre, mood = str(rng.choice(style.words)), str(rng.choice(piece.moods))
+    tempo, bpm = tempo_word(piece, rng), round(piece.bpm)
+    band = _listed(words, rng, most=3)
+    forms = [
+        f"around {bpm} beats per minute, {band}",
+        f"{genre}, {bpm} BPM",
+        f"{tempo} {genre}, about {bpm} BPM, with {band}",
+    ]
+    usual = {INSTRUMENTS[name].family for part in style.parts for name in part.instruments}
+    absent = [
+        family
+        for family in MISSABLE
+        if (family in usual or family in RHYTHM) and not _sounds(piece, family, start, end)
+    ]
+    if any("strings" in word for word in words):  # synth strings are no strings, but sound so
+        absent = [family for family in absent if family != "strings"]
+    if absent:
+        gone = str(rng.choice(absent))
+        forms += [f"{band}, no {gone}", f"{genre} without {gone}", f"{mood} {genre}, no {gone}"]
+        if len(absent) > 1:
+            one, other = (str(x) for x in rng.permutation(absent)[:2])
+            forms += [f"{band}, without {one} or {other}"]
+    forms += _touched(piece, names, words, tempo, mood, start, end)
+    forms += _changes(piece, rng, start, end)
+    forms += _part_of_song(piece, style, genre, band, rng, start, end)
+    return forms
+
+
+def _sounds(piece: Piece, family: str, start: float, end: float | None) -> bool:
+    """Whether any of a family can be heard in the window, however briefly."""
+    shares = piece.shares(start, end)
+    return any(share > 0 and INSTRUMENTS[name].family == family for name, share in shares.items())
+
+
+def _touched(
+    piece: Piece,
+    names: list[str],
+    words: list[str],
+    tempo: str,
+    mood: str,
+    start: float,
+    end: float | None,
+) -> list[str]:
+    """ "A slow, sad cello over soft piano": who is soft or loud, by the velocities played."""
+    stop = piece.duration if end is None else end
+    forms, soft = [], []
+    for name, word in zip(names, words, strict=True):
+        struck = [
+            n.velocity for n in piece.notes if n.instrument == name and start <= n.start < stop
+        ]
+        if len(struck) < 4:
+            continue
+        if np.mean(struck) <= SOFT:
+            soft.append(name)
+            forms += [f"soft {word}", f"quietly played {word}"]
+        elif np.mean(struck) >= LOUD:
+            forms += [f"loud {word}"]
+    said = dict(zip(names, words, strict=True))
+    lead = [n for n in _melodic(piece) if n in names]
+    for name in soft:
+        forms += [f"{_a(tempo)}, {mood} {said[top]} over soft {said[name]}"
+                  for top in lead if top != name]  # fmt: skip
+    return forms
+
+
+def _changes(piece: Piece, rng: np.random.Generator, start: float, end: float | None) -> list[str]:
+    """Who comes in and who drops out between the first and the last third of a window."""
+    stop = piece.duration if end is None else end
+    third = (stop - start) / 3
+    if not 2.0 < third < 8.0:
+        return []
+    before = piece.instruments(start, start + third)
+    after = piece.instruments(stop - third, stop)
+    early, late = piece.shares(start, start + third), piece.shares(stop - third, stop)
+    enter = [n for n in after if early.get(n, 0.0) == 0.0]
+    leave = [n for n in before if late.get(n, 0.0) == 0.0]
+    stay = [n for n in before if n in after]
+
+    def word(name: str) -> str:
+        return _word(piece, name, rng, start, end)
+
+    forms = []
+    if enter and stay:
+        forms += [
+            f"{word(stay[0])} joined by {word(enter[0])}",
+            f"{word(stay[0])}, later with {word(enter[0])}",
+        ]
+    if leave and stay:
+        forms += [f"{word(stay[0])} going on after {word(leave[0])}"]
+    return forms
+
+
+def _part_of_song(
+    piece: Piece,
+    style: Style,
+    genre: str,
+    band: str,
+    rng: np.random.Generator,
+    start: float,
+    end: float | None,
+) -> list[str]:
+    """Which part of the song the window lies in, where it lies in one alone."""
+    stop = piece.duration if end is None else end
+    inside = [s for s in piece.sections if s.start < stop - 1.0 and s.end > start + 1.0]
+    if len(inside) != 1:
+        return []
+    part = str(rng.choice(SECTION_WORDS[inside[0].name]))
+    noun = str(rng.choice(style.nouns))
+    return [f"the {part} of {_a(genre)} {noun}: {band}", f"{genre} {part} with {band}"]
+
+
+def _melodic(piece: Piece) -> list[str]:
+    """Instruments that only ever carry the melody in this style."""
     parts = STYLES[piece.style].parts
     chordal = {n for part in parts if part.play != "melody" for n in part.instruments}
-    melodic = {n for part in parts if part.play == "melody" for n in part.instruments} - chordal
+    melodic = [n for part in parts if part.play == "melody" for n in part.instruments]
+    return [name for name in dict.fromkeys(melodic) if name not in chordal]
+
+
+def _roles(piece: Piece, names: list[str], words: list[str], genre: str, mood: str) -> list[str]:
+    """Captions that say who leads and who carries; "drums and bass" where that is all there is."""
+    melodic = _melodic(piece)
     family = {name: INSTRUMENTS[name].family for name in names}
     said = dict(zip(names, words, strict=True))
     lead = [said[name] for name in names if name in melodic]

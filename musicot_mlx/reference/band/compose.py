@@ -1,6 +1,6 @@
 """How the band writes a piece: form, harmony, parts and feel, all drawn from one seed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,10 +96,12 @@ class Song:
         return [(self.tonic + self.degree(root + step)) % 12 for step in steps]
 
 
-def compose(seed: int, *, duration: float = 60.0, style: str | None = None) -> Piece:
+def compose(
+    seed: int, *, duration: float = 60.0, style: str | None = None, order: Sequence[str] = ORDER
+) -> Piece:
     """Write a piece of `duration` seconds; the same seed always gives the same piece.
 
-    Without a style the seed walks through all of them; "solo" draws one of the solo styles.
+    Without a style the seed walks through those of `order`; "solo" draws one of the solo styles.
     Raises MusicotError for an unknown style or less than 5 seconds.
     """
     if duration < 5:
@@ -107,7 +109,7 @@ def compose(seed: int, *, duration: float = 60.0, style: str | None = None) -> P
     rng = np.random.default_rng(seed)
     if style == "solo":
         style = SOLO_STYLES[rng.integers(len(SOLO_STYLES))]
-    style = style or ORDER[seed % len(ORDER)]
+    style = style or order[seed % len(order)]
     if style not in STYLES:
         raise MusicotError(f"unknown style {style!r}; choose one of {', '.join(STYLES)} or solo")
     kind = STYLES[style]
@@ -300,6 +302,10 @@ def _note(
     start = song.seconds(bar, step) + float(rng.normal(0.0, loose))
     end = song.seconds(bar, 0) + (step + length) * song.step - 0.01
     velocity = seat.part.velocity * LEVEL[stretch.name] * touch + float(rng.normal(0.0, 4.0))
+    if song.style.breath:
+        swell = _swell(bar - stretch.first + step / STEPS)
+        velocity *= 1 + song.style.breath * swell
+        start -= 0.1 * song.style.breath * max(swell, 0.0) * song.step  # leans in, never drags
     start = max(start, 0.0)
     return Note(
         start,
@@ -308,6 +314,12 @@ def _note(
         int(np.clip(velocity, 20, 127)),
         seat.instrument,
     )
+
+
+def _swell(bar: float) -> float:
+    """-1 to 1: a phrase of four bars rises to its third bar and falls back."""
+    place = bar % 4 / 4
+    return float(np.sin(np.pi * place**1.4) * 2 - 1)
 
 
 def _hits(rhythm: str) -> Iterator[tuple[int, int, str]]:

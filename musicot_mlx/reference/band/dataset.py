@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from musicot_mlx.reference.band.captions import caption
 from musicot_mlx.reference.band.compose import compose
 from musicot_mlx.reference.band.piece import Piece
 from musicot_mlx.reference.band.render import render, render_stems
+from musicot_mlx.reference.band.tables import ORDER
 
 WINDOW, HOP = 10.0, 2.5  # seconds of a captioned window, and between two of them
 WORDINGS = 6  # captions a window
@@ -54,12 +55,14 @@ def describe(piece: Piece, audio_file: str) -> dict[str, Any]:
     }
 
 
-def _make(seed: int, folder: Path, duration: float, channels: int, stems: bool) -> dict[str, Any]:
+def _make(
+    seed: int, folder: Path, duration: float, channels: int, stems: bool, styles: Sequence[str]
+) -> dict[str, Any]:
     """Compose and render a song; the entry of the metadata."""
-    piece = compose(seed, duration=duration)
+    piece = compose(seed, duration=duration, order=styles)
     audio, score = folder / f"{seed:06d}.wav", folder / f"{seed:06d}.npz"
     with atomic_path(score) as temporary:
-        np.savez_compressed(temporary, roll=piece.roll())
+        np.savez_compressed(temporary, roll=piece.roll(), loudness=piece.loudness())
     if stems:
         apart = stems_folder(audio)
         begun = apart.with_name(f".{apart.name}.part")  # a folder under its name is whole
@@ -114,10 +117,13 @@ def make_dataset(
     workers: int = 2,
     channels: int = 1,
     stems: bool = False,
+    styles: Sequence[str] = ORDER,
 ) -> Iterator[int]:
     """Write `songs` songs, styles mixed from the start, and metadata.json; yields the count done.
 
     stems: beside each song a folder with a WAV a family of instruments, which add up to the song.
+    styles: what the seeds walk through; FIRST_ORDER makes the songs that the first musicot-mini
+    heard. Beside each song an .npz holds its `roll` and the `loudness` of each family.
 
     Songs that metadata.json lists are kept as they are, so an interrupted run goes on where it
     stopped; the metadata is rewritten every 50 songs, so that training can start while the rest is
@@ -131,7 +137,8 @@ def make_dataset(
     yield from range(1, songs - len(missing) + 1)
     if not missing:
         return
-    make = partial(_make, folder=folder, duration=duration, channels=channels, stems=stems)
+    make = partial(_make, folder=folder, duration=duration, channels=channels, stems=stems,
+                   styles=tuple(styles))  # fmt: skip
     done = songs - len(missing)
     with ProcessPoolExecutor(workers) as pool:
         for entry in pool.map(make, missing):

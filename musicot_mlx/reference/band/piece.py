@@ -106,6 +106,17 @@ class Piece:
             "instruments": list(dict.fromkeys(names + families)),
         }
 
+    def loudness(self, frame_rate: float = 25.0) -> np.ndarray:
+        """Loudest velocity sounding (0-1) in each of FAMILIES, float16 (frames, families)."""
+        frames = int(round(self.duration * frame_rate))
+        table = np.zeros((frames, len(FAMILIES)), np.float16)
+        place = ((np.arange(frames) + 0.5) / frame_rate * GRID).astype(int)
+        for name, row in self._grid.items():
+            column = FAMILIES.index(INSTRUMENTS[name].family)
+            heard = row[np.minimum(place, len(row) - 1)].astype(np.float16)
+            table[:, column] = np.maximum(table[:, column], heard)
+        return table
+
     def roll(self, frame_rate: float = 25.0) -> np.ndarray:
         """Piano roll, uint8 0/1 (frames, 131): 128 pitches, then kick, snare and cymbal onsets."""
         frames = int(round(self.duration * frame_rate))

@@ -153,6 +153,20 @@ DRUMS = {
     "retro tom": {"kick": "X..x..X.X..x..X.", "snare": "....X.......X...",
                   "hat": "xoxoxoxoxoxoxoxo", "tom": ".............xxx"},
     "march": {"kick": "X.......X.......", "snare": "x..xx.x.x..xxxxx", "crash": "x..............."},
+    "hip hop": {"kick": "X..x....x.X.....", "snare": "....X.......X...",
+                "hat": "x.x.x.x.x.x.x.xx"},
+    "half time": {"kick": "X.....x...x..x..", "clap": "........X.......",
+                  "hat": "xoxoxxxoxoxoxxxx", "open": "......x........."},
+    "punk": {"kick": "X.x.....X.x.....", "snare": "....X.......X...", "hat": "X.X.X.X.X.X.X.X."},
+    "punk gallop": {"kick": "X..X..X.X..X..X.", "snare": "..X...X...X...X.",
+                    "crash": "X.......X......."},
+    "shuffle": {"ride": "X.x.X.x.X.x.X.x.", "kick": "X.......X.x.....",
+                "snare": "....X.......X..."},
+    "slow shuffle": {"hat": "X.x.X.x.X.x.X.x.", "kick": "X.....x.X.......",
+                     "snare": "....X.......X..o"},
+    "one drop": {"kick": "........X.......", "rim": "........X.......", "hat": "x.x.x.x.x.x.x.x."},
+    "steppers": {"kick": "X...X...X...X...", "rim": "........X.....o.",
+                 "hat": "xoxoxoxoxoxoxoxo"},
     "cinematic": {"kick": "X.....x.X.......", "tom": "....x.xx....x.xx",
                   "crash": "x..............."},
 }
@@ -174,6 +188,11 @@ RHYTHMS = {  # chords, strums, arpeggios, power chords
     "eighths": ("x-x-x-x-x-x-x-x-", "X-x-x-X-x-x-X-x-"),
     "sixteenths": ("XxxxXxxxXxxxXxxx", "XxxXxxXxxXxxXxXx", "X.xxX.xxX.xxX.xx"),
     "flowing": ("x-x-x-x-x-x-x-x-", "x---x-x-x---x-x-", "x---x---x-x-x---"),
+    "skank": ("....X.......X...", "....X.o.....X.o.", "..X...X...X...X."),
+    "bubble": ("..x.x.x...x.x.x.", "..x.x.....x.x..."),
+    "downstrokes": ("X-X-X-X-X-X-X-X-", "X-x-x-x-X-x-x-x-", "X-X-X-X-X---X---"),
+    "shuffle chords": ("X-x.X-x.X-x.X-x.", "..x-X-....x-X-..", "X-....x-X-....x-"),
+    "loop": ("X-------..x-X---", "X---..x-....x---", "X-----x-----x---"),
     "slow arpeggio": ("x---x---x---x---", "x---x---x-------", "x-----x-----x---"),
 }
 
@@ -192,6 +211,9 @@ BASS = {
     "walking": ("R---3---5---a---", "R---5---7---a---", "R---7---5---a---", "R---5---3---a---"),
     "bossa": ("R-----5-5-----5-", "R-----5-8-----5-"),
     "folk": ("R-------5-------", "R---..5-R---..5-"),
+    "boom": ("R-------....R-..", "R---------R-....", "R-----..R--R..5-"),
+    "boogie": ("R-3-5-7-8-7-5-3-", "R-R-3-3-5-5-7-5-", "R---3---5---3-a-"),
+    "dub": ("R-..R-5-..R-..8-", "R-----5-8-..5-R-", "....R-R-..5-R-8-"),
     "synthwave": ("R-R-R-R-R-R-R-R-", "RRRRRRRRRRRRRRRR", "R.RRR.RRR.RRR.RR"),
 }
 
@@ -209,6 +231,11 @@ MELODIES = {  # two bars each
     "heroic": ("X-------x---x-x-X-----------....", "X---x-x-X---x---x-------x-------",
                "X-----x-X-------x---x---x-------"),
     "shred": ("xxxxxxxxxxxxxxxxX---xxxxX-------", "x-x-xxxxx-x-xxxxX-X-x-x-X-------"),
+    "bluesy": ("x-x-X---........x-x-x-X---......", "..x-x-x-X-----..............x-x-",
+               "X---x-x-....x---X-x-x---........"),
+    "hook": ("x-x-..x-x---....x-x-..x-X---....", "X---..x-x-x-....X---..x-x---....",
+             "x-x-x-x-....x---x-x-x-x-........"),
+    "dubby": ("x---....x-x-............x---....", "..x-x---........x-x-x---........"),
     "lyrical": ("x-------x-----x-x-----------x---", "x-----x-x---x---x---------------",
                 "x---x---x-------x-------x---..--", "x-----------x---x---x---x-------"),
     "etude": ("x-x-x-x-x-x-x-x-x-x-x-x-x-------", "x-x-x-x-x---x-x-x-x-x-x-x---x---"),
@@ -224,6 +251,10 @@ KEYS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 PROGRESSIONS = {  # scale degrees from 0, one chord a bar
     "pop": ((0, 4, 5, 3), (0, 5, 3, 4), (5, 3, 0, 4), (0, 3, 5, 4), (0, 2, 3, 4)),
     "minor pop": ((0, 5, 2, 6), (0, 6, 5, 6), (0, 3, 5, 6), (0, 5, 3, 4), (0, 2, 6, 5)),
+    "blues": ((0, 0, 0, 0, 3, 3, 0, 0, 4, 3, 0, 4), (0, 3, 0, 0, 3, 3, 0, 0, 4, 3, 0, 0)),
+    "punk": ((0, 3, 4, 3), (0, 4, 5, 3), (0, 3, 0, 4), (0, 5, 3, 4)),
+    "reggae": ((0, 0, 3, 3), (0, 3, 4, 3), (0, 5, 3, 4), (5, 5, 3, 3)),
+    "loop": ((0, 0, 5, 5), (0, 3, 0, 3), (0, 0, 3, 0), (0, 5, 3, 5)),
     "static": ((0, 0, 0, 0), (0, 0, 5, 6), (0, 0, 3, 0), (0, 6, 0, 5)),
     "jazz": ((1, 4, 0, 5), (0, 5, 1, 4), (2, 5, 1, 4), (1, 4, 0, 0), (0, 3, 2, 5, 1, 4, 0, 4)),
     "minor jazz": ((0, 3, 4, 0), (1, 4, 0, 0), (0, 5, 1, 4)),
@@ -253,7 +284,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Style:
-    """A way of playing: BPM range, modes, progressions, seats, words, swing as part of a step."""
+    """A way of playing: BPM range, modes, progressions, seats, words, swing as part of a step.
+
+    breath: share by which phrases of four bars swell and fall back, and lean into the beat.
+    """
 
     words: tuple[str, ...]
     bpm: tuple[float, float]
@@ -267,6 +301,7 @@ class Style:
     sevenths: bool = False
     slow_chords: bool = False
     solo: bool = False
+    breath: float = 0.0
 
 
 STYLES = {
@@ -409,6 +444,50 @@ STYLES = {
          Part("arpeggio", ("synth pluck",), ("sixteenths", "eighths"), 84, 0.8, 69),
          Part("melody", ("synth lead", "square lead"), ("song", "heroic"), 92, 0.9, 74)),
         ("nostalgic", "dreamy", "retro", "driving"), ("track", "tune")),
+    "hip hop": Style(
+        ("hip hop", "hip hop", "rap beat", "hip hop instrumental"), (80, 100), ("minor", "dorian"),
+        ("loop",),
+        (Part("drums", ("drum machine", "drum kit"), ("hip hop", "half time"), 108),
+         Part("bass", ("synth bass", "electric bass"), ("boom",), 106, register=33),
+         Part("chords", ("piano", "string section", "electric piano"), ("loop", "stabs"), 84,
+              register=62),
+         Part("melody", ("flute", "synth lead", "vibraphone", "trumpet"), ("hook", "sparse"), 84,
+              0.7, 72),
+         Part("chords", ("synth pad", "brass section"), ("whole", "stabs"), 72, 0.5, 65)),
+        ("hard", "streetwise", "laid-back", "moody"), ("beat", "beat", "track", "instrumental"),
+        swing16=0.15, slow_chords=True, breath=0.08),
+    "punk": Style(
+        ("punk", "punk rock", "fast punk", "hardcore punk"), (150, 180), ("major", "mixolydian"),
+        ("punk",),
+        (Part("drums", ("rock drum kit",), ("punk", "punk gallop"), 114),
+         Part("power", ("distorted guitar", "overdriven guitar"), ("downstrokes",), 112,
+              register=44),
+         Part("bass", ("electric bass",), ("chug", "rock"), 108, register=34),
+         Part("melody", ("overdriven guitar", "distorted guitar"), ("hook", "song"), 104, 0.6, 72)),
+        ("raw", "angry", "energetic", "rebellious"), ("song", "track", "anthem"), breath=0.05),
+    "blues": Style(
+        ("blues", "blues", "twelve-bar blues", "chicago blues"), (60, 116),
+        ("mixolydian", "dorian"), ("blues",),
+        (Part("drums", ("drum kit", "brushed drums"), ("shuffle", "slow shuffle"), 92),
+         Part("bass", ("electric bass", "acoustic bass"), ("boogie", "walking"), 98, register=38),
+         Part("chords", ("piano", "organ", "clean guitar"), ("shuffle chords", "comping"), 82,
+              register=62),
+         Part("melody", ("overdriven guitar", "clean guitar", "saxophone"), ("bluesy",), 98,
+              register=68),
+         Part("chords", ("organ", "brass section"), ("whole", "stabs"), 70, 0.4, 65)),
+        ("soulful", "gritty", "lonesome", "smoky"), ("tune", "song", "jam"), swing8=0.66,
+        sevenths=True, breath=0.16),
+    "reggae": Style(
+        ("reggae", "roots reggae", "reggae", "dub reggae"), (66, 88), ("minor", "major", "dorian"),
+        ("reggae",),
+        (Part("drums", ("drum kit",), ("one drop", "steppers"), 98),
+         Part("bass", ("electric bass",), ("dub",), 112, register=33),
+         Part("chords", ("clean guitar",), ("skank",), 92, register=66),
+         Part("chords", ("organ",), ("bubble",), 76, 0.9, 60),
+         Part("melody", ("trombone", "trumpet", "saxophone", "brass section"), ("dubby", "hook"),
+              90, 0.7, 66)),
+        ("sunny", "relaxed", "warm", "easygoing"), ("tune", "song", "groove"), swing16=0.1,
+        breath=0.12),
     "solo piano": Style(
         ("solo piano", "piano music", "piano piece", "piano ballad"), (54, 84),
         ("major", "minor", "dorian"),
@@ -445,10 +524,13 @@ STYLES = {
 }
 # fmt: on
 SOLO_STYLES = tuple(name for name, style in STYLES.items() if style.solo)
-# the order in which seeds walk through the styles: neighbours differ
-ORDER = (
+# the styles that the first musicot-mini heard, in the order of its songs
+FIRST_ORDER = (
     "techno", "solo piano", "metal", "jazz swing", "solo cello", "lo-fi hip hop", "rock",
     "orchestral", "house",
     "solo guitar", "drum and bass", "bossa nova", "ambient", "funk", "solo flute", "synthwave",
     "folk", "solo violin",
 )  # fmt: skip
+# the order in which seeds walk through the styles: neighbours differ
+ORDER = (*FIRST_ORDER[:4], "reggae", *FIRST_ORDER[4:8], "hip hop", *FIRST_ORDER[8:13], "punk",
+         *FIRST_ORDER[13:], "blues")  # fmt: skip
