@@ -1,10 +1,13 @@
 """Files appear whole or not at all: written under a temporary name, then renamed."""
 
 import errno
+import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from musicot_mlx.errors import MusicotError, RunError
 
@@ -50,3 +53,12 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any, *, sort_keys: bool = False) -> None:
+    """Write JSON that people can read, whole or not at all: lists of numbers stand on one line."""
+    text = json.dumps(value, indent=1, sort_keys=sort_keys, allow_nan=False)
+    # a line break within text is escaped in JSON, so these are all between items
+    inner = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s*\]")
+    text = inner.sub(lambda found: "[" + re.sub(r",\n\s+", ", ", found[1]) + "]", text)
+    write_text(path, text + "\n")

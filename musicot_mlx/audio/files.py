@@ -24,27 +24,49 @@ _BLOCK = 1 << 20  # frames handled at a time, so that long songs need no second 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
-def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
-    """Waveform float32 (frames, channels) and its sample rate in Hz, from any file soundfile reads.
+def read_audio(
+    path: str | Path, *, start: float = 0.0, seconds: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Waveform float32 (frames, channels) and its sample rate in Hz, from any file soundfile reads:
+    all of it, or up to `seconds` from `start` on.
 
     Raises MusicotError for a missing, broken or empty file, and for samples that are not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "doesn't exist"
-        raise MusicotError(f"audio file {path} {kind}")
-    try:
-        waveform, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        why = getattr(error, "error_string", None) or str(error)
-        raise MusicotError(
-            f"can't read {path} as audio ({why.strip().rstrip('.')}); pass a WAV, FLAC or MP3 file"
-        ) from error
+    with _opened(path) as file:
+        sample_rate = file.samplerate
+        file.seek(min(round(start * sample_rate), file.frames))
+        frames = -1 if seconds is None else round(seconds * sample_rate)
+        waveform = file.read(frames, dtype="float32", always_2d=True)
     if not len(waveform):
         raise MusicotError(f"audio file {path} holds no samples")
     if not np.isfinite(waveform).all():
         raise MusicotError(f"audio file {path} holds NaN or infinite samples")
     return waveform, int(sample_rate)
+
+
+def audio_frames(path: str | Path) -> tuple[int, int]:
+    """How many frames an audio file has, and its sample rate in Hz; the samples stay unread.
+
+    Raises MusicotError for a missing or broken file.
+    """
+    with _opened(path) as file:
+        return file.frames, int(file.samplerate)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    path = Path(path)
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "doesn't exist"
+        raise MusicotError(f"audio file {path} {kind}")
+    try:
+        with soundfile.SoundFile(path) as file:
+            yield file
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        why = getattr(error, "error_string", None) or str(error)
+        raise MusicotError(
+            f"can't read {path} as audio ({why.strip().rstrip('.')}); pass a WAV, FLAC or MP3 file"
+        ) from error
 
 
 def resample(waveform: np.ndarray, sample_rate: int, target_rate: int) -> np.ndarray:

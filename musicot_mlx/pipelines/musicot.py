@@ -19,14 +19,10 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx import __version__
-from musicot_mlx.audio.files import read_audio
+from musicot_mlx.audio.files import audio_frames
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.diffusion import sample_windows
-from musicot_mlx.generation.semantic import (
-    Condition,
-    audio_many,
-    plan_thoughts,
-)
+from musicot_mlx.generation.semantic import Condition, audio_many, plan_many
 from musicot_mlx.models.clap import Clap, ClapConfig, ClapEmbedder
 from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
@@ -35,8 +31,17 @@ from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTok
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.pipelines.candidates import MOST, candidate_seeds, score
-from musicot_mlx.pipelines.plan import Plan
+from musicot_mlx.pipelines.plan import Origin, Plan
 from musicot_mlx.pipelines.song import Song, soft_limit
+from musicot_mlx.pipelines.thoughts import (
+    Audio,
+    blended,
+    hear,
+    quantised,
+    unit,
+    vectors_of,
+    window_count,
+)
 from musicot_mlx.weights.adapters import read_adapters
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
@@ -59,6 +64,7 @@ PARTS: dict[str, tuple[type, type]] = {
     "vae": (VAE, VAEConfig),
 }
 SHORTEST, LONGEST = 1.0, 300.0  # seconds
+Reference = str | Path | Sequence[str | Path]  # one file or several
 
 
 def load(
@@ -128,6 +134,7 @@ _DEFAULTS: dict[str, Any] = {
     "duration": 30.0,
     "seed": 0,
     "candidates": 1,
+    "reference_weights": None,
     "lyrics": None,
     "tags": None,
 }
@@ -144,7 +151,8 @@ class RenderOptions(TypedDict, total=False):
     duration: float  # seconds, 1 to 300
     seed: int
     candidates: int  # songs drawn, of which the nearest to prompt and plan is kept
-    reference: str | Path | None  # audio file whose thoughts are borrowed (section 5.4)
+    reference: Reference | None  # audio files whose thoughts are borrowed (section 5.4)
+    reference_weights: Sequence[float] | None  # one for each; None: alike
     lyrics: str | None
     tags: Sequence[str] | None  # those of the model; None: every tag near the prompt (eq 5)
     thought_temperature: float | None
@@ -217,7 +225,8 @@ class MusicotPipeline:
         *,
         duration: float = 30.0,
         seed: int = 0,
-        reference: str | Path | None = None,
+        reference: Reference | None = None,
+        reference_weights: Sequence[float] | None = None,
         lyrics: str | None = None,
         tags: Sequence[str] | None = None,
         thought_temperature: float | None = None,
@@ -226,12 +235,12 @@ class MusicotPipeline:
         top_p: float = 1.0,
         progress: Progress | None = None,
     ) -> Plan:
-        """The thoughts of a song of `duration` seconds: drawn by the LM, or those of a reference
-        file.
+        """The thoughts of a song of `duration` seconds: drawn by the LM, or those of a reference.
 
-        The reference's CLAP-RVQ codes stand in the thought slot (section 5.4); without a prompt its
-        CLAP vector is the condition too. Raises MusicotError for an empty prompt, an unknown tag, a
-        bad file.
+        The reference's CLAP-RVQ codes stand in the thought slot (section 5.4), and nothing else of
+        it goes into the song; without a prompt its CLAP vector is the condition too. Several files
+        are blended by weight (alike, where there are no weights), each followed from its beginning
+        to its end. Raises MusicotError for an empty prompt, an unknown tag, a bad file.
         """
         if not SHORTEST <= duration <= LONGEST:
             raise MusicotError(f"duration is {duration:g} s; ask for {SHORTEST:g} to {LONGEST:g} s")
@@ -239,42 +248,138 @@ class MusicotPipeline:
             raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
         if prompt is None and reference is None:
             raise MusicotError("nothing to plan; give a prompt or a reference")
-        segments = self.semantic_lm.config.segments(self._frames(duration))
-        windows = None
-        if reference is not None:
-            windows = self.clap.embed_audio(*read_audio(reference))  # (windows, dim)
-        vector = _unit(windows.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
+        segments, step = self.segments(duration), self.semantic_lm.config.thought_seconds
+        if reference is None:
+            if reference_weights is not None:
+                raise MusicotError("there are reference weights, but no reference")
+            vector = self.clap.embed_text([prompt])[0]
+            origin = Origin("drawn", prompt, seed=seed)
+        else:
+            files = _references(reference)
+            weights = reference_weights or [1.0] * len(files)
+            heard = blended(self, files, weights, step, segments)  # (segments, dim)
+            vector = unit(heard.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
+            names = " + ".join(Path(file).name for file in files)
+            origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
         chosen = self._tags(vector, tags)
-        if windows is not None:
-            codes = np.array(self.rvq.encode(mx.array(windows)[None])[0])  # (levels, windows)
-            codes = codes[:, np.arange(segments) % codes.shape[1]]  # a short reference repeats
+        if reference is not None:
+            codes = quantised(self, heard)
         else:
             if progress:
                 progress("thoughts", 0, segments)
-            codes = plan_thoughts(
-                self.semantic_lm,
-                self._condition(vector, chosen, lyrics or ""),
+            codes = self.draw_thoughts(
+                vector,
                 segments=segments,
-                temperature=_or(thought_temperature, self.sampling.thought_temperature),
-                guidance_scale=_or(thought_guidance, self.sampling.thought_guidance),
-                key=_key(seed, "thoughts"),
+                seed=seed,
+                tags=chosen,
+                lyrics=lyrics or "",
+                thought_temperature=thought_temperature,
+                thought_guidance=thought_guidance,
                 top_k=top_k,
                 top_p=top_p,
-            )
+            )[0]
             if progress:
                 progress("thoughts", segments, segments)
         plan = Plan(
-            codes=codes.astype(np.int32),
+            codes=codes,
             embeddings=np.zeros((0, 0), dtype=np.float32),
             vector=vector,
             duration=float(duration),
-            thought_seconds=self.semantic_lm.config.thought_seconds,
+            thought_seconds=step,
             seed=seed,
             prompt=prompt,
             tags=tuple(chosen),
             lyrics=lyrics or "",
+            origins=(origin,) * segments,
         )
         return self.check_plan(plan, "the plan")
+
+    def plan_from_audio(
+        self,
+        audio: Audio,
+        prompt: str | None = None,
+        *,
+        duration: float | None = None,
+        seed: int = 0,
+        lyrics: str | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> Plan:
+        """The thoughts that audio itself holds, at its own pace: of all of it, or its beginning.
+
+        audio: a file, or (waveform, rate in Hz). Without a prompt its CLAP vector is the condition.
+        Raises MusicotError for audio that can't be read, or is shorter than `duration`.
+        """
+        frames, rate = (
+            (len(audio[0]), audio[1]) if isinstance(audio, tuple) else audio_frames(audio)
+        )
+        name = "the audio" if isinstance(audio, tuple) else str(audio)
+        lasts, duration = frames / rate, _or(duration, frames / rate)
+        if not SHORTEST <= duration <= LONGEST:
+            raise MusicotError(
+                f"{name}: {duration:.4g} s; a plan covers {SHORTEST:g} to {LONGEST:g} s, so pass a "
+                "duration"
+            )
+        if lasts < duration - 0.1:
+            raise MusicotError(
+                f"{name} lasts {lasts:.4g} s, less than the {duration:g} s asked for"
+            )
+        step, segments = self.semantic_lm.config.thought_seconds, self.segments(duration)
+        windows = np.minimum(np.arange(segments), window_count(audio, step) - 1)
+        heard = hear(self, audio, step, windows.tolist())  # (segments, dim)
+        vector = unit(heard.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
+        file = None if isinstance(audio, tuple) else str(audio)
+        origins = [Origin("audio", file=file, start=float(window * step)) for window in windows]
+        plan = Plan(
+            codes=quantised(self, heard),
+            embeddings=np.zeros((0, 0), dtype=np.float32),
+            vector=vector,
+            duration=float(duration),
+            thought_seconds=step,
+            seed=seed,
+            prompt=prompt,
+            tags=tuple(self._tags(vector, tags)),
+            lyrics=lyrics or "",
+            origins=tuple(origins),
+        )
+        return self.check_plan(plan, "the plan")
+
+    def segments(self, duration: float) -> int:
+        """Thoughts of a song of `duration` seconds."""
+        return self.semantic_lm.config.segments(self._frames(duration))
+
+    def draw_thoughts(
+        self,
+        vector: np.ndarray,
+        *,
+        segments: int,
+        seed: int,
+        songs: int = 1,
+        tags: Sequence[str] | None = None,
+        lyrics: str = "",
+        given: np.ndarray | None = None,
+        thought_temperature: float | None = None,
+        thought_guidance: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> np.ndarray:
+        """Codes from the LM, int32 (songs, levels, segments), under a CLAP vector (dim,).
+
+        given: codes (levels, segments) that stay, -1 where free. Several songs draw from parts of
+        the seed, in one batch.
+        """
+        condition = self._condition(vector, self._tags(vector, tags), lyrics)
+        key = _key(seed, "thoughts")
+        return plan_many(
+            self.semantic_lm,
+            [condition] * songs,
+            segments=segments,
+            temperature=_or(thought_temperature, self.sampling.thought_temperature),
+            guidance_scale=_or(thought_guidance, self.sampling.thought_guidance),
+            keys=[key] if songs == 1 else list(mx.random.split(key, songs)),
+            top_k=top_k,
+            top_p=top_p,
+            given=given,
+        )
 
     def check_plan(self, plan: Plan, where: str) -> Plan:
         """The plan with its vectors, if it is one that this model can render; MusicotError
@@ -293,16 +398,15 @@ class MusicotPipeline:
             raise MusicotError(f"{where}: vector must hold {config.clap_dim} finite numbers")
         if not SHORTEST <= plan.duration <= LONGEST:
             raise MusicotError(f"{where}: duration must lie in {SHORTEST:g} to {LONGEST:g} s")
-        if not bare and config.segments(self._frames(plan.duration)) != codes.shape[1]:
+        if not bare and self.segments(plan.duration) != codes.shape[1]:
             raise MusicotError(
                 f"{where}: {codes.shape[1]} thoughts do not cover {plan.duration:g} s; one covers "
                 f"{config.thought_seconds:g} s"
             )
         self._tags(plan.vector, plan.tags)
         if bare:
-            return plan.with_vectors(_unit(plan.vector)[None], self)
-        vectors = np.array(self.rvq.decode(mx.array(codes)[None])[0].astype(mx.float32))
-        return plan.with_vectors(_unit(vectors), self)
+            return plan.with_vectors(unit(plan.vector)[None], self)
+        return plan.with_vectors(vectors_of(self, codes), self)
 
     def generate(self, prompt: str | None = None, **options: Unpack[RenderOptions]) -> Song:
         """Prompt to song: waveform, codes, plan and the settings that make it again.
@@ -454,11 +558,12 @@ class MusicotPipeline:
             values |= {"plan": plan.to_dict(), "duration": plan.duration}
             prompt = plan.prompt if prompt is None else prompt
         if reference is not None:
-            values["reference"] = str(reference)
+            files = [str(file) for file in _references(reference)]
+            values["reference"] = files[0] if len(files) == 1 else files
         if self.adapters:
             values["adapter_path"] = list(self.adapters)
-        tags = values["tags"]
-        values |= {"tags": None if tags is None else list(tags)}
+        for name in ("tags", "reference_weights"):
+            values[name] = None if values[name] is None else list(values[name])
         return {**values, "prompt": prompt, "model": self.name, "version": __version__}
 
     # --- one run ----------------------------------------------------------------------------------
@@ -471,7 +576,8 @@ class MusicotPipeline:
         plan: Plan | None = None,
         duration: float = 30.0,
         seed: int = 0,
-        reference: str | Path | None = None,
+        reference: Reference | None = None,
+        reference_weights: Sequence[float] | None = None,
         lyrics: str | None = None,
         tags: Sequence[str] | None = None,
         thought_temperature: float | None = None,
@@ -504,6 +610,7 @@ class MusicotPipeline:
                 duration=duration,
                 seed=seed,
                 reference=reference,
+                reference_weights=reference_weights,
                 lyrics=lyrics,
                 tags=tags,
                 thought_temperature=thought_temperature,
@@ -617,5 +724,5 @@ def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True).clip(min=1e-9)).astype(np.float32)
+def _references(reference: Reference) -> list[str | Path]:
+    return [reference] if isinstance(reference, (str, Path)) else list(reference)

@@ -2,34 +2,54 @@
 
 A thought is a CLAP audio embedding quantised by RVQ (arXiv 2503.19611, section 4.2). As it lives in
 the space of texts, `plan.activity(["drums", "piano"])` reads what each segment holds (section 5.3).
+Plans don't change: every edit returns a new one, whose history tells how it came about. Segments
+count from 0; -1 is the last, and a slice means several.
 """
 
-import json
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from musicot_mlx.atomic import write_text
+from musicot_mlx.atomic import write_json
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.activity import activity
+from musicot_mlx.pipelines.plan_file import FORMAT, VERSION, checked, plan_within, read_plan
+from musicot_mlx.pipelines.thoughts import (
+    Audio,
+    Composer,
+    from_words,
+    hear,
+    quantised,
+    slerp,
+    spread,
+    window_count,
+)
 
-if TYPE_CHECKING:
-    from musicot_mlx.models.clap import ClapEmbedder
-    from musicot_mlx.models.rvq import ResidualVQ
-
-FORMAT, VERSION = "musicot-plan", 1
+Where = int | slice | Sequence[int]
+BEGINS, NEAR = 8, 0.02  # numbers of each vector that a file keeps; 16-bit weights differ by less
 
 
-class Renderer(Protocol):
-    """A model that can say whether it can render a plan, and give its thoughts their vectors."""
+@dataclass(frozen=True)
+class Origin:
+    """Where a thought came from: drawn by the LM for a prompt, or for words of its own; heard in an
+    audio file, `start` seconds into it; between two others. What is not known is None.
+    """
 
-    clap: "ClapEmbedder"
-    rvq: "ResidualVQ"
+    kind: str  # "drawn", "words", "audio", "morph", "unknown"
+    words: str | None = None
+    file: str | None = None
+    start: float | None = None
+    seed: int | None = None
 
-    def check_plan(self, plan: "Plan", where: str) -> "Plan": ...
+    def __str__(self) -> str:
+        if self.kind == "audio":
+            name = Path(self.file).name if self.file else self.words or "audio"
+            return name if self.start is None else f"{name} at {self.start:g} s"
+        return self.words or self.kind
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,7 @@ class Plan:
 
     codes: int32 (levels, segments), coarse level first; embeddings: float32 (segments, dim), unit
     length; vector: float32 (dim,), the CLAP embedding that conditions the song; duration in
-    seconds.
+    seconds; origins: where each segment's thought came from; history: the edits, oldest first.
     """
 
     codes: np.ndarray
@@ -50,7 +70,9 @@ class Plan:
     prompt: str | None = None
     tags: tuple[str, ...] = ()
     lyrics: str = ""
-    model: "Renderer | None" = field(default=None, repr=False, compare=False)
+    origins: tuple[Origin, ...] = ()
+    history: tuple[dict[str, Any], ...] = ()
+    model: Composer | None = field(default=None, repr=False, compare=False)
 
     @property
     def segments(self) -> int:
@@ -60,7 +82,9 @@ class Plan:
         """The same request without a chain of thoughts: the base system that the paper compares
         with, for songs of up to the model's context.
         """
-        return replace(self, codes=self.codes[:, :0])
+        return replace(self, codes=self.codes[:, :0], origins=())
+
+    # --- view -------------------------------------------------------------------------------------
 
     def activity(self, anchors: Sequence[str], *, calibrated: bool = True) -> np.ndarray:
         """How much each thought sounds like each text, float32 (segments, anchors).
@@ -68,15 +92,214 @@ class Plan:
         In standard deviations above the model's typical thought, so that anchors compare; bare
         cosines where not `calibrated`. Raises MusicotError for a plan without its model.
         """
-        if self.model is None:
-            raise MusicotError(
-                "this plan has no model at hand; load it with Plan.load(path, model)"
+        model = self._model()
+        return activity(
+            self.embeddings, anchors, embedder=model.clap, rvq=model.rvq, calibrated=calibrated
+        )
+
+    def __getitem__(self, where: int | slice) -> "Plan":
+        """These segments as a plan of their own, to put into another."""
+        places = self._places(where)
+        return self._arranged(places, {"edit": "take", "segments": places})
+
+    def changed(self, other: "Plan") -> int:
+        """The first segment whose thought differs from the other plan's; where one ends, if none
+        does.
+        """
+        shared = min(self.segments, other.segments)
+        differ = (self.codes[:, :shared] != other.codes[:, :shared]).any(axis=0)
+        return int(np.argmax(differ)) if differ.any() else shared
+
+    # --- edit -------------------------------------------------------------------------------------
+
+    def replace(
+        self, where: Where, source: "str | Audio | Plan", *, seed: int | None = None
+    ) -> "Plan":
+        """Other thoughts in these segments: those of a text, an audio file, or another plan.
+
+        A text is drawn by the LM, `seed` deciding which of its thoughts. Audio is a Path,
+        `"@file.wav"` or (waveform, rate in Hz); its windows of 10 s, as a plan's segments, fill the
+        places in turn and begin anew where they run out. All other segments keep their codes.
+        Raises MusicotError for segments that aren't there and sources that can't be used.
+        """
+        places = self._places(where)
+        seed = self._seed(seed)
+        codes, origins, record = self._thoughts(source, len(places), seed)
+        columns = np.arange(len(places)) % codes.shape[1]
+        new_codes, new_origins = self.codes.copy(), list(self.origins)
+        new_codes[:, places] = codes[:, columns]
+        for place, column in zip(places, columns, strict=True):
+            new_origins[place] = origins[column]
+        return self._edited(
+            {"edit": "replace", "segments": places, **record}, codes=new_codes, origins=new_origins
+        )
+
+    def morph(self, other: "Plan", amount: float, *, where: Where | None = None) -> "Plan":
+        """Thoughts `amount` (0 to 1) of the way to the other plan's: slerp, then quantised again.
+
+        Whole plans meet from beginning to end whatever their lengths, and what the song is asked to
+        be goes the same way; `where` morphs these segments only: `plan.morph(plan[3], 0.5,
+        where=1)`. Raises MusicotError for an amount beyond 0 to 1.
+        """
+        if not 0 <= amount <= 1:
+            raise MusicotError(f"the amount of a morph is {amount}; give 0 (none) to 1 (the other)")
+        places = list(range(self.segments)) if where is None else self._places(where)
+        columns = spread(other.segments, len(places))
+        theirs = other.codes[:, columns]
+        if len(theirs) != len(self.codes):
+            raise MusicotError("the plans come from models of different codebooks")
+        between = theirs if amount == 1 else self.codes[:, places]  # the ends stay exact
+        if 0 < amount < 1:
+            vectors = slerp(self.embeddings[places], other.embeddings[columns], amount)
+            between = quantised(self._model(), vectors)
+        codes, origins = self.codes.copy(), list(self.origins)
+        codes[:, places] = between
+        for place, column in zip(places, columns, strict=True):
+            ours, origin = self.origins[place], other.origins[column]
+            if 0 < amount < 1:
+                origin = Origin("morph", f"{ours} > {origin}"[:200])
+            origins[place] = ours if amount == 0 else origin
+        changes: dict[str, Any] = {}
+        if where is None:
+            nearer = self if amount < 0.5 else other
+            changes = {"prompt": nearer.prompt, "tags": nearer.tags, "lyrics": nearer.lyrics}
+            changes["vector"] = (
+                nearer.vector if amount in (0, 1) else slerp(self.vector, other.vector, amount)
             )
-        clap, rvq = self.model.clap, self.model.rvq
-        return activity(self.embeddings, anchors, embedder=clap, rvq=rvq, calibrated=calibrated)
+        record = {"edit": "morph", "segments": places, "amount": float(amount)}
+        record["by"] = other.prompt or str(other.origins[0])
+        return self._edited(record, codes=codes, origins=origins, **changes)
+
+    def redraw(
+        self,
+        lock: Where = (),
+        *,
+        seed: int | None = None,
+        thought_temperature: float | None = None,
+        thought_guidance: float | None = None,
+    ) -> "Plan":
+        """New thoughts from the LM in all segments but the locked ones, which keep their codes.
+
+        In the level-major order a locked segment's coarse code is heard by the segments after it,
+        and by all segments at the finer levels.
+        """
+        locked = set(self._places(lock)) if not _is_empty(lock) else set()
+        free = [i for i in range(self.segments) if i not in locked]
+        if not free:
+            raise MusicotError("all segments are locked; leave one out to have it drawn anew")
+        given = self.codes.copy()
+        given[:, free] = -1
+        return self._drawn(
+            given,
+            {"edit": "redraw", "segments": free, "seed": self._seed(seed)},
+            thought_temperature=thought_temperature,
+            thought_guidance=thought_guidance,
+        )
+
+    def extend(
+        self,
+        seconds: float,
+        *,
+        seed: int | None = None,
+        thought_temperature: float | None = None,
+        thought_guidance: float | None = None,
+    ) -> "Plan":
+        """The plan of a song that is `seconds` longer: the LM goes on from the thoughts there are.
+
+        Raises MusicotError for a song that would last over 300 s.
+        """
+        if not 0 < seconds < np.inf:
+            raise MusicotError(f"a plan can't be extended by {seconds:g} s")
+        duration = self.duration + float(seconds)
+        more = self._model().segments(duration) - self.segments
+        _check_length(duration)
+        given = np.pad(self.codes, ((0, 0), (0, more)), constant_values=-1)
+        return self._drawn(
+            given,
+            {"edit": "extend", "seconds": float(seconds), "seed": self._seed(seed)},
+            duration=duration,
+            thought_temperature=thought_temperature,
+            thought_guidance=thought_guidance,
+        )
+
+    def insert(
+        self,
+        before: int,
+        source: "str | Audio | Plan",
+        *,
+        count: int | None = None,
+        seed: int | None = None,
+    ) -> "Plan":
+        """New segments before segment `before` (at the end where that is `plan.segments`).
+
+        Sources are those of `replace`. count: how many segments; None: one of a text, all of audio
+        and of a plan.
+        """
+        before = operator.index(before)
+        if not 0 <= before <= self.segments:
+            raise MusicotError(
+                f"can't insert before segment {before}; this plan takes 0 to {self.segments}"
+            )
+        if count is not None and not 1 <= count <= 1000:
+            raise MusicotError(f"can't insert {count} segments; insert at least 1")
+        seed = self._seed(seed)
+        if count is None and not isinstance(source, (str, Plan)) or _is_file(source):
+            count = count or window_count(_audio(source), self.thought_seconds)
+        if count is None:
+            count = source.segments if isinstance(source, Plan) else 1
+        duration = self.thought_seconds * (self.segments + count)
+        if before < self.segments:  # the last segment stays as short as it is
+            duration += self.duration - self.thought_seconds * self.segments
+        _check_length(duration)
+        codes, origins, record = self._thoughts(source, count, seed)
+        columns = np.arange(count) % codes.shape[1]
+        origins = [origins[column] for column in columns]
+        record |= {"edit": "insert", "segments": list(range(before, before + count))}
+        return self._edited(
+            record,
+            codes=np.insert(self.codes, [before], codes[:, columns], axis=1),
+            origins=[*self.origins[:before], *origins, *self.origins[before:]],
+            duration=duration,
+        )
+
+    def repeat(self, where: Where, times: int = 1) -> "Plan":
+        """These segments once more, `times` over, after the last of them."""
+        if not 1 <= operator.index(times) <= 1000:
+            raise MusicotError(f"can't repeat segments {times} times; repeat at least once")
+        places = self._places(where)
+        after = max(places) + 1
+        order = [*range(after), *places * times, *range(after, self.segments)]
+        return self._arranged(order, {"edit": "repeat", "segments": places, "times": times})
+
+    def delete(self, where: Where) -> "Plan":
+        """The plan without these segments; at least one must stay."""
+        places = self._places(where)
+        order = [i for i in range(self.segments) if i not in places]
+        if not order:
+            raise MusicotError("all segments would be deleted; leave at least one")
+        return self._arranged(order, {"edit": "delete", "segments": places})
+
+    def reorder(self, order: Sequence[int]) -> "Plan":
+        """All segments in another order: `plan.reorder([2, 0, 1])` begins with the third."""
+        places = self._places(order)
+        if sorted(places) != list(range(self.segments)):
+            raise MusicotError(
+                f"an order must name each of the segments 0 to {self.segments - 1} once; arrange "
+                "takes any"
+            )
+        return self._arranged(places, {"edit": "reorder", "segments": places})
+
+    def arrange(self, order: Sequence[int]) -> "Plan":
+        """Segments in any order, named twice to be heard twice and left out to be deleted."""
+        places = self._places(order)
+        return self._arranged(places, {"edit": "arrange", "segments": places})
+
+    # --- keep -------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON; the thoughts' vectors follow from their codes and are not kept."""
+        """The plan as JSON (`plan.schema.json`); its vectors follow from the codes and aren't kept,
+        but for their beginnings, which tell whether a model has the same codebooks.
+        """
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -87,61 +310,191 @@ class Plan:
             "duration": self.duration,
             "thought_seconds": self.thought_seconds,
             "codes": self.codes.tolist(),
+            "begins": [
+                [round(float(v), 3) for v in row[:BEGINS]]
+                for row in self.embeddings[: self.segments]
+            ],
+            "origins": [
+                {key: value for key, value in asdict(origin).items() if value is not None}
+                for origin in self.origins
+            ],
+            "history": [dict(record) for record in self.history],
             "vector": [float(v) for v in self.vector],
         }
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, whole or not at all."""
-        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        write_json(path, self.to_dict())
 
     @classmethod
-    def load(cls, source: "str | Path | dict[str, Any]", model: "Renderer") -> "Plan":
-        """A saved plan, from a file or from its JSON object, for the model that is to render it.
+    def load(cls, source: "str | Path | dict[str, Any]", model: Composer) -> "Plan":
+        """A saved plan, from a file, the .json beside a song, or its JSON object, for the model
+        that is to render it.
 
-        Raises MusicotError for a file that is no plan and for codes that the model does not have.
+        Raises MusicotError, one line, for a file that is no plan, codes that the model does not
+        have, and thoughts that mean something else to it than they did.
         """
-        where = "the plan"
-        if not isinstance(source, dict):
-            where = str(source)
-            source = _read(Path(source))
-        if source.get("format") != FORMAT:
-            raise MusicotError(f"{where} is not a plan; make one with `musicot plan -o plan.json`")
-        if source.get("version") != VERSION:
-            raise MusicotError(
-                f"{where} is a plan of version {source.get('version')!r}; expected {VERSION}"
-            )
-        try:
-            codes = np.array(source["codes"], dtype=np.int32)
-            vector = np.array(source["vector"], dtype=np.float32)
-            plan = cls(
-                codes=codes,
-                embeddings=np.zeros((0, 0), dtype=np.float32),
-                vector=vector,
-                duration=float(source["duration"]),
-                thought_seconds=float(source["thought_seconds"]),
-                seed=int(source["seed"]),
-                prompt=None if source["prompt"] is None else str(source["prompt"]),
-                tags=tuple(str(tag) for tag in source["tags"]),
-                lyrics=str(source["lyrics"]),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise MusicotError(
-                f"{where} is a damaged plan ({type(error).__name__}: {error})"
-            ) from None
-        return model.check_plan(plan, where)
+        if isinstance(source, dict):
+            where, value = "the plan", checked(plan_within(source), "the plan")
+        else:
+            where, value = str(source), read_plan(Path(source))
+        codes = np.array(value["codes"], dtype=np.int32)
+        # version 1 didn't say where thoughts came from
+        origins = value.get("origins", [{"kind": "unknown"}] * codes.shape[1])
+        plan = cls(
+            codes=codes,
+            embeddings=np.zeros((0, 0), dtype=np.float32),
+            vector=np.array(value["vector"], dtype=np.float64).astype(np.float32),
+            duration=float(value["duration"]),
+            thought_seconds=float(value["thought_seconds"]),
+            seed=int(value["seed"]),
+            prompt=value["prompt"],
+            tags=tuple(value["tags"]),
+            lyrics=value["lyrics"],
+            origins=tuple(Origin(**origin) for origin in origins),
+            history=tuple(value.get("history", ())),
+        )
+        plan = model.check_plan(plan, where)
+        for row, begins in zip(plan.embeddings, value.get("begins", ()), strict=False):
+            if not np.allclose(row[: len(begins)], begins[: len(row)], rtol=0, atol=NEAR):
+                raise MusicotError(
+                    f"{where} was made with another model: its codes mean other thoughts to this "
+                    "one; pass --model, or plan anew"
+                )
+        return plan
 
-    def with_vectors(self, embeddings: np.ndarray, model: "Renderer") -> "Plan":
+    def with_vectors(self, embeddings: np.ndarray, model: Composer) -> "Plan":
         """The same plan with the vectors of its thoughts and the model that it is for."""
         return replace(self, embeddings=embeddings, model=model)
 
+    # --- how edits are made -----------------------------------------------------------------------
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MusicotError(f"can't read the plan {path} ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise MusicotError(f"{path} is not JSON, so it is not a plan ({error})") from None
-    if not isinstance(value, dict):
-        raise MusicotError(f"{path} is not a plan; make one with `musicot plan -o plan.json`")
-    return value
+    def _model(self) -> Composer:
+        if self.model is None:
+            raise MusicotError(
+                "this plan has no model at hand; load it with Plan.load(path, model)"
+            )
+        return self.model
+
+    def _seed(self, seed: int | None) -> int:
+        """A seed that no edit before had, unless one is asked for."""
+        return self.seed + 1 + len(self.history) if seed is None else seed
+
+    def _places(self, where: Where) -> list[int]:
+        """Segments as non-negative numbers, in the order given."""
+        count = self.segments
+        if isinstance(where, slice):
+            places = list(range(count))[where]
+        else:
+            single = not isinstance(where, Sequence) and not hasattr(where, "__len__")
+            try:
+                places = [operator.index(i) for i in ([where] if single else where)]
+            except TypeError:
+                raise MusicotError(f"segments are whole numbers, got {where!r}") from None
+            for place in places:
+                if not -count <= place < count:
+                    # IndexError as well, so that a plan can be looped over
+                    raise _NoSegment(f"there is no segment {place}; this plan has 0 to {count - 1}")
+            places = [place % count for place in places]
+        if not places:
+            raise MusicotError(f"no segment is meant by {where}; this plan has 0 to {count - 1}")
+        return places
+
+    def _thoughts(
+        self, source: "str | Audio | Plan", count: int, seed: int
+    ) -> tuple[np.ndarray, list[Origin], dict[str, Any]]:
+        """Codes (levels, some), where each comes from, and what the history says of it."""
+        model = self._model()
+        if isinstance(source, Plan):
+            if len(source.codes) != len(self.codes):
+                raise MusicotError("the plans come from models of different codebooks")
+            return (
+                source.codes,
+                list(source.origins),
+                {"by": f"plan: {source.prompt or ''}".strip()},
+            )
+        if isinstance(source, str) and not _is_file(source):
+            codes = from_words(model, source, count, seed)
+            words = " ".join(source.split())
+            origins = [Origin("words", words, seed=seed)] * count
+            return codes, origins, {"by": words, "seed": seed}
+        audio, step = _audio(source), self.thought_seconds
+        windows = list(range(min(count, window_count(audio, step))))
+        codes = quantised(model, hear(model, audio, step, windows))
+        file = None if isinstance(audio, tuple) else str(audio)
+        origins = [Origin("audio", file=file, start=window * step) for window in windows]
+        return codes, origins, {"by": file or "audio"}
+
+    def _drawn(
+        self,
+        given: np.ndarray,
+        record: dict[str, Any],
+        *,
+        duration: float | None = None,
+        thought_temperature: float | None,
+        thought_guidance: float | None,
+    ) -> "Plan":
+        """The plan with codes from the LM wherever `given` holds -1."""
+        codes = self._model().draw_thoughts(
+            self.vector,
+            tags=self.tags,
+            lyrics=self.lyrics,
+            segments=given.shape[1],
+            given=given,
+            seed=record["seed"],
+            thought_temperature=thought_temperature,
+            thought_guidance=thought_guidance,
+        )[0]
+        drawn = Origin("drawn", self.prompt, seed=record["seed"])
+        free = (given < 0).any(axis=0)
+        origins = [drawn if is_free else self.origins[i] for i, is_free in enumerate(free)]
+        return self._edited(
+            record, codes=codes, origins=origins, duration=duration or self.duration
+        )
+
+    def _arranged(self, order: list[int], record: dict[str, Any]) -> "Plan":
+        """Segments in this order; only the last may be shorter than the others."""
+        step, last = self.thought_seconds, self.segments - 1
+        tail = self.duration - step * last if order[-1] == last else step
+        duration = step * (len(order) - 1) + tail
+        _check_length(duration)
+        origins = [self.origins[i] for i in order]
+        return self._edited(record, codes=self.codes[:, order], origins=origins, duration=duration)
+
+    def _edited(self, record: dict[str, Any], **changes: Any) -> "Plan":
+        changes["codes"] = np.ascontiguousarray(changes["codes"], dtype=np.int32)
+        changes["origins"] = tuple(changes["origins"])
+        plan = replace(self, **changes, history=(*self.history, record))
+        return self._model().check_plan(plan, "the edited plan")
+
+
+class _NoSegment(MusicotError, IndexError):
+    """A segment that the plan does not have."""
+
+
+def _is_empty(where: Where) -> bool:
+    return hasattr(where, "__len__") and len(where) == 0
+
+
+def _is_file(source: "str | Audio | Plan") -> bool:
+    return isinstance(source, Path) or (isinstance(source, str) and source.startswith("@"))
+
+
+def _audio(source: Audio) -> Audio:
+    """An audio file's path, or the waveform and its rate, of a source that is no text."""
+    if isinstance(source, str):
+        return Path(source.removeprefix("@"))
+    if isinstance(source, Path):
+        return source
+    if isinstance(source, tuple) and len(source) == 2:
+        return np.asarray(source[0], dtype=np.float32), int(source[1])
+    raise MusicotError(
+        f"a segment can't be made of {type(source).__name__}; pass a text, a Path or '@file' of "
+        "audio, (waveform, rate), or a plan"
+    )
+
+
+def _check_length(duration: float) -> None:
+    """Before work is done for a song that could not be rendered."""
+    if duration > 300:
+        raise MusicotError(f"the song would last {duration:g} s; a plan covers at most 300 s")

@@ -1,0 +1,152 @@
+"""Thoughts from words, from audio, and from each other: what plans are made and edited with.
+
+Words become thoughts through the LM, which writes a plan of the words alone, several times over;
+the one nearest to the words in CLAP's space is taken. Measured on the embedded model: quantising
+the vector of the text itself gives thoughts that no music has (their nearest real one is at a
+cosine of 0.95, against 0.98), and filling the gap with the words as the condition lets the
+neighbours overrule them ("solo piano" amid heavy metal keeps its drums in one seed of three, with
+32 tries as well).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from musicot_mlx.audio.files import audio_frames, read_audio
+from musicot_mlx.errors import MusicotError
+
+if TYPE_CHECKING:
+    from musicot_mlx.models.clap import ClapEmbedder
+    from musicot_mlx.models.rvq import ResidualVQ
+    from musicot_mlx.pipelines.plan import Plan
+
+TRIES = 8  # thoughts drawn for words, of which the nearest is taken
+SHORTEST_WINDOW = 1.0  # seconds; a shorter rest of a file has no thought of its own
+
+Audio = str | Path | tuple[np.ndarray, int]  # a file, or a waveform with its rate in Hz
+
+
+class Composer(Protocol):
+    """What a plan asks of its model: MusicotPipeline has it."""
+
+    clap: "ClapEmbedder"
+    rvq: "ResidualVQ"
+
+    def check_plan(self, plan: "Plan", where: str) -> "Plan": ...
+
+    def segments(self, duration: float) -> int: ...
+
+    def draw_thoughts(self, vector: np.ndarray, **options: Any) -> np.ndarray: ...
+
+
+def from_words(model: Composer, text: str, count: int, seed: int) -> np.ndarray:
+    """Codes (levels, count) of `count` segments that sound like the text.
+
+    Raises MusicotError for an empty text.
+    """
+    text = " ".join(text.split())
+    if not text:
+        raise MusicotError("the text of a segment is empty; describe the music, e.g. 'solo piano'")
+    vector = model.clap.embed_text([text])[0]
+    drawn = model.draw_thoughts(vector, segments=count, seed=seed, songs=TRIES)
+    near = [float((vectors_of(model, codes) @ vector).mean()) for codes in drawn]
+    return drawn[int(np.argmax(near))]
+
+
+def vectors_of(model: Composer, codes: np.ndarray) -> np.ndarray:
+    """Codes (levels, segments) as unit vectors float32 (segments, dim)."""
+    return unit(np.array(model.rvq.decode(mx.array(codes)[None])[0].astype(mx.float32)))
+
+
+def quantised(model: Composer, vectors: np.ndarray) -> np.ndarray:
+    """Codes int32 (levels, segments) of vectors (segments, dim), taken at unit length."""
+    unit_vectors = mx.array(unit(vectors))[None]
+    return np.array(model.rvq.encode(unit_vectors)[0], dtype=np.int32)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., dim) at unit length, float32."""
+    size = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / size.clip(min=1e-9)).astype(np.float32)
+
+
+def slerp(a: np.ndarray, b: np.ndarray, amount: float) -> np.ndarray:
+    """Unit vectors `amount` of the way from a to b (..., dim) along the great circle."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    angle = np.arccos((a * b).sum(axis=-1, keepdims=True).clip(-1, 1))
+    near = np.sin(angle) < 1e-6  # the same direction, or opposite: no circle to follow
+    safe = np.where(near, 1.0, np.sin(angle))
+    from_a = np.where(near, 1 - amount, np.sin((1 - amount) * angle) / safe)
+    from_b = np.where(near, amount, np.sin(amount * angle) / safe)
+    return unit(from_a * a + from_b * b)
+
+
+def spread(available: int, count: int) -> np.ndarray:
+    """Which of `available` things stand at `count` places so that beginning meets beginning and end
+    end: (count,) indices that never fall.
+    """
+    return ((np.arange(count) + 0.5) * available / count).astype(int)
+
+
+def window_count(audio: Audio, seconds: float) -> int:
+    """How many thoughts of `seconds` an audio file or waveform holds; at least one."""
+    frames, rate = (len(audio[0]), audio[1]) if isinstance(audio, tuple) else audio_frames(audio)
+    whole, rest = divmod(frames, round(seconds * rate))
+    return max(1, int(whole + (rest >= SHORTEST_WINDOW * rate)))
+
+
+def hear(
+    model: Composer, audio: Audio, seconds: float, windows: Sequence[int] | None = None
+) -> np.ndarray:
+    """CLAP vectors float32 (windows, dim) of these windows of `seconds`, or of all.
+
+    Of a file only the windows asked for are read, so an album costs no more than the song it is a
+    reference for. Raises MusicotError for audio that can't be read or used.
+    """
+    picked = range(window_count(audio, seconds)) if windows is None else windows
+    heard: dict[int, np.ndarray] = {}
+    for window in picked:
+        if window in heard:
+            continue
+        start = window * seconds
+        if isinstance(audio, tuple):
+            waveform, rate = np.asarray(audio[0], np.float32), audio[1]
+            first = round(start * rate)
+            piece = waveform[first : first + round(seconds * rate)]
+        else:
+            piece, rate = read_audio(audio, start=start, seconds=seconds)
+        heard[window] = model.clap.embed_audio(piece, rate)[0]
+    return np.stack([heard[window] for window in picked])
+
+
+def blended(
+    model: Composer,
+    references: Sequence[Audio],
+    weights: Sequence[float],
+    seconds: float,
+    count: int,
+) -> np.ndarray:
+    """Vectors float32 (count, dim) of a song that goes through all references at once.
+
+    Each reference, whatever its length, is followed from its beginning to its end: a short one
+    dwells on its windows, of a long one windows are taken at even distances. What they say of a
+    segment is added up by weight. Raises MusicotError for weights that don't fit.
+    """
+    if not references:
+        raise MusicotError("there is no reference; give at least one audio file")
+    if len(weights) != len(references):
+        raise MusicotError(
+            f"there are {len(weights)} reference weights for {len(references)} references; give "
+            "one for each"
+        )
+    total = float(sum(weights))
+    if not all(0 <= weight < np.inf for weight in weights) or not total > 0:
+        raise MusicotError("reference weights must be numbers of at least 0, not all of them 0")
+    mixed = np.zeros((count, model.rvq.config.dim))
+    for reference, weight in zip(references, weights, strict=True):
+        windows = spread(window_count(reference, seconds), count).tolist()
+        mixed += weight / total * hear(model, reference, seconds, windows)
+    return unit(mixed)
