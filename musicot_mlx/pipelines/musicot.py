@@ -139,7 +139,7 @@ _DEFAULTS: dict[str, Any] = {
     "tags": None,
 }
 _PLANNING = (
-    *("duration", "reference", "lyrics", "tags"),
+    *("duration", "reference", "reference_weights", "lyrics", "tags"),
     *("thought_temperature", "thought_guidance", "top_k", "top_p"),
 )
 
