@@ -1,29 +1,28 @@
-"""A PyTorch checkpoint folder (model_type musicot-pytorch) to an MLX folder.
+"""A PyTorch checkpoint to an MLX folder: read by its family, cast, quantised, written.
 
-Each part's keys go through its table in keymaps/, floats become 16-bit, linear layers and
-embeddings are quantised if asked, and the written folder is loaded once. No torch is needed.
+families/ read the checkpoints, by the tables of keymaps/. Arrays stay unread until they are written
+one by one, so a conversion needs the memory of its largest array. No torch is needed, unless the
+checkpoint is a pickle.
 """
 
 import re
-from importlib import import_module
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from musicot_mlx.convert.rules import apply_rules
+from musicot_mlx.convert import families
+from musicot_mlx.convert.families import Checkpoint
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicot import PARTS, load
 from musicot_mlx.weights.checkpoint import (
-    load_arrays,
     load_strict,
     parameter_count,
-    part,
+    quantization_of,
     quantize_arrays,
-    read_config,
-    require_parts,
     save_checkpoint,
     size_text,
 )
@@ -32,14 +31,7 @@ from musicot_mlx.weights.hub import resolve
 
 # Group size and bits of each mode; only affine lets them be chosen.
 QUANTIZATION = {"affine": (64, 8), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
-
-# Names whose rounding to 16 bits would change codes, phases or decibels: these stay float32.
-EXACT = {
-    "rvq": r".*",
-    "semantic_tokenizer": r".*codebook.*",
-    "diffusion": r"dit\.time_proj\.weight|.*\.frequencies",
-    "clap": r".*batch_norm.*",
-}
+EMBEDDINGS = "embeddings"  # stands among the parts of --q-parts
 
 
 def convert(
@@ -50,12 +42,19 @@ def convert(
     bits: int | None = None,
     group_size: int | None = None,
     mode: str = "affine",
+    q_parts: Mapping[str, int | None] | None = None,
     dtype: str = "float16",
+    text_encoder: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Write the MLX folder `target` and return a line that says what is in it.
 
-    source: folder or Hub id of a checkpoint written by reference/musicot.py. Raises MusicotError
-    for a checkpoint of another kind, keys that no table knows, or weights that don't fit.
+    source: folder or Hub id of a checkpoint that a family of families/ knows. q_parts: parts to
+    quantise, each with its bits or None for `bits`; the name "embeddings" adds the embeddings of
+    these parts (None: what the family says). text_encoder: folder or Hub id of the T5 for a
+    checkpoint without. progress is called as progress(bytes written, bytes in all). Raises
+    MusicotError for a checkpoint of another kind, keys that no table knows, or weights that don't
+    fit.
     """
     if mode not in QUANTIZATION:
         raise MusicotError(f"--q-mode {mode!r} is unknown; use one of {', '.join(QUANTIZATION)}")
@@ -67,102 +66,133 @@ def convert(
     folder, target = resolve(source), Path(target)
     if target.exists() and target.resolve() == folder.resolve():
         raise MusicotError(f"--mlx-path {target} is the checkpoint itself; name another folder")
-    config = _source_config(folder)
-    source_arrays = load_arrays(folder)
-    require_parts(source_arrays, PARTS, where=str(folder))
+    # beside the target: where a model has room, and not in a /tmp that is memory
+    beside = next(parent for parent in target.absolute().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".musicot-convert-", dir=beside) as scratch:
+        options = {} if text_encoder is None else {"text_encoder": text_encoder}
+        checkpoint = families.read(folder, Path(scratch), **options)
+        if quantize or q_parts:
+            checkpoint = _choose_quantization(
+                checkpoint, q_parts, {"group_size": group_size, "bits": bits, "mode": mode}
+            )
+        named = frozenset(q_parts or ())
+        return _write(checkpoint, target, getattr(mx, dtype), named, progress)
 
-    out_config: dict[str, Any] = {**config, "model_type": "musicot"}
-    out_arrays: dict[str, mx.array] = {}
-    if quantize:
-        out_config["quantization"] = {"group_size": group_size, "bits": bits, "mode": mode}
-    for name in PARTS:
-        values, arrays, network = _translate(name, config[name], part(source_arrays, name))
-        exact, rest = _cast(name, arrays, getattr(mx, dtype))
-        if quantize:
-            rest = quantize_arrays(network, rest, group_size=group_size, bits=bits, mode=mode)
-        out_config[name] = values
-        out_arrays.update({f"{name}.{key}": value for key, value in (exact | rest).items()})
 
-    mx.eval(out_arrays)
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise MusicotError(f"{folder} holds no tokenizer.json, which prompts and lyrics need")
-    count = parameter_count(out_config, out_arrays)
-    size = sum(value.nbytes for value in out_arrays.values())
-    stored = f"{bits}-bit {mode} in groups of {group_size}, {dtype} rest" if quantize else dtype
-    summary = f"{size_text(count).strip()} parameters, {size_text(size)}B, {stored}"
-    card = _card(target.name, summary, out_config, out_arrays)
-    save_checkpoint(
-        target, out_config, out_arrays, {"tokenizer.json": tokenizer, "README.md": card}
-    )
-    load(target)
+def _choose_quantization(
+    checkpoint: Checkpoint, q_parts: Mapping[str, int | None] | None, whole: dict[str, Any]
+) -> Checkpoint:
+    """The checkpoint with the `quantization` entry of its config: of the whole, then by part."""
+    names = tuple(checkpoint.parts)
+    if q_parts is None:
+        chosen = dict.fromkeys(checkpoint.quantised or names)
+    else:
+        unknown = [name for name in q_parts if name not in (*names, EMBEDDINGS)]
+        if unknown:
+            raise MusicotError(
+                f"--q-parts: no part {unknown[0]!r}; it has {', '.join(names)}, {EMBEDDINGS}"
+            )
+        chosen = {name: q_parts[name] for name in names if name in q_parts}
+        checkpoint = replace(checkpoint, embeddings=EMBEDDINGS in q_parts)
+    quantization = dict(whole)
+    for name in names:
+        if name not in chosen:
+            quantization[name] = False
+        elif chosen[name] not in (None, whole["bits"]):
+            if whole["mode"] != "affine":
+                raise MusicotError(f"--q-parts: --q-mode {whole['mode']} leaves no choice of bits")
+            quantization[name] = {**whole, "bits": chosen[name]}
+    return replace(checkpoint, config={**checkpoint.config, "quantization": quantization})
+
+
+def _write(
+    checkpoint: Checkpoint,
+    target: Path,
+    dtype: mx.Dtype,
+    named: frozenset[str],
+    progress: Callable[[int, int], None] | None,
+) -> str:
+    """Cast and quantise each part and write the folder; returns the line that describes it.
+
+    named: the parts asked for by name, where quantising nothing would be an error.
+    """
+    config, arrays, rows = checkpoint.config, {}, []
+    for name in checkpoint.parts:
+        network = _network(checkpoint, name)
+        exact, rest = _cast(checkpoint, name, dtype)
+        if quantization := quantization_of(config, name):
+            rest = quantize_arrays(network, rest, **quantization, embeddings=checkpoint.embeddings)
+            if name in named and not any(key.endswith(".scales") for key in rest):
+                raise MusicotError(
+                    f"--q-parts: {name} has nothing to quantise in groups of "
+                    f"{quantization['group_size']}; leave it out"
+                )
+        piece = exact | rest
+        count = parameter_count({"quantization": quantization}, piece)
+        size = sum(value.nbytes for value in piece.values())
+        rows.append((name, count, size, quantization))
+        arrays.update({f"{name}.{key}": value for key, value in piece.items()})
+        checkpoint.arrays[name].clear()  # what is written is to be let go
+    summary = _summary(rows, str(dtype).removeprefix("mlx.core."))
+    card = _card(target.name, summary, rows, checkpoint.example)
+    del network, exact, rest, piece
+    files = {**checkpoint.files, "README.md": card}
+    save_checkpoint(target, config, arrays, files, consume=True, progress=progress)
     return f"{target}: {summary}"
 
 
-def _source_config(folder: Path) -> dict[str, Any]:
-    config = read_config(folder, model_types=None)
-    kind = config.get("model_type")
-    if kind == "musicot":
-        raise MusicotError(f"{folder} is an MLX folder already; load it as it is")
-    if kind != "musicot-pytorch":
-        raise MusicotError(
-            f"{folder}: can't convert model_type {kind!r}; musicot convert reads the checkpoints "
-            "that musicot_mlx.reference writes (model_type musicot-pytorch)"
-        )
-    missing = [name for name in PARTS if not isinstance(config.get(name), dict)]
-    if missing:
-        raise MusicotError(f"{folder}/config.json lacks the sections {', '.join(missing)}")
-    return config
-
-
-def _keymap(name: str) -> ModuleType:
-    return import_module(f"musicot_mlx.convert.keymaps.{name}")
-
-
-def _translate(
-    name: str, values: dict[str, Any], arrays: dict[str, mx.array]
-) -> tuple[dict[str, Any], dict[str, mx.array], nn.Module]:
-    """Sub-config, arrays under MLX names, and the network that they fit (checked)."""
-    keymap = _keymap(name)
-    values = keymap.config(values) if hasattr(keymap, "config") else values
-    arrays = apply_rules(keymap.RULES, arrays, where=name)
-    network_class, config_class = PARTS[name]
-    network = network_class(config_from_dict(config_class, values, where=name))
-    load_strict(network, arrays, where=name)
-    return values, arrays, network
+def _network(checkpoint: Checkpoint, name: str) -> nn.Module:
+    """The network of a part, on condition that the arrays fit it."""
+    network_class, config_class = checkpoint.parts[name]
+    network = network_class(config_from_dict(config_class, checkpoint.config[name], where=name))
+    load_strict(network, checkpoint.arrays[name], where=name)
+    return network
 
 
 def _cast(
-    name: str, arrays: dict[str, mx.array], dtype: mx.Dtype
+    checkpoint: Checkpoint, name: str, dtype: mx.Dtype
 ) -> tuple[dict[str, mx.array], dict[str, mx.array]]:
     """The arrays that stay exact (codebooks in float32, integers), and the rest as `dtype`."""
     exact, rest = {}, {}
-    pattern = re.compile(EXACT.get(name, r"(?!)"))
-    for key, value in arrays.items():
+    pattern = re.compile(checkpoint.exact.get(name, r"(?!)"))
+    for key, value in checkpoint.arrays[name].items():
         if not mx.issubdtype(value.dtype, mx.floating):
             exact[key] = value
         elif pattern.fullmatch(key):
             exact[key] = value.astype(mx.float32)
         else:
             rest[key] = value.astype(dtype)
-            if not mx.isfinite(rest[key]).all().item():
-                raise MusicotError(
-                    f"{name}.{key} exceeds the range of {str(dtype).removeprefix('mlx.core.')}; "
-                    "pass --dtype bfloat16 or float32"
-                )
     return exact, rest
 
 
-def _card(name: str, summary: str, config: dict[str, Any], arrays: dict[str, mx.array]) -> str:
+Row = tuple[str, int, int, dict[str, Any] | None]  # part, parameters, bytes, quantization
+
+
+def _summary(rows: list[Row], dtype: str) -> str:
+    count, size = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    kinds = {_stored(row, dtype) for row in rows}
+    stored = (
+        kinds.pop() if len(kinds) == 1 else "; ".join(f"{r[0]} {_stored(r, dtype)}" for r in rows)
+    )
+    return f"{size_text(count).strip()} parameters, {size_text(size)}B, {stored}"
+
+
+def _stored(row: Row, dtype: str) -> str:
+    quantization = row[3]
+    if not quantization:
+        return dtype
+    return (
+        f"{quantization['bits']}-bit {quantization['mode']} in groups of "
+        f"{quantization['group_size']}, {dtype} rest"
+    )
+
+
+def _card(name: str, summary: str, rows: list[Row], example: str) -> str:
     """The README.md of an MLX folder."""
-    rows = []
-    for key in PARTS:
-        piece = part(arrays, key)
-        size = sum(value.nbytes for value in piece.values())
-        rows.append(
-            f"| {key} | {size_text(parameter_count(config, piece)).strip()} | {size_text(size)}B |"
-        )
-    table = "\n".join(rows)
+    table = "\n".join(
+        f"| {part} | {size_text(count).strip()} | {size_text(size)}B |"
+        for part, count, size, _ in rows
+    )
     return f"""---
 library_name: musicot-mlx
 pipeline_tag: text-to-audio
@@ -170,14 +200,13 @@ pipeline_tag: text-to-audio
 
 # {name}
 
-A MusiCoT checkpoint (arXiv 2503.19611) for musicot-mlx:
-{summary}.
+Converted for musicot-mlx: {summary}.
 
 | part | parameters | size |
 |---|---|---|
 {table}
 
 ```
-musicot generate --model {name} -p "solo piano, slow and calm" --duration 20
+{example.format(name=name)}
 ```
 """

@@ -112,7 +112,7 @@ def test_check_prints_a_line_for_each(
         ("key", "vae: 1 keys that the key map doesn't know: surprise"),
         ("part", "1 keys belong to no part: drummer.x"),
         ("missing", "missing (bias)"),
-        ("range", "exceeds the range of float16"),
+        ("range", "values beyond float16"),
         ("tokenizer", "holds no tokenizer.json"),
         ("itself", "is the checkpoint itself"),
         ("mode", "--q-mode mxfp4 has 4 bits in groups of 32"),

@@ -265,9 +265,9 @@ def quantization_of(config: Mapping[str, Any], name: str) -> dict[str, Any] | No
 
     As in mlx-lm an entry of false says that the part is not quantised.
     """
-    quantization = config.get("quantization")
-    own = quantization.get(name, quantization) if quantization else None
-    return own or None
+    quantization = config.get("quantization") or {}
+    own = quantization.get(name, quantization) or {}
+    return {key: own[key] for key in ("group_size", "bits", "mode") if key in own} or None
 
 
 def quantize_arrays(
@@ -277,15 +277,18 @@ def quantize_arrays(
     group_size: int,
     bits: int,
     mode: str = "affine",
+    embeddings: bool = True,
 ) -> dict[str, mx.array]:
     """Arrays of a part with the weights of its linear layers and embeddings quantised.
 
-    A layer whose last dimension is no multiple of `group_size` stays as it is.
+    A layer whose last dimension is no multiple of `group_size` stays as it is, and so do embeddings
+    where they are not to be quantised.
     """
+    kinds = (nn.Linear, nn.Embedding) if embeddings else (nn.Linear,)
     layers = {
         path
         for path, layer in module.named_modules()
-        if type(layer) in (nn.Linear, nn.Embedding) and layer.weight.shape[-1] % group_size == 0
+        if type(layer) in kinds and layer.weight.shape[-1] % group_size == 0
     }
     out = {}
     for key, value in arrays.items():

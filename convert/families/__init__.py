@@ -1,0 +1,68 @@
+"""Checkpoint families: each module reads the checkpoints of one kind, under MLX names.
+
+A family is a module with `read(folder, config, scratch, **options) -> Checkpoint | None`; it gives
+None where the folder is not of its kind. config is config.json, or {} where there is none.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from musicot_mlx.errors import MusicotError
+
+FAMILIES = ("musicot", "musicgen")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on its way to an MLX folder.
+
+    config: config.json of the MLX folder, a section a part. arrays: by part, under MLX names,
+    unread where the source allows it. parts: network and config class by part. files: what else
+    the folder holds, name -> path or text. exact: by part, a pattern of names that stay float32.
+    quantised: the parts that -q quantises where none are named; embeddings: whether theirs are too.
+    example: a command for the model card.
+    """
+
+    config: dict[str, Any]
+    arrays: dict[str, dict[str, mx.array]]
+    parts: Mapping[str, tuple[type, type]]
+    files: Mapping[str, Path | str]
+    exact: Mapping[str, str] = field(default_factory=dict)
+    quantised: tuple[str, ...] | None = None  # None: all
+    embeddings: bool = True
+    example: str = ""
+
+
+def read(folder: Path, scratch: Path, **options: Any) -> Checkpoint:
+    """The checkpoint of a folder, by the family that knows it.
+
+    scratch: an empty folder for what has to be unpacked; it must last until the arrays are used.
+    Raises MusicotError for an MLX folder, and for a kind that no family knows.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise MusicotError(f"{path} is not valid JSON ({error}); get the model again") from error
+    if not isinstance(config, dict):
+        raise MusicotError(f"{path} should hold a JSON object")
+    for family in FAMILIES:
+        module = import_module(f"{__name__}.{family}")
+        if checkpoint := module.read(folder, config, scratch, **options):
+            return checkpoint
+    kind = config.get("model_type")
+    upstream = any(key in config for key in ("architectures", "transformers_version"))
+    if kind in FAMILIES and not upstream:
+        raise MusicotError(f"{folder} is an MLX folder already; load it as it is")
+    if not config:
+        raise MusicotError(f"{folder} holds no config.json, so it is not a model folder")
+    raise MusicotError(
+        f"{folder}: can't convert model_type {kind!r}; musicot convert reads what "
+        "musicot_mlx.reference writes (musicot-pytorch), and MusicGen of transformers or audiocraft"
+    )

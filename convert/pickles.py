@@ -1,0 +1,90 @@
+"""PyTorch's pickled files, read without running what is in them, and without filling memory.
+
+A pickle may hold code that runs when it is read. torch.load(weights_only=True) builds tensors and
+plain containers and refuses everything else, and so do we.
+"""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from musicot_mlx.errors import MusicotError
+
+_PIECE = 256 << 20  # bytes of tensors a scratch file
+
+
+def unpickle(path: Path) -> Any:
+    """What a file of torch.save holds; tensors stay on disk until they are used.
+
+    Raises MusicotError where torch is missing, for a broken file, and for one that holds code.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MusicotError(
+            f"{path} is a pickle, which only PyTorch reads: pip install 'musicot-mlx[torch]', or "
+            "get the model as safetensors"
+        ) from error
+    try:
+        zipped = zipfile.is_zipfile(path)  # files of torch before 1.6 are not, nor can be mapped
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise MusicotError(
+            f"{path} holds more than weights, and reading that could run code, so it is not read; "
+            "get the model as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise MusicotError(
+            f"{path} is truncated or not a PyTorch file ({path.stat().st_size:,} bytes); "
+            "get the model again"
+        ) from error
+
+
+def lazy_arrays(tensors: Mapping[str, Any], scratch: Path) -> dict[str, mx.array]:
+    """Tensors as arrays that are read when they are used, by way of files in `scratch`."""
+    arrays: dict[str, mx.array] = {}
+    for number, piece in enumerate(_pieces(tensors)):
+        path = scratch / f"{len(list(scratch.iterdir()))}-{number}.safetensors"
+        mx.save_safetensors(str(path), {key: mx.array(value) for key, value in piece.items()})
+        arrays |= mx.load(str(path))
+    return arrays
+
+
+def _pieces(tensors: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    piece, size = {}, 0
+    for key, value in tensors.items():
+        if not hasattr(value, "element_size"):
+            raise MusicotError(f"{key} is {type(value).__name__}, expected a tensor")
+        piece[key] = value.contiguous()
+        size += value.numel() * value.element_size()
+        if size > _PIECE:
+            yield piece
+            piece, size = {}, 0
+    if piece:
+        yield piece
+
+
+def load_bin(folder: Path, scratch: Path) -> dict[str, mx.array]:
+    """The arrays of `pytorch_model.bin`, one file or shards with an index."""
+    index = folder / "pytorch_model.bin.index.json"
+    if not index.is_file():
+        return lazy_arrays(unpickle(folder / "pytorch_model.bin"), scratch)
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MusicotError(f"{index} is not a valid index; get the model again") from error
+    arrays: dict[str, mx.array] = {}
+    for name in names:
+        if not (folder / name).is_file():
+            raise MusicotError(f"{folder / name} is missing; get the model again")
+        arrays |= lazy_arrays(unpickle(folder / name), scratch)
+    missing = sorted(set(weight_map) - set(arrays))
+    if missing:
+        raise MusicotError(f"{folder} lacks {missing[0]}, which {index.name} lists")
+    return arrays
