@@ -119,7 +119,8 @@ def _write(
     config, arrays, rows = checkpoint.config, {}, []
     for name in checkpoint.parts:
         network = _network(checkpoint, name)
-        exact, rest = _cast(checkpoint, name, dtype)
+        stored = mx.bfloat16 if dtype == mx.float16 and name in checkpoint.wide else dtype
+        exact, rest = _cast(checkpoint, name, stored)
         if quantization := quantization_of(config, name):
             rest = quantize_arrays(network, rest, **quantization, embeddings=checkpoint.embeddings)
             if name in named and not any(key.endswith(".scales") for key in rest):
@@ -130,10 +131,10 @@ def _write(
         piece = exact | rest
         count = parameter_count({"quantization": quantization}, piece)
         size = sum(value.nbytes for value in piece.values())
-        rows.append((name, count, size, quantization))
+        rows.append((name, count, size, _stored(quantization, stored)))
         arrays.update({f"{name}.{key}": value for key, value in piece.items()})
         checkpoint.arrays[name].clear()  # what is written is to be let go
-    summary = _summary(rows, str(dtype).removeprefix("mlx.core."))
+    summary = _summary(rows)
     card = _card(target.name, summary, rows, checkpoint.example)
     del network, exact, rest, piece
     files = {**checkpoint.files, "README.md": card}
@@ -165,26 +166,22 @@ def _cast(
     return exact, rest
 
 
-Row = tuple[str, int, int, dict[str, Any] | None]  # part, parameters, bytes, quantization
+Row = tuple[str, int, int, str]  # part, parameters, bytes, how it is stored
 
 
-def _summary(rows: list[Row], dtype: str) -> str:
-    count, size = sum(row[1] for row in rows), sum(row[2] for row in rows)
-    kinds = {_stored(row, dtype) for row in rows}
-    stored = (
-        kinds.pop() if len(kinds) == 1 else "; ".join(f"{r[0]} {_stored(r, dtype)}" for r in rows)
-    )
-    return f"{size_text(count).strip()} parameters, {size_text(size)}B, {stored}"
-
-
-def _stored(row: Row, dtype: str) -> str:
-    quantization = row[3]
+def _stored(quantization: Mapping[str, Any] | None, dtype: mx.Dtype) -> str:
+    name = str(dtype).removeprefix("mlx.core.")
     if not quantization:
-        return dtype
-    return (
-        f"{quantization['bits']}-bit {quantization['mode']} in groups of "
-        f"{quantization['group_size']}, {dtype} rest"
-    )
+        return name
+    bits, mode, group_size = (quantization[key] for key in ("bits", "mode", "group_size"))
+    return f"{bits}-bit {mode} in groups of {group_size}, {name} rest"
+
+
+def _summary(rows: list[Row]) -> str:
+    count, size = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    kinds = {row[3] for row in rows}
+    stored = kinds.pop() if len(kinds) == 1 else "; ".join(f"{row[0]} {row[3]}" for row in rows)
+    return f"{size_text(count).strip()} parameters, {size_text(size)}B, {stored}"
 
 
 def _card(name: str, summary: str, rows: list[Row], example: str) -> str:

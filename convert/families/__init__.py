@@ -25,6 +25,7 @@ class Checkpoint:
     config: config.json of the MLX folder, a section a part. arrays: by part, under MLX names,
     unread where the source allows it. parts: network and config class by part. files: what else
     the folder holds, name -> path or text. exact: by part, a pattern of names that stay float32.
+    wide: parts whose sums exceed float16; they get bfloat16 instead.
     quantised: the parts that -q quantises where none are named; embeddings: whether theirs are too.
     example: a command for the model card.
     """
@@ -34,6 +35,7 @@ class Checkpoint:
     parts: Mapping[str, tuple[type, type]]
     files: Mapping[str, Path | str]
     exact: Mapping[str, str] = field(default_factory=dict)
+    wide: tuple[str, ...] = ()
     quantised: tuple[str, ...] | None = None  # None: all
     embeddings: bool = True
     example: str = ""

@@ -114,6 +114,7 @@ def _checkpoint(
         parts=PARTS,
         files={"tokenizer.json": tokenizer},
         exact=EXACT,
+        wide=("text_encoder",),  # T5 was trained in bfloat16
         quantised=QUANTISED,
         embeddings=False,
         example='musicot generate --model {name} -p "solo piano, slow and calm" --duration 20',
