@@ -4,23 +4,26 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from musicot_mlx.pipelines.converted import mlx_folder
 from musicot_mlx.weights.checkpoint import read_config
-from musicot_mlx.weights.hub import resolve
 
 # model_type of config.json -> module that reads it, by load(folder, *, name, **options).
 FAMILIES = {
     "musicot": "musicot_mlx.pipelines.musicot",
+    "musicgen": "musicot_mlx.pipelines.musicgen",
     "clap": "musicot_mlx.models.clap",
 }
 
 
 def load(name_or_path: str | Path = "musicot-mini", **options: Any) -> Any:
-    """A model ready to use: an embedded name, a local MLX folder, or a Hub id.
+    """A model ready to use: an embedded name, a local folder, or a Hub id (owner/name@revision).
 
-    model_type "musicot" gives a MusicotPipeline (generate, stream, plan), "clap" a ClapEmbedder
-    (embed_text, embed_audio). options are those of the family. Raises MusicotError that says what
+    A PyTorch checkpoint is converted once, into the user's cache; a line on standard error says so.
+    model_type "musicot" gives a MusicotPipeline (generate, stream, plan), "musicgen" a
+    MusicgenPipeline (generate, stream, generate_batch), "clap" a ClapEmbedder (embed_text,
+    embed_audio). options are those of the family. Raises MusicotError that says what
     is wrong with the folder and what to do, TypeError for an option that the family lacks.
     """
-    folder = resolve(name_or_path)
+    folder = mlx_folder(name_or_path)
     kind = read_config(folder, model_types=tuple(FAMILIES))["model_type"]
     return import_module(FAMILIES[kind]).load(folder, name=str(name_or_path), **options)

@@ -26,8 +26,10 @@ from musicot_mlx.generation.musicgen import OVERLAP, WINDOW, Condition, generate
 from musicot_mlx.models.encodec import Encodec, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
+from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.pipelines.rerank import Embedder, clap_scores
 from musicot_mlx.pipelines.song import Song, soft_limit
+from musicot_mlx.weights.adapters import read_adapters
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
     part,
@@ -49,11 +51,18 @@ SHORTEST, LONGEST = 1.0, 300.0  # seconds
 BATCH = 8  # songs drawn together; more would gain little and hold more caches
 
 
-def load(folder: Path, *, name: str) -> "MusicgenPipeline":
+def load(
+    folder: Path,
+    *,
+    name: str,
+    adapter_path: str | Path | Sequence[str | Path] | None = None,
+) -> "MusicgenPipeline":
     """The model of an MLX folder with model_type "musicgen", ready to generate.
 
-    Raises MusicotError that says what is wrong with the folder and what to do.
+    adapter_path: one or several adapter folders; `folder:0.5` counts half. Raises MusicotError that
+    says what is wrong with the folder and what to do.
     """
+    adapters = read_adapters(adapter_path)
     config = read_config(folder, model_types=("musicgen",))
     missing = sorted(set(PARTS) - set(config))
     if missing:
@@ -69,8 +78,13 @@ def load(folder: Path, *, name: str) -> "MusicgenPipeline":
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
+    apply_adapters(parts, adapters, model=name)
     return MusicgenPipeline(
-        tokenizer=Tokenizer.from_file(str(tokenizer)), sampling=sampling, name=name, **parts
+        tokenizer=Tokenizer.from_file(str(tokenizer)),
+        sampling=sampling,
+        name=name,
+        adapters=[adapter.spec for adapter in adapters],
+        **parts,
     )
 
 
@@ -132,9 +146,11 @@ class MusicgenPipeline:
         tokenizer: Tokenizer,
         sampling: Sampling,
         name: str,
+        adapters: Sequence[str] = (),
     ) -> None:
         self.text_encoder, self.decoder, self.codec = text_encoder, decoder, codec
         self.tokenizer, self.sampling, self.name = tokenizer, sampling, name
+        self.adapters = tuple(adapters)
 
     @property
     def sample_rate(self) -> int:
@@ -201,6 +217,8 @@ class MusicgenPipeline:
                 values[name] = getattr(self.sampling, name)
         for name in ("melody", "continuation", "reference"):
             values[name] = None if values[name] is None else str(values[name])
+        if self.adapters:
+            values["adapter_path"] = list(self.adapters)
         return {**values, "prompt": prompt, "model": self.name, "version": __version__}
 
     def embed_text(self, text: str) -> mx.array:
