@@ -11,3 +11,7 @@ class RunError(MusicotError):
     """The input was fine, the run failed (full disk, silent render, no network). Exits with 1."""
 
     exit_code = 1
+
+
+class MusicotWarning(UserWarning):
+    """What was left out though it was asked for. The CLI prints it as one line and goes on."""

@@ -12,6 +12,14 @@ import musicot_mlx  # noqa: F401  (OpenBLAS before MLX)
 from tests import tiny
 
 
+@pytest.fixture(scope="session", autouse=True)
+def conversions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of converted models, not the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["MUSICOT_CACHE"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a whole model at 16 channels with random weights."""

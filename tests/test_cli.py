@@ -150,8 +150,6 @@ def _broken_models(tmp_path: Path, tiny_model: Path, kind: str) -> Path:
         arrays = mx.load(str(weights))
         arrays["rvq.codebooks.0.weight"] = mx.full((8, 16), float("nan"))
         mx.save_safetensors(str(weights), arrays)
-    elif kind == "PyTorch":
-        config["model_type"] = "musicot-pytorch"
     elif kind == "unknown type":
         config["model_type"] = "band-in-a-box"
     elif kind == "unknown field":
@@ -173,7 +171,6 @@ def _broken_models(tmp_path: Path, tiny_model: Path, kind: str) -> Path:
         ("truncated", "is truncated"),
         ("no weights", "model.safetensors is missing"),
         ("NaN", "NaN or infinite weights in rvq.codebooks.0.weight"),
-        ("PyTorch", "musicot convert --hf-path"),
         ("unknown type", "model_type is 'band-in-a-box'"),
         ("unknown field", "unknown field 'hop_lenght'; did you mean hop_length?"),
         ("other sizes", "codebooks.0.weight is (8, 16), the config says (9, 16)"),

@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from importlib import import_module
 
 from musicot_mlx import __version__
 from musicot_mlx.atomic import explain
 from musicot_mlx.cli.common import Parser
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, MusicotWarning
 
 COMMANDS = {
     "generate": "make a song from a text prompt",
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     # Raising lets `finally` remove half-written files, as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    show, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         return _dispatch(argv)
     except SystemExit as stop:  # argparse after --help, or SIGTERM
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     finally:
         signal.signal(signal.SIGTERM, before)
+        warnings.showwarning = show
 
 
 def usage() -> str:
@@ -99,3 +102,9 @@ def _fail(message: str, code: int) -> int:
         traceback.print_exc()
     print(f"musicot: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _show_warning(message: object, category: type[Warning], *where: object) -> None:
+    """Ours as one line; those of libraries are for developers."""
+    if issubclass(category, MusicotWarning):
+        print(f"musicot: {message}", file=sys.stderr)

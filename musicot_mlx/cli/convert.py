@@ -37,10 +37,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how weights are quantised (default: affine)",
     )
     add(
+        "--q-parts",
+        type=_parts,
+        metavar="A,B=BITS",
+        help="parts to quantise, some with bits of their own, e.g. decoder=4,text_encoder=8; the "
+        "word embeddings adds theirs (default: all; of MusicGen text_encoder and decoder, without "
+        "embeddings)",
+    )
+    add(
         "--dtype",
         default="float16",
         choices=("float16", "bfloat16", "float32"),
         help="type of what is not quantised (default: float16)",
+    )
+    add(
+        "--text-encoder",
+        metavar="FOLDER",
+        help="folder or Hub id of the T5 that audiocraft's MusicGen files lack (default: the one "
+        "they name, google-t5/t5-base)",
     )
     add(
         "--check",
@@ -58,15 +72,19 @@ def run(args: argparse.Namespace) -> int:
 
     from musicot_mlx.convert.convert import convert
 
-    summary = convert(
-        args.hf_path,
-        args.mlx_path,
-        quantize=args.quantize,
-        bits=args.q_bits,
-        group_size=args.q_group_size,
-        mode=args.q_mode,
-        dtype=args.dtype,
-    )
+    with common.Progress() as progress:
+        summary = convert(
+            args.hf_path,
+            args.mlx_path,
+            quantize=args.quantize,
+            bits=args.q_bits,
+            group_size=args.q_group_size,
+            mode=args.q_mode,
+            q_parts=args.q_parts,
+            dtype=args.dtype,
+            text_encoder=args.text_encoder,
+            progress=lambda done, total: progress("writing", done, total),
+        )
     print(summary)
     if args.check:
         from musicot_mlx.convert.check import check
@@ -75,3 +93,14 @@ def run(args: argparse.Namespace) -> int:
             differences = check(args.hf_path, args.mlx_path, progress=progress)
         print("\n".join(map(str, differences)))
     return 0
+
+
+def _parts(text: str) -> dict[str, int | None]:
+    """An argparse type: part names with commas between, each with `=bits` or without."""
+    found: dict[str, int | None] = {}
+    for item in common.names(text):
+        name, _, bits = item.partition("=")
+        if bits not in ("", "2", "3", "4", "5", "6", "8"):
+            raise argparse.ArgumentTypeError(f"expected 2, 3, 4, 5, 6 or 8 bits, got {item!r}")
+        found[name] = int(bits) if bits else None
+    return found

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     findings = [_python(), _memory(), _mlx()]
     if findings[-1].state != BAD:
         findings.append(_matmul())
-    findings += [_files(), _model(), _player(), _disk(), _torch()]
+    findings += [_files(), _model(), _converted(), _player(), _disk(), _torch()]
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -121,6 +121,19 @@ def _model() -> Finding:
         return Finding("embedded model", BAD, str(error))
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     return Finding("embedded model", GOOD, f"{EMBEDDED[0]}, {size:.0f} MB")
+
+
+def _converted() -> Finding:
+    from musicot_mlx.weights import cache
+
+    entries = cache.entries()
+    if not entries:
+        return Finding("converted models", GOOD, f"none in {cache.cache_root()}")
+    size = sum(size for _, _, size in entries) / 1e9
+    names = sorted({name for name, _, _ in entries})
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    found = f"{len(entries)} in {cache.cache_root()}, {size:.1f} GB ({shown})"
+    return Finding("converted models", GOOD, found, "delete the folders you don't need")
 
 
 def _player() -> Finding:

@@ -33,6 +33,9 @@ OPTIONS = {
     "top_k": "top_k",
     "top_p": "top_p",
     "candidates": "candidates",
+    "melody": "melody",
+    "continuation": "continue",
+    "negative_prompt": "negative_prompt",
 }
 
 
@@ -62,14 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw N songs and keep the one nearest to prompt and plan (default: 1)",
     )
     add("--plan", metavar="FILE", help="render this plan (from musicot plan) instead of a new one")
+    add("--continue", metavar="FILE", help="MusicGen: audio that the song begins with and goes on")
+    add("--melody", metavar="FILE", help="MusicGen melody models: audio whose melody is followed")
+    add("--negative-prompt", metavar="TEXT", help="MusicGen: what the music should not be")
     add(
         "--audio-temp",
+        "--temperature",
         type=number(0, 10),
         metavar="T",
         help="temperature of the audio tokens (default: the model's; 0.75 in the paper)",
     )
     add(
         "--audio-guidance",
+        "--guidance",
         type=number(0, 50),
         metavar="L",
         help="guidance scale of the audio tokens, 1 is off (default: the model's; 1.3)",
@@ -126,68 +134,95 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     name = args.model or settings.get("model", "musicot-mini")
     model = mc.load(name, adapter_path=args.adapter_path or settings.get("adapter_path"))
+    options = _of_this_model(args, options, model, name)
     usual = settings.get("seed", 0)
-    if source := args.plan or settings.get("plan"):
+    if "plan" in model.options and (source := args.plan or settings.get("plan")):
         options["plan"] = plan = mc.Plan.load(source, model)
         usual = settings.get("seed", plan.seed)  # so that a plan gives the song of its prompt
     songs = [(prompt, seed) for prompt in prompts for seed in args.seed or [usual]]
     loaded = time.perf_counter() - started
 
-    render = _stream if args.stream else _generate
-    for number, ((prompt, seed), path) in enumerate(zip(songs, paths, strict=True), start=1):
-        prefix = f"{number}/{len(songs)} " if len(songs) > 1 else ""
+    jobs = list(zip(songs, paths, strict=True))
+    together = 1 if args.stream else getattr(model, "batch", 1)
+    for first in range(0, len(jobs), together):
+        batch = jobs[first : first + together]
+        label = f"{first + 1}-{first + len(batch)}" if len(batch) > 1 else f"{first + 1}"
         started = time.perf_counter()
-        with common.Progress(prefix=prefix) as progress:
-            report = render(
-                model, prompt, path, rate, dict(options, seed=seed, progress=progress), args.play
-            )
-        elapsed = time.perf_counter() - started
-        line = common.summary(path, report["duration"], report["sample_rate"], elapsed)
-        if chosen := report.get("chosen"):
-            line = f"{_chosen(chosen, report['seed'])}\n{line}"
-        print(line, file=sys.stderr if args.json else sys.stdout)
-        if args.json:
-            report = {"seed": seed, **report, "prompt": prompt, "model": str(name)}
-            report |= {"elapsed_seconds": round(elapsed, 3), "load_seconds": round(loaded, 3)}
-            report |= {"rtf": round(elapsed / report["duration"], 4), **common.peak_memory()}
-            print(json.dumps(report, sort_keys=True), flush=True)
-        if args.play and not report.get("played"):
-            play.play_file(path)
+        with common.Progress(prefix=f"{label}/{len(jobs)} " if len(jobs) > 1 else "") as progress:
+            if args.stream:
+                reports = [_stream(model, *batch[0], rate, options, progress, args.play)]
+            else:
+                reports = _generate(model, batch, rate, options, progress)
+        elapsed = (time.perf_counter() - started) / len(batch)
+        for ((prompt, seed), path), report in zip(batch, reports, strict=True):
+            line = common.summary(path, report["duration"], report["sample_rate"], elapsed)
+            if chosen := report.get("chosen"):
+                line = f"{_chosen(chosen, report['seed'])}\n{line}"
+            print(line, file=sys.stderr if args.json else sys.stdout)
+            if args.json:
+                report = {"seed": seed, **report, "prompt": prompt, "model": str(name)}
+                report |= {"elapsed_seconds": round(elapsed, 3), "load_seconds": round(loaded, 3)}
+                report |= {"rtf": round(elapsed / report["duration"], 4), **common.peak_memory()}
+                print(json.dumps(report, sort_keys=True), flush=True)
+            if args.play and not report.get("played"):
+                play.play_file(path)
     return 0
 
 
+Job = tuple[tuple[str | None, int], Path]  # prompt, seed, file
+
+
 def _generate(
-    model: Any, prompt: str | None, path: Path, rate: int | None, options: dict, playing: bool
-) -> dict[str, Any]:
-    song = model.generate(prompt, **options)
-    files = song.save(path, sample_rate=rate)
-    return {
-        "files": [str(file) for file in files],
-        "duration": len(song.waveform) / song.sample_rate,
-        "sample_rate": rate or song.sample_rate,
-        "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
-        **{key: song.settings[key] for key in ("seed", "chosen") if "chosen" in song.settings},
-    }
+    model: Any, batch: list[Job], rate: int | None, options: dict, progress: Any
+) -> list[dict[str, Any]]:
+    """Make and save the songs of a batch; a report each."""
+    if len(batch) == 1:
+        (prompt, seed), _ = batch[0]
+        made = [model.generate(prompt, seed=seed, progress=progress, **options)]
+    else:
+        prompts, seeds = zip(*(song for song, _ in batch), strict=True)
+        made = model.generate_batch(prompts, seeds=seeds, progress=progress, **options)
+    return [
+        {
+            "files": [str(file) for file in song.save(path, sample_rate=rate)],
+            "duration": song.duration,
+            "sample_rate": rate or song.sample_rate,
+            "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
+            **{key: song.settings[key] for key in ("seed", "chosen") if "chosen" in song.settings},
+        }
+        for song, (_, path) in zip(made, batch, strict=True)
+    ]
 
 
-def _chosen(chosen: dict[str, Any], kept: int) -> str:
+def _chosen(chosen: dict[str, Any], seed: int) -> str:
     """How the candidates came out, the kept one marked."""
-    rows = [
-        f"candidate {number}: "
-        + ("a broken render" if each["broken"] else
-           f"{each['score']:.3f} (prompt {each['prompt']:.3f}, plan {each['plan']:.3f})")
-        + f", seed {each['seed']}{', kept' if each['seed'] == kept else ''}"
-        for number, each in enumerate(chosen["scores"], start=1)
-    ]  # fmt: skip
+    rows, kept = [], chosen.get("kept", seed)
+    for number, each in enumerate(chosen["scores"], start=1):
+        cosines = [
+            f"{key} {each[key]:.3f}" for key in ("prompt", "plan", "reference") if key in each
+        ]
+        found = (
+            "a broken render" if each["broken"] else f"{each['score']:.3f} ({', '.join(cosines)})"
+        )
+        mark = ", kept" if each["seed"] == kept else ""
+        rows.append(f"candidate {number}: {found}, seed {each['seed']}{mark}")
     return "\n".join(rows)
 
 
 def _stream(
-    model: Any, prompt: str | None, path: Path, rate: int | None, options: dict, playing: bool
+    model: Any,
+    song: tuple[str | None, int],
+    path: Path,
+    rate: int | None,
+    options: dict,
+    progress: Any,
+    playing: bool,
 ) -> dict[str, Any]:
+    """Write a song while it is being made; its report."""
     from musicot_mlx.audio import files
 
-    chunks = model.stream(prompt, **options)
+    prompt, seed = song
+    chunks = model.stream(prompt, seed=seed, progress=progress, **options)
     target, frames = rate or model.sample_rate, 0
     first = next(chunks)
     with files.audio_writer(path, target, first.shape[1]) as write:
@@ -200,7 +235,7 @@ def _stream(
                 frames += len(piece)
                 if feed:
                     feed(files.to_pcm16(piece).tobytes())
-    settings = model.settings(prompt, **{k: v for k, v in options.items() if k != "progress"})
+    settings = model.settings(prompt, seed=seed, **options)
     settings |= {"format": files.format_of(path), "sample_rate": target}
     sidecar = path.with_suffix(".json")
     write_text(sidecar, json.dumps(settings, indent=2, sort_keys=True) + "\n")
@@ -276,14 +311,15 @@ def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | N
         return [" ".join(text.split())]
     if settings:
         return [settings.get("prompt")]
-    if args.plan or args.reference:
-        return [None]  # both carry what the song is conditioned on
+    if any((args.plan, args.reference, args.melody, getattr(args, "continue"))):
+        return [None]  # each carries what the song is conditioned on
     raise MusicotError("nothing to make; pass --prompt, --prompt-file, --plan or --config-from")
 
 
 def _options(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     args.lyrics = common.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
-    for label, path in (("plan", args.plan), ("reference", args.reference)):
+    for label in ("plan", "reference", "melody", "continue"):
+        path = getattr(args, label)
         if path is not None and not Path(path).is_file():
             raise MusicotError(f"{label} file {path} doesn't exist")
     options = {key: settings[key] for key in OPTIONS if settings.get(key) is not None}
@@ -292,6 +328,21 @@ def _options(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, An
     if args.plan or settings.get("plan"):
         options.pop("duration", None)
     return options
+
+
+def _of_this_model(
+    args: argparse.Namespace, options: dict[str, Any], model: Any, name: str
+) -> dict[str, Any]:
+    """The options without what an earlier song of another family had; a flag of one is an error."""
+    if not hasattr(model, "options"):
+        raise MusicotError(f"{name} makes no songs; pass a MusiCoT or MusicGen model")
+    for key, dest in {**OPTIONS, "plan": "plan"}.items():
+        if key not in model.options and getattr(args, dest) is not None:
+            flag = "--" + dest.replace("_", "-")
+            raise MusicotError(
+                f"{flag} means nothing to {name}, a {model.family} model; leave it out"
+            )
+    return {key: value for key, value in options.items() if key in model.options}
 
 
 def _refuse_what_a_plan_fixes(args: argparse.Namespace, settings: dict[str, Any]) -> None:
@@ -307,7 +358,8 @@ def _refuse_what_a_plan_fixes(args: argparse.Namespace, settings: dict[str, Any]
 def _require_apart(paths: list[Path], args: argparse.Namespace) -> None:
     """A song and its settings must not be written over what they are made from."""
     made = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
-    for source in (args.plan, args.reference, args.lyrics_file, args.prompt_file):
+    sources = ("plan", "reference", "lyrics_file", "prompt_file", "melody", "continue")
+    for source in (getattr(args, name) for name in sources):
         if source is not None and Path(source).resolve() in made:
             raise MusicotError(
                 f"the song would be written over {source}, which it is made from; "

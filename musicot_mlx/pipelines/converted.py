@@ -37,7 +37,7 @@ def mlx_folder(
         label, version = on_hub[0], source.name[:12]
     else:
         source = source.resolve()
-        label, version = f"{source.name}-{_digest(str(source))}", _fingerprint(source)
+        label, version = f"{source.name}@{_digest(str(source))}", _fingerprint(source)
     target = cache.entry(label, version, dtype)
     if not cache.is_complete(target):
         _convert(source, target, name=name, dtype=dtype, say=say)

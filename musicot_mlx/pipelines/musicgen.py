@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack
 
 import mlx.core as mx
 import numpy as np
@@ -20,14 +20,14 @@ from tokenizers import Tokenizer
 
 from musicot_mlx import __version__
 from musicot_mlx.audio.chroma import chroma
-from musicot_mlx.audio.files import read_audio, resample
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.audio.files import check_render, read_audio, resample
+from musicot_mlx.errors import MusicotError, MusicotWarning, RunError
 from musicot_mlx.generation.musicgen import OVERLAP, WINDOW, Condition, generate_codes
 from musicot_mlx.models.encodec import Encodec, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
 from musicot_mlx.nn.adapters import apply_adapters
-from musicot_mlx.pipelines.rerank import Embedder, clap_scores
+from musicot_mlx.pipelines.candidates import MOST, candidate_seeds
 from musicot_mlx.pipelines.song import Song, soft_limit
 from musicot_mlx.weights.adapters import read_adapters
 from musicot_mlx.weights.checkpoint import (
@@ -41,6 +41,15 @@ from musicot_mlx.weights.checkpoint import (
 from musicot_mlx.weights.config import config_from_dict
 
 Progress = Callable[[str, int, int], None]
+
+
+class Embedder(Protocol):
+    """What a CLAP offers: unit vectors, float32 (texts or windows of 10 s, dim)."""
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...
+
+    def embed_audio(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray: ...
+
 
 PARTS: dict[str, tuple[type, type]] = {
     "text_encoder": (T5Encoder, T5Config),
@@ -135,7 +144,9 @@ class RenderOptions(TypedDict, total=False):
 class MusicgenPipeline:
     """Text encoder, decoder and codec. Options are keyword-only; None takes the model's default."""
 
+    family = "musicgen"
     options = frozenset(RenderOptions.__annotations__)
+    batch = BATCH
 
     def __init__(
         self,
@@ -200,7 +211,7 @@ class MusicgenPipeline:
         """
         run = _Run(self, **options)
         if run.candidates > 1:
-            raise MusicotError("a stream has no candidates: it is heard before it can be judged")
+            raise MusicotError("a stream is heard before it can be chosen; ask for 1 candidate")
         return run.chunks(prompt, options.get("seed", 0))
 
     def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
@@ -254,7 +265,8 @@ class _Run:
         self.model, self.progress = model, options.pop("progress", None)
         self.clap = options.pop("clap", None)
         if options.pop("lyrics", None):
-            warnings.warn("MusicGen does not sing: the lyrics are left out", stacklevel=4)
+            words = f"{model.name} is a MusicGen, which does not sing: the lyrics are left out"
+            warnings.warn(words, MusicotWarning, stacklevel=4)
         options.pop("seed", None)
         self.options = options
         values = model.settings(None, **options)
@@ -263,8 +275,8 @@ class _Run:
             raise MusicotError(
                 f"duration is {self.duration:g} s; ask for {SHORTEST:g} to {LONGEST:g} s"
             )
-        if self.candidates < 1:
-            raise MusicotError(f"candidates is {self.candidates}, expected at least 1")
+        if self.candidates not in range(1, MOST + 1):
+            raise MusicotError(f"candidates is {self.candidates}; ask for 1 to {MOST}")
         self.sampling = {
             "guidance_scale": values["audio_guidance"],
             "temperature": values["audio_temperature"],
@@ -291,7 +303,8 @@ class _Run:
         model, began = self.model, time.perf_counter()
         conditions = [self._condition(prompt) for prompt, _ in pairs]
         rows = [condition for condition in conditions for _ in range(self.candidates)]
-        keys = [key for _, seed in pairs for key in self._keys(seed)]
+        drawn = [candidate_seeds(seed, self.candidates) for _, seed in pairs]
+        keys = [mx.random.key(seed) for seeds in drawn for seed in seeds]
         timings = {"text": time.perf_counter() - began}
         codes = np.concatenate(list(self._codes(rows, keys)), axis=-1)  # (rows, codebooks, frames)
         timings["tokens"] = time.perf_counter() - began - timings["text"]
@@ -300,9 +313,12 @@ class _Run:
             began, first = time.perf_counter(), number * self.candidates
             mine = codes[first : first + self.candidates]
             waveforms = [np.concatenate(list(self._decode([each]))) for each in mine]
-            best = self._best(prompt, waveforms)
             spent = {"decode": time.perf_counter() - began}
-            settings = model.settings(prompt, **{**self.options, "seed": seed})
+            settings, best = model.settings(prompt, **{**self.options, "seed": seed}), 0
+            if self.candidates > 1:
+                scores = self._scores(prompt, drawn[number], waveforms)
+                best = max(range(self.candidates), key=lambda k: scores[k]["score"])
+                settings["chosen"] = {"kept": scores[best]["seed"], "scores": scores}
             shared = {stage: value / len(pairs) for stage, value in timings.items()}
             songs.append(
                 Song(waveforms[best], model.sample_rate, mine[best], None, settings, shared | spent)
@@ -311,7 +327,7 @@ class _Run:
 
     def chunks(self, prompt: str | None, seed: int) -> Iterator[np.ndarray]:
         """The waveform of one song as its codes come."""
-        codes = self._codes([self._condition(prompt)], self._keys(seed))
+        codes = self._codes([self._condition(prompt)], [mx.random.key(seed)])
         return self._decode(block[0] for block in codes)
 
     def _condition(self, prompt: str | None) -> Condition:
@@ -319,11 +335,6 @@ class _Run:
             raise MusicotError("nothing to make; give a prompt, a melody or a continuation")
         text = None if prompt is None else self.model.embed_text(_checked_text(prompt))
         return Condition(text=text, chroma=self.chroma, negative=self.negative)
-
-    def _keys(self, seed: int) -> list[mx.array]:
-        """A random key a candidate; the first is that of the song without candidates."""
-        key = mx.random.key(seed)
-        return [key, *mx.random.split(key, max(1, self.candidates - 1))][: self.candidates]
 
     def _codes(
         self, conditions: Sequence[Condition], keys: Sequence[mx.array]
@@ -391,23 +402,41 @@ class _Run:
         found = chroma(mx.array(waveform)[None], sample_rate=model.sample_rate)[0]
         return found.astype(model.decoder.layer_norm.weight.dtype)
 
-    def _best(self, prompt: str | None, waveforms: Sequence[np.ndarray]) -> int:
-        """The candidate that CLAP hears as nearest to the prompt and to the reference."""
-        if len(waveforms) == 1:
-            return 0
+    def _scores(
+        self, prompt: str | None, seeds: Sequence[int], waveforms: Sequence[np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """How near CLAP hears each candidate to the prompt and to the reference: mean cosines."""
         if self.clap is None:
             from musicot_mlx.pipelines.load import load as load_any
 
             self.clap = load_any().clap
-        reference = None
+        towards = {} if prompt is None else {"prompt": self.clap.embed_text([prompt])[0]}
         if self.reference is not None:
-            reference = self.clap.embed_audio(*read_audio(self.reference)).mean(axis=0)
-        if prompt is None and reference is None:
+            heard = self.clap.embed_audio(*read_audio(self.reference)).mean(axis=0)
+            towards["reference"] = heard / np.linalg.norm(heard).clip(min=1e-9)
+        if not towards:
             raise MusicotError("candidates need a prompt or a reference to be chosen by")
-        scores = clap_scores(
-            self.clap, waveforms, self.model.sample_rate, prompt=prompt, reference=reference
-        )
-        return int(scores.argmax())
+        scores = []
+        for seed, waveform in zip(seeds, waveforms, strict=True):
+            found: dict[str, Any] = {
+                "seed": seed,
+                "score": -1.0,
+                "broken": _is_broken(waveform, self.model.sample_rate),
+            }
+            if not found["broken"]:
+                heard = self.clap.embed_audio(waveform, self.model.sample_rate)  # (windows, dim)
+                cosines = {name: float((heard @ v).mean()) for name, v in towards.items()}
+                found |= {"score": float(np.mean(list(cosines.values()))), **cosines}
+            scores.append(found)
+        return scores
+
+
+def _is_broken(waveform: np.ndarray, sample_rate: int) -> bool:
+    try:
+        check_render(waveform, sample_rate)
+    except RunError:
+        return True
+    return False
 
 
 def _checked_text(text: str) -> str:

@@ -194,6 +194,7 @@ class MusicotPipeline:
     """
 
     family = "musicot"
+    options = frozenset(RenderOptions.__annotations__)
 
     def __init__(
         self,
