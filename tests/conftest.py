@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import musicot_mlx  # noqa: F401  (OpenBLAS before MLX)
-from tests import tiny
+from tests import tiny, tiny_musicgen
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,3 +31,24 @@ def tiny_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the PyTorch checkpoint of the same sizes; skipped where torch is missing."""
     pytest.importorskip("torch")
     return tiny.write_reference(tmp_path_factory.mktemp("models") / "tiny-pytorch")
+
+
+@pytest.fixture(scope="session")
+def tiny_musicgen_upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny mono MusicGen as transformers saves it; skipped where torch is missing."""
+    pytest.importorskip("torch")
+    return tiny_musicgen.write_upstream(tmp_path_factory.mktemp("musicgen") / "mono")
+
+
+@pytest.fixture(scope="session")
+def tiny_musicgen_stereo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in stereo: eight codebooks."""
+    pytest.importorskip("torch")
+    return tiny_musicgen.write_upstream(tmp_path_factory.mktemp("musicgen") / "stereo", stereo=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_musicgen_melody(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a melody model."""
+    pytest.importorskip("torch")
+    return tiny_musicgen.write_upstream(tmp_path_factory.mktemp("musicgen") / "melody", melody=True)

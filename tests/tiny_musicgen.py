@@ -253,3 +253,71 @@ def audiocraft_codec_settings(encodec: dict[str, Any]) -> dict[str, Any]:
         },
         "rvq": {"n_q": 4, "bins": encodec["codebook_size"]},
     }
+
+
+# transformers' convert_musicgen_transformers.py and convert_encodec..., read backwards.
+_LM_NAMES = {
+    r"decoder\.model\.decoder\.embed_tokens\.": "emb.",
+    r"decoder\.lm_heads\.": "linears.",
+    r"decoder\.model\.decoder\.layer_norm\.": "out_norm.",
+    r"decoder\.model\.decoder\.layers\.": "transformer.layers.",
+    r"\.self_attn_layer_norm\.": ".norm1.",
+    r"\.encoder_attn_layer_norm\.": ".norm_cross.",
+    r"\.final_layer_norm\.": ".norm2.",
+    r"\.encoder_attn\.": ".cross_attention.",
+    r"\.fc([12])\.": r".linear\1.",
+    r"^enc_to_dec_proj": "condition_provider.conditioners.description.output_proj",
+    r"^audio_enc_to_dec_proj": "condition_provider.conditioners.self_wav.output_proj",
+}
+_CODEC_NAMES = {
+    r"(decoder)\.layers\.(3|6|9)\.conv\.": r"\1.model.\2.convtr.convtr.",
+    r"(encoder|decoder)\.layers\.": r"\1.model.",
+    r"\.conv\.(?!conv)": ".conv.conv.",
+    r"\.parametrizations\.weight\.original0": ".weight_g",
+    r"\.parametrizations\.weight\.original1": ".weight_v",
+    r"quantizer\.layers\.(\d+)\.codebook\.": r"quantizer.vq.layers.\1._codebook.",
+}
+
+
+def write_audiocraft(folder: Path, source: Path, *, sizes: Sizes = TINY) -> Path:
+    """The checkpoint of `source` (as transformers saves it) as audiocraft's files; T5 in `t5/`."""
+    import re
+    import shutil
+
+    import torch
+    import yaml
+    from safetensors.torch import load_file, save_file
+
+    def renamed(key: str, names: dict[str, str]) -> str:
+        for pattern, name in names.items():
+            key = re.sub(pattern, name, key)
+        return key
+
+    lm, codec, text = {}, {}, {}
+    for key, value in load_file(source / "model.safetensors").items():
+        if key.startswith("text_encoder."):
+            text[key.removeprefix("text_encoder.")] = value
+        elif key.startswith("audio_encoder."):
+            codec[renamed(key.removeprefix("audio_encoder."), _CODEC_NAMES)] = value
+        else:
+            lm[renamed(key, _LM_NAMES)] = value
+    for key in [key for key in lm if key.endswith(".q_proj.weight")]:
+        names = [key.replace("q_proj", f"{part}_proj") for part in "qkv"]
+        fused = key.replace("q_proj.weight", "in_proj_weight")
+        lm[fused] = torch.cat([lm.pop(name) for name in names])
+    if sizes.melody:
+        lm["condition_provider.conditioners.self_wav.chroma.spec.window"] = torch.ones(16384)
+    settings = audiocraft_settings(sizes, card=64, rate=8000)
+    settings["transformer_lm"] |= {"num_heads": sizes.heads}
+    (folder / "t5").mkdir(parents=True)
+    for name, state, config in (
+        ("state_dict.bin", lm, settings),
+        ("compression_state_dict.bin", codec, audiocraft_codec_settings(TINY_ENCODEC)),
+    ):
+        package = {"best_state": state, "xp.cfg": yaml.safe_dump(config), "exported": True}
+        torch.save(package, folder / name)
+    save_file(text, folder / "t5" / "model.safetensors")
+    about = {"architectures": ["T5EncoderModel"], "model_type": "t5", **TINY_T5}
+    (folder / "t5" / "config.json").write_text(json.dumps(about))
+    shutil.copy(source / "tokenizer.json", folder / "t5")
+    return folder
