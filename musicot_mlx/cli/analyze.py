@@ -1,6 +1,7 @@
 """musicot analyze: what audio or a plan holds over time, and whether audio followed its plan."""
 
 import argparse
+import base64
 import inspect
 import json
 import math
@@ -17,6 +18,7 @@ from musicot_mlx.errors import MusicotError
 
 if TYPE_CHECKING:
     from musicot_mlx.evaluation.agreement import Analysis, StemAgreement
+    from musicot_mlx.evaluation.copying import CopyCheck
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="drums.wav, bass.wav, ... of this song: their loudness against its thoughts",
     )
+    add("--copy-of", metavar="FILE", help="a song that this one must not copy: compare tokens")
+    add(
+        "--unrelated",
+        nargs="+",
+        metavar="FILE",
+        help="other songs, to know better what chance gives (with --copy-of)",
+    )
     add("--png", metavar="FILE", help="draw it")
     add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: the song's)")
     add("--json", action="store_true", help="one line of JSON on standard output")
@@ -51,8 +60,11 @@ def run(args: argparse.Namespace) -> int:
     if args.png and not Path(args.png).parent.is_dir():
         raise MusicotError(f"can't write {args.png}: its folder doesn't exist")
     audio, source, settings = _sources(path, args.plan)
-    if audio is None and args.stems:
-        raise MusicotError(f"--stems needs audio, and {path} is a plan; pass the song it became")
+    for flag, value in (("--stems", args.stems), ("--copy-of", args.copy_of)):
+        if audio is None and value:
+            raise MusicotError(f"{flag} needs audio, and {path} is a plan; pass the song it became")
+    if args.unrelated and not args.copy_of:
+        raise MusicotError("--unrelated goes with --copy-of; leave it out")
 
     import musicot_mlx as mc
     from musicot_mlx.evaluation.agreement import analyze, audible, stem_agreement, stem_files
@@ -67,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     plan = _plan(model, source, settings, must=audio is None or args.plan is not None)
     found = analyze(waveform, rate, model=model, plan=plan, anchors=args.anchors)
     apart = stem_agreement(audio, stems, model=model) if stems else None
+    copy = _copy_check(args, model, settings) if args.copy_of else None
     if args.png:
         from musicot_mlx.evaluation.plots import plot_analysis
 
@@ -75,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         plot_analysis(found, title, args.png, waveform=waveform)
 
     lines = list(_lines(path, found, apart))
+    if copy:
+        lines.append(f"held against {args.copy_of}: {copy.verdict}")
     where = f" -> {args.png}" if args.png else ""
     memory = common.peak_memory()
     lines.append(f"{found.duration:.1f} s analyzed in {time.perf_counter() - started:.1f} s, "
@@ -84,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         report = {"file": str(path), **found.to_dict(), **memory}
         if apart:
             report["stems"] = apart.to_dict()
+        if copy:
+            report["copy_of"] = {"file": args.copy_of, **copy.to_dict()}
         print(json.dumps(report, sort_keys=True), flush=True)
     return 0
 
@@ -95,13 +112,13 @@ def _sources(path: Path, plan: str | None) -> tuple[Path | None, Any, dict[str, 
             raise MusicotError(f"{path} is itself a plan; pass audio to hold against --plan")
         settings = _settings(path)
         if settings is not None:
-            return None, settings.get("plan"), settings
+            return None, _made(settings, "plan"), settings
         return None, str(path), {}
     settings = _settings(path.with_suffix(".json")) or {}
     if plan is None:
-        return path, settings.get("plan"), settings
+        return path, _made(settings, "plan"), settings
     if Path(plan).suffix.lower() == ".json" and (others := _settings(Path(plan))) is not None:
-        return path, others.get("plan"), others
+        return path, _made(others, "plan"), others
     return path, plan, settings
 
 
@@ -112,6 +129,13 @@ def _settings(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and "thought_temperature" in found else None
+
+
+def _made(settings: dict[str, Any], name: str) -> Any:
+    """What was made on the way to the song, where its settings hold it: its plan, its codes."""
+    made = settings.get("made")
+    found = made.get(name) if isinstance(made, dict) else None
+    return settings.get(name) if found is None else found
 
 
 def _plan(model: Any, source: Any, settings: dict[str, Any], *, must: bool) -> Any:
@@ -132,6 +156,20 @@ def _plan(model: Any, source: Any, settings: dict[str, Any], *, must: bool) -> A
             raise
         print(f"the plan beside the song is left out: {error}", file=sys.stderr)
     return None
+
+
+def _copy_check(args: argparse.Namespace, model: Any, settings: dict[str, Any]) -> "CopyCheck":
+    """By the tokens that the song was written in, where its settings hold them."""
+    from musicot_mlx.evaluation.copying import copy_check
+
+    codes = None
+    if isinstance(written := _made(settings, "codes"), str):
+        import numpy as np
+
+        codes = np.frombuffer(base64.b64decode(written), "<u2").astype(np.int32)
+    return copy_check(
+        args.file, args.copy_of, model=model, codes=codes, unrelated=args.unrelated or ()
+    )
 
 
 def _lines(path: Path, found: "Analysis", apart: "StemAgreement | None") -> Iterator[str]:
