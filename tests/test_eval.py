@@ -98,6 +98,24 @@ def test_page_says_what_is_in_the_figures(ran: Path) -> None:
     assert str(ran) not in page  # no path of this machine
 
 
+def test_versions_stand_side_by_side(
+    ran: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = json.loads((ran / "renders" / "figures.json").read_text())
+    worse = json.loads(json.dumps(found))
+    worse["groups"]["wordings"]["fad"]["value"] += 1
+    worse["codec"]["snr"]["value"] += 1
+    worse["settings"]["clap"] = "another"
+    page = report.page({**found, "earlier": worse}, {})
+    rows = {line.split(" |")[0][2:]: line for line in page.splitlines() if line.endswith("| yes |")}
+    assert "FAD" in rows and "codec: SNR, dB" not in rows
+    assert "not measured alike: clap another and" in page
+    assert "Against an earlier version" not in (ran / "results.md").read_text()
+    (tmp_path / "a.json").write_text("{}")
+    assert main(["eval", "--against", str(tmp_path / "a.json")]) == 2
+    assert "holds no figures" in capsys.readouterr().err
+
+
 def test_without_a_base_the_page_says_what_was_not_tested(ran: Path) -> None:
     found = json.loads((ran / "renders" / "figures.json").read_text())
     del found["ablations"][renders.BASE]

@@ -94,6 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that render, where the CPU does the work (default: 1)",
     )
+    add(
+        "--against",
+        metavar="FILE",
+        help="figures.json of an earlier version, to stand beside this one in the page",
+    )
     add("--report", metavar="FILE", help="write a page of results with spectrograms (Markdown)")
     add("--json", action="store_true", help="the figures as one line of JSON on standard output")
 
@@ -103,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise MusicotError(f"can't write {path}: its folder doesn't exist")
 
+    earlier = _figures(args.against) if args.against else None
     import musicot_mlx as mc
     from musicot_mlx.evaluation import real, renders, scores
     from musicot_mlx.evaluation.prompts import PROMPTS, read_prompts
@@ -163,16 +169,30 @@ def run(args: argparse.Namespace) -> int:
         "version": mc.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
         "minutes": elapsed / 60,
+        "size_mb": sum(f.stat().st_size for f in resolve(name).iterdir() if f.is_file()) / 1e6,
+        "earlier": earlier,
         "tagger_held_out": tagger.config.held_out,
         "settings": {
             "prompts": len(prompts),
             "captions": len(captions or []),
             "takes": len(takes),
+            "clap": listener,
             "duration": args.duration,
             "seeds": args.seeds,
         },
     }
     return _finish(args, found, takes, folder, songs, model)
+
+
+def _figures(path: str) -> dict[str, Any]:
+    """The figures of another run, less those that it was compared with."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MusicotError(f"can't read the figures {path} ({error})") from error
+    if not isinstance(found, dict) or not {"groups", "fingerprint", "settings"} <= set(found):
+        raise MusicotError(f"{path} holds no figures of musicot eval; pass its figures.json")
+    return {key: value for key, value in found.items() if key != "earlier"}
 
 
 def _load(name: str) -> Any:

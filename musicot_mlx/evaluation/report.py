@@ -26,10 +26,7 @@ LABELS = {
 
 
 def spectrogram(waveform: np.ndarray, sample_rate: int, path: str | Path) -> None:
-    """A mel spectrogram as a small PNG, a column a piece of time, 30 Hz at the foot, 16 kHz on top.
-
-    waveform: (samples,) or (samples, channels); several side by side: pass a list's concatenation.
-    """
+    """A mel spectrogram of (samples,) or (samples, channels) as a small PNG, 30 Hz at the foot."""
     image = mel_decibels(power_spectrogram(waveform, sample_rate), BANDS, DYNAMIC_RANGE)
     edges = np.linspace(0, len(image), min(COLUMNS, len(image)) + 1).astype(int)
     pooled = np.maximum.reduceat(image, edges[:-1], axis=0)  # (columns, bands)
@@ -48,6 +45,7 @@ def page(found: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         _recipe(found),
         "## At a glance",
         _goals(found),
+        *(("## Against an earlier version", _earlier(found)) if found.get("earlier") else ()),
         "## Quality",
         _quality(found),
         "## Instruments and tempo",
@@ -109,6 +107,9 @@ def _goals(found: Mapping[str, Any]) -> str:
     if found.get("diversity"):
         add("variety: seeds against real songs", found["diversity"]["ratio"], "at least 0.5",
             lambda x: x >= 0.5)  # fmt: skip
+    if found.get("size_mb"):
+        rows.append(("shipped size, MB", f"{found['size_mb']:.1f}", "at most 40",
+                     found["size_mb"] <= 40))  # fmt: skip
     base = (found.get("ablations") or {}).get(BASE)
     if base and base.get("fad_added"):
         add("FAD that training without thoughts adds", base["fad_added"], "above 0",
@@ -124,6 +125,48 @@ def _goals(found: Mapping[str, Any]) -> str:
             "`configs/no-thoughts.yaml` and passed as `--without-thoughts`. What is shown below "
             "leaves the chain out of sampling only, which a model that has always seen it is not "
             "made for."
+        )
+    return text
+
+
+def headline(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | None, bool]]:
+    """The figures by which versions are compared: name, interval, whether more is better."""
+    main, codec = found["groups"][WORDINGS], found.get("codec") or {}
+    heard = [row["clap"]["value"] for row in (found.get("structure") or {}).values() if row["clap"]]
+    mean = {"value": float(np.mean(heard))} if heard else None
+    return [
+        ("FAD", main.get("fad"), False),
+        ("CLAP score", main.get("clap_score"), True),
+        ("instruments, mean AUC", main.get("instrument_auc"), True),
+        ("tempo as asked", main.get("tempo_within"), True),
+        ("structure, mean r", mean, True),
+        ("seeds against real songs", (found.get("diversity") or {}).get("ratio"), True),
+        ("codec: SNR, dB", codec.get("snr"), True),
+        ("codec: log-mel error", codec.get("log_mel_error"), False),
+        ("codec: comb, dB", codec.get("comb"), False),
+        ("codec: clicks a second", codec.get("clicks"), False),
+    ]
+
+
+def _earlier(found: Mapping[str, Any]) -> str:
+    """This model beside the one whose figures were passed."""
+    before = found["earlier"]
+    rows = []
+    for (name, new, more), (_, old, _) in zip(headline(found), headline(before), strict=True):
+        if new and old:
+            better = (new["value"] > old["value"]) == more and new["value"] != old["value"]
+            rows.append((name, _shown(old), _shown(new), "yes" if better else "no"))
+    text = _table(("what", f"{before['fingerprint']}", f"{found['fingerprint']}", "better"), rows)
+    other = {
+        key: (before["settings"].get(key), found["settings"].get(key))
+        for key in ("prompts", "duration", "clap")
+        if before["settings"].get(key) != found["settings"].get(key)
+    }
+    if other:
+        text += (
+            "\n\nThe two were not measured alike: "
+            + ", ".join(f"{key} {old} and {new}" for key, (old, new) in other.items())
+            + ". FAD and CLAP scores compare within one CLAP only."
         )
     return text
 
@@ -293,6 +336,8 @@ def _shown(value: Mapping[str, Any] | None) -> str:
     if not value:
         return "-"
     digits = 1 if abs(value["value"]) >= 10 else 2 if abs(value["value"]) >= 0.1 else 3
+    if "low" not in value:
+        return f"{value['value']:.{digits}f}"
     low, high = (f"{value[end]:.{digits}f}" for end in ("low", "high"))
     return f"{value['value']:.{digits}f} [{low}, {high}]"
 
