@@ -9,7 +9,14 @@ import pytest
 
 from musicot_mlx.nn import elementwise
 
-NAMES = {"exp": mx.exp, "silu": nn.silu, "sigmoid": mx.sigmoid, "gelu": nn.gelu, "elu": nn.elu}
+NAMES = {
+    "exp": mx.exp,
+    "silu": nn.silu,
+    "sigmoid": mx.sigmoid,
+    "gelu": nn.gelu,
+    "elu": nn.elu,
+    "tanh": mx.tanh,
+}
 
 
 @pytest.fixture

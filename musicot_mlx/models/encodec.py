@@ -21,7 +21,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
-from musicot_mlx.nn.elementwise import elu, plain_is_slow, sigmoid
+from musicot_mlx.nn.elementwise import elu, plain_is_slow, sigmoid, tanh
 from musicot_mlx.nn.windows import in_windows
 from musicot_mlx.weights.config import config_from_dict
 
@@ -97,6 +97,7 @@ class EncodecConfig:
 
 
 ENCODEC_32KHZ = EncodecConfig()
+LONGEST = 50  # frames at once: a second, of which a CPU's cache holds the most part
 
 
 class Conv(nn.Module):
@@ -128,7 +129,7 @@ class Conv(nn.Module):
         right = 0 if self._causal else surplus // 2
         extra = -x.shape[1] % self._stride
         x = self._pad(x, surplus - right, right + extra)
-        if self._dilation > 1 and plain_is_slow(x):
+        if self._stride == 1 and plain_is_slow(x):
             return shifted_conv(x, self.weight, dilation=self._dilation) + self.bias
         y = mx.conv1d(x, self.weight, stride=self._stride, dilation=self._dilation)
         return y + self.bias
@@ -167,11 +168,18 @@ class ConvTranspose(nn.Module):
         return y[:, left : y.shape[1] - self._right] + self.bias
 
 
-def shifted_conv(x: mx.array, weight: mx.array, *, dilation: int) -> mx.array:
-    """mx.conv1d(x, weight, dilation=dilation) as one matrix product a tap."""
-    taps = weight.shape[1]
+def shifted_conv(x: mx.array, weight: mx.array, *, dilation: int = 1) -> mx.array:
+    """mx.conv1d(x, weight, dilation=dilation) as a matrix product a tap, or one for all taps.
+
+    Where there are fewer outputs than taps, shifting the products is less than shifting x.
+    """
+    outputs, taps, inputs = weight.shape
     time = x.shape[1] - (taps - 1) * dilation
-    shifts = (x[:, tap * dilation : tap * dilation + time] for tap in range(taps))
+    starts = [tap * dilation for tap in range(taps)]
+    if outputs < taps:
+        y = x @ weight.reshape(outputs * taps, inputs).T
+        return sum(y[:, at : at + time, tap::taps] for tap, at in enumerate(starts))
+    shifts = (x[:, at : at + time] for at in starts)
     return sum(shift @ weight[:, tap].T for tap, shift in enumerate(shifts))
 
 
@@ -182,8 +190,12 @@ def overlap_add_conv(x: mx.array, weight: mx.array, *, stride: int) -> mx.array:
     """
     batch, time, inputs = x.shape
     outputs, taps, _ = weight.shape
-    flat = weight.transpose(1, 0, 2).reshape(taps * outputs, inputs)
-    y = (x @ flat.T).reshape(batch, time, 2, stride, outputs)
+    if batch * time < inputs:  # turning the product around is less than turning the weights
+        y = (x @ weight.reshape(outputs * taps, inputs).T).reshape(batch, time, outputs, taps)
+        y = y.swapaxes(2, 3)
+    else:
+        y = x @ weight.swapaxes(0, 1).reshape(taps * outputs, inputs).T
+    y = y.reshape(batch, time, 2, stride, outputs)
     first, second = y[:, :, 0], y[:, :, 1]  # (batch, time, stride, channels)
     none = (0, 0)
     y = mx.pad(first, (none, (0, 1), none, none)) + mx.pad(second, (none, (1, 0), none, none))
@@ -269,9 +281,12 @@ class LSTM(nn.Module):
 
 def plain_cell(inputs: mx.array, recurrent: mx.array, cell: mx.array) -> State:
     """One LSTM step: pre-activations (batch, 4 * channels) of both sources, and the old cell."""
-    i, f, g, o = mx.split(inputs + recurrent, 4, axis=-1)
-    cell = sigmoid(f) * cell + sigmoid(i) * mx.tanh(g)
-    return sigmoid(o) * mx.tanh(cell), cell
+    gates = inputs + recurrent
+    channels = cell.shape[-1]
+    opened = sigmoid(gates)
+    i, f, o = (opened[:, n * channels : (n + 1) * channels] for n in (0, 1, 3))
+    cell = f * cell + i * tanh(gates[:, 2 * channels : 3 * channels])
+    return o * tanh(cell), cell
 
 
 def fused_cell() -> Callable[[mx.array, mx.array, mx.array], State]:
@@ -346,7 +361,7 @@ class Encodec(nn.Module):
     def dtype(self) -> mx.Dtype:
         return self.decoder.first.bias.dtype
 
-    def encode(self, waveform: mx.array, *, longest: int = 250) -> mx.array:
+    def encode(self, waveform: mx.array, *, longest: int = LONGEST) -> mx.array:
         """Codes of a waveform at sampling_rate, ceil(samples / hop_length) frames.
 
         longest: frames encoded at once. Raises ValueError for another shape or an empty waveform.
@@ -375,7 +390,7 @@ class Encodec(nn.Module):
         return mx.concatenate(list(self.decode_stream([codes])), axis=1)
 
     def decode_stream(
-        self, chunks: Iterable[mx.array], *, longest: int = 250
+        self, chunks: Iterable[mx.array], *, longest: int = LONGEST
     ) -> Iterator[mx.array]:
         """Decode codes as they come, (batch, codebooks, any number of frames) each, in flat memory.
 

@@ -10,6 +10,7 @@ import mlx.nn as nn
 from musicot_mlx.nn.elementwise import exp_steps, plain_is_slow
 
 _MOST_ROWS = 8
+_FEWEST_KEYS = 128
 
 
 def linear(layer: nn.Module, x: mx.array) -> mx.array:
@@ -34,7 +35,7 @@ def attention(
     mask: boolean, true where a key counts, or "causal". For a single query the softmax is written
     out, because MLX's own takes exponentials one by one on a CPU.
     """
-    if q.shape[2] > 1 or not plain_is_slow(q):
+    if q.shape[2] > 1 or k.shape[2] < _FEWEST_KEYS or not plain_is_slow(q):
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (batch, heads, 1, keys)
     if isinstance(mask, mx.array):

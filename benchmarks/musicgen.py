@@ -1,0 +1,359 @@
+"""MusicGen at musicgen-small's shape with random weights: steps, codec, batches and memory.
+
+    python benchmarks/musicgen.py steps codec batch memory --json benchmarks/results/musicgen.json
+
+Needs the [torch] extra: `steps` and `codec` run transformers beside MLX in one process, in turns,
+on all cores, and report medians and their ratio. Float32, no pretrained weights. The
+tables are printed from the JSON; nothing is compared with another machine. `memory` runs each
+length in a process of its own.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import musicot_mlx  # noqa: F401  (OpenBLAS before MLX)
+
+# isort: split
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_map
+
+from musicot_mlx.generation import musicgen as loop
+from musicot_mlx.generation.musicgen import Condition, generate_codes
+from musicot_mlx.models.encodec import ENCODEC_32KHZ, Encodec
+from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen, MusicgenConfig
+
+THREADS = os.cpu_count()  # what OpenBLAS takes by itself
+TEXT_TOKENS = 12
+ROUNDS = 5
+SECTIONS = ("steps", "codec", "batch", "memory")
+
+
+def network(config: MusicgenConfig) -> Musicgen:
+    """A decoder with small random weights."""
+    lm = Musicgen(config)
+    keys = iter(mx.random.split(mx.random.key(0), len(tree_flatten(lm.parameters()))))
+    lm.update(
+        tree_map(
+            lambda w: 0.02 * mx.random.normal(w.shape, key=next(keys)) if w.ndim > 1 else w,
+            lm.parameters(),
+        )
+    )
+    mx.eval(lm.parameters())
+    return lm
+
+
+def conditions(songs: int) -> list[Condition]:
+    keys = mx.random.split(mx.random.key(1), songs)
+    return [Condition(mx.random.normal((TEXT_TOKENS, 768), key=key)) for key in keys]
+
+
+def blocks(lm: Musicgen, songs: int, frames: int, **settings: Any) -> Any:
+    keys = list(mx.random.split(mx.random.key(2), songs))
+    return generate_codes(lm, conditions(songs), frames=frames, keys=keys, **settings)
+
+
+def seconds_a_step(lm: Musicgen, songs: int, steps: int) -> float:
+    """From the first block of five steps to the last, the beginning not counted."""
+    marks = []
+    for block in blocks(lm, songs, steps + 2, block=5):
+        marks.append((time.perf_counter(), block.shape[-1]))
+    counted = [frames for _, frames in marks[1:-1]]  # the last holds what the delay left
+    return (marks[-2][0] - marks[0][0]) / sum(counted)
+
+
+# --- sections ---
+
+
+def steps(rounds: int) -> dict[str, Any]:
+    """Time of a step with guidance, beside transformers; what a step reads and runs."""
+    lm, beside = network(MUSICGEN_SMALL), torch_decoder()
+    rows = []
+    for count in (60, 240):
+        ours, theirs = [], []
+        for _ in range(rounds if count < 100 else 2):
+            theirs.append(1e3 * beside(count))
+            ours.append(1e3 * seconds_a_step(lm, 1, count))
+        rows.append({"steps": count, "mlx_ms": _spread(ours), "torch_ms": _spread(theirs)})
+        rows[-1]["ratio"] = rows[-1]["mlx_ms"]["median"] / rows[-1]["torch_ms"]["median"]
+    return {"rows": rows, **step_anatomy(lm)}
+
+
+def torch_decoder() -> Callable[[int], float]:
+    """transformers' generate at the same shape: seconds a step."""
+    import torch
+    import transformers as hf
+
+    torch.set_num_threads(THREADS)
+    config = hf.MusicgenConfig(
+        text_encoder=hf.T5Config(
+            vocab_size=64, d_model=768, d_kv=64, d_ff=64, num_layers=1, num_heads=12
+        ),
+        audio_encoder=hf.EncodecConfig(  # the codec is not timed here
+            target_bandwidths=[2.2],
+            sampling_rate=32000,
+            num_filters=2,
+            num_lstm_layers=1,
+            upsampling_ratios=[8, 5, 4, 4],
+            hidden_size=8,
+            codebook_size=2048,
+            codebook_dim=8,
+        ),  # fmt: skip
+        decoder=hf.MusicgenDecoderConfig(),
+    )
+    model = hf.MusicgenForConditionalGeneration(config).eval()
+    made = model.generation_config
+    made.pad_token_id = made.bos_token_id = made.decoder_start_token_id = 2048
+    ids = torch.randint(1, 64, (1, TEXT_TOKENS))
+    marks: list[float] = []
+
+    class Clock(hf.LogitsProcessor):
+        def __call__(self, ids: Any, scores: Any) -> Any:
+            marks.append(time.perf_counter())
+            return scores
+
+    def run(count: int) -> float:
+        marks.clear()
+        model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), guidance_scale=3.0, do_sample=True,
+            top_k=250, max_new_tokens=count, logits_processor=hf.LogitsProcessorList([Clock()]),
+        )  # fmt: skip
+        return (marks[-1] - marks[4]) / (len(marks) - 5)
+
+    return run
+
+
+def step_anatomy(lm: Musicgen) -> dict[str, Any]:
+    """Bytes that a step reads, operations that it runs, evaluations and host reads a frame."""
+    sizes = {name: value.nbytes for name, value in tree_flatten(lm.parameters())}
+    unread = ("encoder_attn.kv", "embed_tokens", "enc_to_dec_proj")  # once a song, or by row
+    read = sum(size for name, size in sizes.items() if not any(part in name for part in unread))
+    width = lm.config.hidden_size * 4
+    gathered = lm.config.num_codebooks * width
+    position = 2 * 2 * width * lm.config.num_hidden_layers  # keys and values of two rows
+    text = 2 * TEXT_TOKENS * width * lm.config.num_hidden_layers
+    calls = {"async_eval": 0, "host_reads": 0}
+    asynchronous, stack = mx.async_eval, mx.stack
+    run = loop._Run(lm, conditions(1), 3.0)
+    run.begin(0)
+    tokens = mx.full((1, lm.config.num_codebooks, 1), lm.config.pad_id)
+    mx.eval(run.logits(tokens))
+    with tempfile.NamedTemporaryFile("r", suffix=".dot") as file:
+        key = mx.random.key(0)[None]
+        drawn = loop.draw_codebooks(run.logits(tokens), key, temperature=1.0, top_k=250)
+        mx.export_to_dot(file.name, drawn)
+        operations = sum("shape=rectangle" in line for line in file.read().splitlines())
+
+    def count_async(*arrays: Any) -> None:
+        calls["async_eval"] += 1
+        asynchronous(*arrays)
+
+    def count_stack(arrays: Any, axis: int = 0) -> mx.array:
+        calls["host_reads"] += axis == -1  # the loop's own, before a block goes to the host
+        return stack(arrays, axis=axis)
+
+    mx.async_eval, mx.stack = count_async, count_stack
+    try:
+        frames = sum(block.shape[-1] for block in blocks(lm, 1, 47))
+    finally:
+        mx.async_eval, mx.stack = asynchronous, stack
+    steps_run = frames + 3
+    return {
+        "weights_bytes": sum(sizes.values()),
+        "bytes_read_per_step": {
+            "weights": read + gathered,
+            "text_keys_and_values": text,
+            "cache_per_position": position,
+        },
+        "share_of_weights_read": (read + gathered) / sum(sizes.values()),
+        "operations_per_step": operations,
+        "async_evals_per_step": calls["async_eval"] / steps_run,
+        "host_reads_per_step": calls["host_reads"] / steps_run,
+    }
+
+
+def codec(rounds: int) -> dict[str, Any]:
+    """Decoding 10 s at 32 kHz beside transformers."""
+    import torch
+    import transformers as hf
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    beside = hf.EncodecModel(
+        hf.EncodecConfig(
+            target_bandwidths=[2.2],
+            sampling_rate=32000,
+            num_filters=64,
+            hidden_size=128,
+            upsampling_ratios=[8, 5, 4, 4],
+            codebook_size=2048,
+            codebook_dim=128,
+            use_causal_conv=False,
+            use_conv_shortcut=False,
+        )  # fmt: skip
+    ).eval()
+    model = Encodec(ENCODEC_32KHZ)
+    mx.eval(model.parameters())
+    codes = np.random.default_rng(0).integers(0, 2048, (1, 4, 500))
+    ours, theirs, encode_ours, encode_theirs = [], [], [], []
+    waveform = 0.1 * np.random.default_rng(1).standard_normal((1, 320000, 1)).astype(np.float32)
+    for _ in range(rounds):
+        with torch.no_grad():
+            theirs.append(_timed(lambda: beside.decode(torch.from_numpy(codes)[None], [None])))
+            ours.append(_timed(lambda: mx.eval(model.decode(mx.array(codes)))))
+            heard = torch.from_numpy(waveform.swapaxes(1, 2))
+            encode_theirs.append(_timed(lambda x=heard: beside.encode(x)))
+            encode_ours.append(_timed(lambda: mx.eval(model.encode(mx.array(waveform)))))
+    out = {}
+    for name, a, b in (("decode", ours, theirs), ("encode", encode_ours, encode_theirs)):
+        out[name] = {"seconds": 10, "mlx_s": _spread(a), "torch_s": _spread(b)}
+        out[name]["ratio"] = out[name]["mlx_s"]["median"] / out[name]["torch_s"]["median"]
+    return out
+
+
+def batch(rounds: int) -> dict[str, Any]:
+    """Eight prompts in one pass against one at a time."""
+    lm, single, together = network(MUSICGEN_SMALL), [], []
+    for _ in range(rounds):
+        single.append(1e3 * seconds_a_step(lm, 1, 40))
+        together.append(1e3 * seconds_a_step(lm, 8, 40))
+    out = {"songs": 8, "steps": 40, "one_ms": _spread(single), "eight_ms": _spread(together)}
+    out["throughput_ratio"] = 8 * out["one_ms"]["median"] / out["eight_ms"]["median"]
+    return out
+
+
+LENGTHS = ((30.0, 24), (30.0, 4), (90.0, 4))  # seconds, layers
+
+
+def memory(rounds: int) -> dict[str, Any]:
+    """Peak memory of the decoder alone; 30 s whole, and beyond one window at fewer layers."""
+    rows = []
+    for seconds, layers in LENGTHS:
+        command = [sys.executable, __file__, "--one-memory", str(seconds), str(layers)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        rows.append(json.loads(out))
+    return {"rows": rows}
+
+
+def one_memory(seconds: float, layers: int) -> dict[str, Any]:
+    """Generate so much in this process and say what was held at most."""
+    config = dataclasses.replace(MUSICGEN_SMALL, num_hidden_layers=layers)
+    lm = network(config)
+    weights = sum(value.nbytes for _, value in tree_flatten(lm.parameters()))
+    frames = round(seconds * config.frame_rate)
+    cached = min(frames, loop.WINDOW) + config.num_codebooks
+    cached = -(-cached // 256) * 256  # the cache grows in blocks
+    text = 2 * TEXT_TOKENS * config.hidden_size * 4 * layers
+    caches = 2 * 2 * cached * config.hidden_size * 4 * layers + text
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    most_cached = 0
+    for _ in blocks(lm, 1, frames):
+        most_cached = max(most_cached, mx.get_cache_memory())
+    peak = mx.get_peak_memory()
+    scale = 1 if sys.platform == "darwin" else 1024
+    return {
+        "seconds": seconds,
+        "layers": layers,
+        "weights_bytes": weights,
+        "caches_bytes": caches,
+        "peak_bytes": peak,
+        "buffer_cache_bytes": most_cached,
+        "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
+        "ratio": peak / (weights + caches),
+    }
+
+
+# --- report ---
+
+
+def _timed(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def machine() -> dict[str, Any]:
+    names = ("mlx", "torch", "transformers", "numpy", "musicot-mlx")
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": THREADS,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in names},
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = ["| what | MLX | PyTorch | ratio |", "|---|---|---|---|"]
+
+    def pair(value: dict[str, float], unit: str) -> str:
+        return f"{value['median']:.3g} {unit} ({value['min']:.3g}-{value['max']:.3g})"
+
+    if "steps" in results:
+        for row in results["steps"]["rows"]:
+            ours, theirs = pair(row["mlx_ms"], "ms"), pair(row["torch_ms"], "ms")
+            what = f"a step, mean of {row['steps']}"
+            lines.append(f"| {what} | {ours} | {theirs} | {row['ratio']:.2f} |")
+    if "codec" in results:
+        for name, row in results["codec"].items():
+            ours, theirs = pair(row["mlx_s"], "s"), pair(row["torch_s"], "s")
+            lines.append(f"| EnCodec {name}, 10 s | {ours} | {theirs} | {row['ratio']:.2f} |")
+    if "batch" in results:
+        row = results["batch"]
+        eight, one = pair(row["eight_ms"], "ms"), pair(row["one_ms"], "ms")
+        lines.append(
+            f"| a step of 8 songs; of one | {eight}; {one} | | "
+            f"{row['throughput_ratio']:.1f} x the songs |"
+        )
+    for row in results.get("memory", {}).get("rows", []):
+        lines.append(
+            f"| memory, {row['seconds']:g} s, {row['layers']} layers | "
+            f"{row['peak_bytes'] / 1e9:.2f} GB ({row['ratio']:.2f} x weights and caches), "
+            f"buffer cache {row['buffer_cache_bytes'] / 1e9:.2f} GB, "
+            f"resident {row['peak_resident_bytes'] / 1e9:.2f} GB | | |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", type=Path, help="keep the results here, section by section")
+    parser.add_argument("--one-memory", nargs=2, type=float, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one_memory:
+        print(json.dumps(one_memory(args.one_memory[0], int(args.one_memory[1]))))
+        return 0
+    results = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
+    for name in args.sections:
+        results[name] = globals()[name](args.rounds)
+        results |= {"recipe": f"{args.rounds} rounds in turns, medians", "machine": machine()}
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
