@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": "turn a PyTorch checkpoint into an MLX folder",
     "lora": "tune a model on your own songs",
     "eval": "measure how good a model is, with intervals, and write a page of results",
+    "bench": "how fast songs are made here: seconds, memory and limits of each stage",
     "doctor": "what this machine has, and what to change",
 }
 _HELP = ("-h", "--help", "help")

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import math
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -157,21 +156,12 @@ def peak_memory() -> dict[str, float]:
     """Peak memory in GB: of the process (resident) and of MLX's arrays."""
     import mlx.core as mx
 
+    from musicot_mlx.evaluation.machine import peak_resident
+
     return {
-        "peak_resident_gb": round(_peak_resident() / 1e9, 3),
+        "peak_resident_gb": round(peak_resident() / 1e9, 3),
         "peak_mlx_gb": round(mx.get_peak_memory() / 1e9, 3),
     }
-
-
-def _peak_resident() -> int:
-    """Bytes of memory that the process held at most."""
-    if sys.platform == "linux":
-        # getrusage would count what the parent process held before it started this one.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def summary(path: object, duration: float, sample_rate: int, elapsed: float) -> str:

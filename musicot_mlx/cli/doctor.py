@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from musicot_mlx.cli import play
+from musicot_mlx.evaluation import machine
 
 GOOD, HINT, BAD = "ok", "hint", "missing"
+_NARROW_KERNELS = ("haswell", "zen", "sandybridge", "nehalem")  # of OpenBLAS, without AVX-512
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,14 @@ def _matmul() -> Finding:
         mx.eval(a @ a)
         best = min(best, time.perf_counter() - started)
     found = f"{2 * size**3 / best / 1e9:.0f} GFLOP/s in float32"
-    if sys.platform != "linux" or "openblas" in Path("/proc/self/maps").read_text():
+    if sys.platform != "linux":
+        return Finding("matrices", GOOD, found)
+    if "openblas" in Path("/proc/self/maps").read_text():
+        chosen = os.environ.get("OPENBLAS_CORETYPE", "")
+        found = f"{found}, {machine.blas()}"
+        if chosen.lower() in _NARROW_KERNELS and "avx512f" in Path("/proc/cpuinfo").read_text():
+            advice = f"this processor has AVX-512: unset OPENBLAS_CORETYPE={chosen}"
+            return Finding("matrices", HINT, found, advice)
         return Finding("matrices", GOOD, found)
     if os.environ.get("MUSICOT_NO_OPENBLAS", "0") not in ("", "0"):
         return Finding("matrices", HINT, f"{found}, no OpenBLAS", "unset MUSICOT_NO_OPENBLAS")

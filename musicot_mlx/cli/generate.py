@@ -108,6 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stream", action="store_true", help="write the audio while later parts are being made")
     add("--play", action="store_true", help="play the song through the system's player")
     add(
+        "--max-memory-gb",
+        type=number(0.05, unit="GB"),
+        metavar="GB",
+        help="keep the whole process within this, or say before loading that it can't be done",
+    )
+    add(
         "--config-from",
         metavar="FILE",
         help="settings of an earlier song (its .json) to make it again; flags override",
@@ -133,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     name = args.model or settings.get("model", "musicot-mini")
+    budget = _budget(args, settings, name)
     model = mc.load(name, adapter_path=args.adapter_path or settings.get("adapter_path"))
     options = _of_this_model(args, options, model, name)
     usual = settings.get("seed", 0)
@@ -142,14 +149,17 @@ def run(args: argparse.Namespace) -> int:
     songs = [(prompt, seed) for prompt in prompts for seed in args.seed or [usual]]
     loaded = time.perf_counter() - started
 
+    stream = args.stream or (budget is not None and budget.stream)
     jobs = list(zip(songs, paths, strict=True))
-    together = 1 if args.stream else getattr(model, "batch", 1)
+    together = 1 if stream or budget else getattr(model, "batch", 1)
+    if budget is not None:
+        model.decode_latents = budget.decode_latents
     for first in range(0, len(jobs), together):
         batch = jobs[first : first + together]
         label = f"{first + 1}-{first + len(batch)}" if len(batch) > 1 else f"{first + 1}"
         started = time.perf_counter()
         with common.Progress(prefix=f"{label}/{len(jobs)} " if len(jobs) > 1 else "") as progress:
-            if args.stream:
+            if stream:
                 reports = [_stream(model, *batch[0], rate, options, progress, args.play)]
             else:
                 reports = _generate(model, batch, rate, options, progress)
@@ -170,6 +180,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 Job = tuple[tuple[str | None, int], Path]  # prompt, seed, file
+
+
+def _budget(args: argparse.Namespace, settings: dict[str, Any], name: str) -> Any:
+    """The plan that keeps to --max-memory-gb, told and applied before anything loads, or None."""
+    if args.max_memory_gb is None:
+        return None
+    from musicot_mlx.pipelines import memory
+
+    duration = args.duration or settings.get("duration", 30.0)
+    if args.plan and Path(args.plan).is_file():
+        duration = _read_settings(args.plan).get("duration", duration)
+    found = memory.plan(
+        name, duration=duration, max_memory_gb=args.max_memory_gb, songs=args.candidates or 1
+    )
+    print(found.line(), file=sys.stderr)
+    found.apply()
+    return found
 
 
 def _generate(

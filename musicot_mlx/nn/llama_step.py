@@ -18,6 +18,7 @@ from musicot_mlx.nn import rotary
 from musicot_mlx.nn.elementwise import exp_steps, plain_is_slow, silu_steps
 
 _POSITIONS = 1024  # rows of the rotation table are made in steps of this
+_FEW_SCORES = 4096  # up to here one softmax is quicker than the fast exponential's eight operations
 
 
 def takes(model: nn.Module, x: mx.array, cache: list[Any] | None) -> bool:
@@ -53,16 +54,18 @@ def step(model: nn.Module, x: mx.array, cache: list[Any]) -> mx.array:
     places = offset if isinstance(offset, mx.array) else mx.full((rows,), offset)
     turn = turns[places].T  # (head_dim, rows): cosines, then sines
     padding = getattr(first, "left_padding", None)
-    mask = None
+    mask = mx.zeros((1, 1, 1, 1))
     if padding is not None:
         seen = mx.arange(held + 1) >= padding[:, None]
         mask = mx.where(seen, 0.0, -1e30)[:, None, None]  # (rows, 1, 1, keys)
+    cos, sin = mx.split(turn[None, :, None], 2, axis=1)  # (1, half, 1, rows)
+    cos, sin = cos.swapaxes(1, 2), sin.swapaxes(1, 2)  # (1, 1, half, rows)
     before, after = _compiled(attn.n_heads, attn.n_kv_heads, layers[0].input_layernorm.eps)
     h = x[:, 0].T  # (hidden, rows)
     for layer, kept in zip(layers, cache, strict=True):
         attn, mlp = layer.self_attn, layer.mlp
         q, k, v = before(
-            h, turn, layer.input_layernorm.weight, attn.q_proj.weight, attn.k_proj.weight,
+            h, cos, sin, layer.input_layernorm.weight, attn.q_proj.weight, attn.k_proj.weight,
             attn.v_proj.weight,
         )  # fmt: skip
         keys, values = kept.update_and_fetch(k, v)
@@ -81,13 +84,20 @@ def _positions(cache: Any) -> int:
     return cache._idx if hasattr(cache, "_idx") else cache.offset
 
 
-def _attend(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None) -> mx.array:
-    """q (rows, kv_heads, group, head_dim), already scaled, over the cache -> (hidden, rows)."""
-    keys = keys.swapaxes(-1, -2)
-    scores = q @ keys if mask is None else mx.addmm(mask, q, keys)
-    weights = _exp_below(scores, mx.max(scores, axis=-1, keepdims=True))
-    y = (weights @ values) / mx.sum(weights, axis=-1, keepdims=True)
+def _attend(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
+    """q (rows, kv_heads, group, head_dim) over the cache -> (hidden, rows); mask is added."""
+    scores = _masked(q @ keys.swapaxes(-1, -2), mask, q.shape[-1] ** -0.5)
+    if scores.size <= _FEW_SCORES:
+        y = mx.softmax(scores, axis=-1) @ values
+    else:
+        weights = _exp_below(scores, mx.max(scores, axis=-1, keepdims=True))
+        y = (weights @ values) / mx.sum(weights, axis=-1, keepdims=True)
     return y.reshape(y.shape[0], -1).T
+
+
+@mx.compile
+def _masked(scores: mx.array, mask: mx.array, scale: float) -> mx.array:
+    return scores * scale + mask
 
 
 @mx.compile
@@ -103,22 +113,24 @@ def _compiled(heads: int, kv_heads: int, eps: float) -> tuple[Any, Any]:
         power = mx.mean(h * h, axis=0, keepdims=True)
         return h * mx.rsqrt(power + eps) * weight[:, None]
 
-    def rotate(x: mx.array, turn: mx.array, scale: float) -> mx.array:
-        """(heads * head_dim, rows) to (rows, heads, head_dim), halves rotated and scaled."""
-        half = turn.shape[0] // 2
-        cos, sin = turn[:half] * scale, turn[half:] * scale
-        x = x.reshape(-1, 2, half, x.shape[-1])
-        a, b = x[:, 0], x[:, 1]
-        return mx.concatenate([a * cos - b * sin, a * sin + b * cos], axis=1).transpose(2, 0, 1)
-
     @mx.compile
     def before(
-        h: mx.array, turn: mx.array, weight: mx.array, q: mx.array, k: mx.array, v: mx.array
+        h: mx.array,
+        cos: mx.array,
+        sin: mx.array,
+        weight: mx.array,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
     ) -> tuple[mx.array, mx.array, mx.array]:
-        x, rows, dim = norm(h, weight), h.shape[1], turn.shape[0]
-        queries = rotate(q @ x, turn, dim**-0.5).reshape(rows, kv_heads, heads // kv_heads, dim)
-        keys = rotate(k @ x, turn, 1.0)[:, :, None]  # (rows, kv_heads, 1, head_dim)
-        values = (v @ x).reshape(kv_heads, 1, dim, rows).transpose(3, 0, 1, 2)
+        x, rows, half = norm(h, weight), h.shape[1], cos.shape[-2]
+        qk = mx.concatenate([q @ x, k @ x]).reshape(heads + kv_heads, 2, half, rows)
+        a, b = mx.split(qk, 2, axis=1)
+        qk = mx.concatenate([a * cos - b * sin, a * sin + b * cos], axis=1)
+        qk = qk.reshape(heads + kv_heads, 1, 2 * half, rows).transpose(3, 0, 1, 2)
+        queries, keys = mx.split(qk, [heads], axis=1)  # (rows, heads, 1, head_dim)
+        queries = queries.reshape(rows, kv_heads, heads // kv_heads, 2 * half)
+        values = (v @ x).reshape(kv_heads, 1, 2 * half, rows).transpose(3, 0, 1, 2)
         return queries, keys, values
 
     @mx.compile

@@ -90,7 +90,10 @@ def load(
     parts = {}
     for key, (network, config_class) in PARTS.items():
         section = config_from_dict(config_class, config[key], where=key)
-        parts[key] = prepare(network(section), config, part(arrays, key), where=key)
+        stored = part(arrays, key)
+        for name_of_it in stored:  # dropped part by part: stored and ready never stand side by side
+            del arrays[f"{key}.{name_of_it}"]
+        parts[key] = prepare(network(section), config, stored, where=key)
     sampling = config_from_dict(Sampling, config.get("sampling", {}), where="sampling")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
@@ -214,6 +217,7 @@ class MusicotPipeline:
         self.semantic_tokenizer, self.diffusion, self.vae = semantic_tokenizer, diffusion, vae
         self.sampling, self.name = sampling, name
         self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
+        self.decode_latents = 512  # at once; --max-memory-gb may take fewer
 
     @property
     def sample_rate(self) -> int:
@@ -665,7 +669,8 @@ class MusicotPipeline:
         def chunks() -> Iterator[np.ndarray]:
             made = 0
             stage = "decode" if stages_in_turn else "diffusion and decode"
-            for chunk in take.timed(stage, self.vae.decode_stream(latents)):
+            pieces = self.vae.decode_stream(latents, longest=self.decode_latents)
+            for chunk in take.timed(stage, pieces):
                 chunk = soft_limit(np.array(chunk)[: samples - made])
                 made += len(chunk)
                 report("waveform", made, samples)

@@ -1,0 +1,137 @@
+"""musicot bench: how fast this machine makes songs, stage by stage, and what holds it back."""
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from musicot_mlx.atomic import write_text
+from musicot_mlx.cli import common
+from musicot_mlx.errors import MusicotError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    number, add = common.number, parser.add_argument
+    add(
+        "--model",
+        default="musicot-mini",
+        metavar="NAME",
+        help="embedded name, folder or Hub id (default: musicot-mini)",
+    )
+    add(
+        "--duration",
+        "--seconds",
+        type=common.seconds,
+        nargs="+",
+        default=[20.0],
+        metavar="S",
+        help="lengths of the songs in seconds (default: 20)",
+    )
+    add(
+        "--bits",
+        type=int,
+        nargs="+",
+        choices=(4, 8, 16),
+        metavar="B",
+        help="weights stored anew in 4, 8 or 16 bits (default: as the model is)",
+    )
+    add(
+        "--batch",
+        type=number(1, 16, whole=True),
+        nargs="+",
+        default=[1],
+        metavar="N",
+        help="songs drawn together, as --candidates draws them (default: 1)",
+    )
+    add(
+        "-n",
+        type=number(1, 50, whole=True),
+        default=3,
+        metavar="N",
+        help="fresh processes a row; figures are medians (default: 3)",
+    )
+    add(
+        "--against",
+        choices=("torch",),
+        help="the PyTorch reference beside MLX: same weights, same run, float32",
+    )
+    add("--max-memory-gb", type=number(0.05, unit="GB"), metavar="GB", help="refuse what is larger")
+    add("--json", metavar="FILE", help="write the results here; - is standard output, not a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.json not in (None, "-") and not Path(args.json).resolve().parent.is_dir():
+        raise MusicotError(f"can't write {args.json}: its folder doesn't exist")
+    results = _against_torch(args) if args.against else _songs(args)
+    text = json.dumps(results, indent=1) + "\n"
+    if args.json == "-":
+        print(text, end="")
+        return 0
+    if args.json:
+        write_text(Path(args.json), text)
+    print(results["table"])
+    return 0
+
+
+def _songs(args: argparse.Namespace) -> dict[str, Any]:
+    from musicot_mlx.evaluation import machine, speed
+    from musicot_mlx.pipelines import memory
+
+    rows = []
+    with ExitStack() as stack, common.Progress() as progress:
+        for bits in args.bits or [None]:
+            model = args.model
+            if bits is not None:
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                model = str(_with_bits(args.model, bits, Path(folder) / "model"))
+            for duration, batch in itertools.product(args.duration, args.batch):
+                if args.max_memory_gb is not None:
+                    plan = memory.plan(
+                        model, duration=duration, max_memory_gb=args.max_memory_gb, songs=batch
+                    )
+                    print(plan.line(), file=sys.stderr)
+                row = speed.measure(
+                    model,
+                    duration=duration,
+                    runs=args.n,
+                    batch=batch,
+                    bits=bits,
+                    progress=lambda done, total: progress("runs", done, total),
+                )
+                foreseen = memory.predict(model, duration=duration, songs=batch)
+                row["memory"]["predicted_peak_active_gb"] = foreseen.peak() / 1e9
+                row["bounds"] = speed.bounds(row)
+                rows.append(row)
+    results = {"recipe": speed.RECIPE, "prompt": speed.PROMPT, "model": args.model, "rows": rows}
+    results["table"] = speed.table(results)
+    found = rows[0]["machine"]
+    results["table"] += (
+        f"\n\n{found['chip']}, {found['cores']} cores, {found['memory_gb']:g} GB, "
+        f"{found['system']}, mlx {found['packages']['mlx']} on {found['device']}, "
+        f"{found['blas']}, power: {found['power']}"
+    )
+    if found["chip"] in machine.PUBLISHED_BANDWIDTH:
+        bandwidth, bound = machine.PUBLISHED_BANDWIDTH[found["chip"]], rows[0]["bounds"]
+        results["table"] += (
+            f"\nbound, not measured: at the published {bandwidth:g} GB/s of {found['chip']} the "
+            f"audio tokens alone take an RTF of {bound[found['chip']]:.4f} or more"
+        )
+    return results
+
+
+def _with_bits(name: str, bits: int, folder: Path) -> Path:
+    """The model stored anew with other bits, from the weights it has."""
+    from musicot_mlx.pipelines.bits import store_with_bits
+    from musicot_mlx.weights.hub import resolve
+
+    return store_with_bits(resolve(name), folder, bits=bits)
+
+
+def _against_torch(args: argparse.Namespace) -> dict[str, Any]:
+    from musicot_mlx.evaluation import against
+
+    return against.torch(args.model, runs=args.n)

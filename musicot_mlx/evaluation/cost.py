@@ -1,0 +1,214 @@
+"""What a song costs, counted from the loaded networks: bytes read, FLOP, passes, operations.
+
+Nothing is timed and nothing guessed: weights are walked as they lie in memory, so dtype and
+quantisation count; attention is counted from shapes; operations are the nodes of the graph that one
+step builds. Left out are norms, gates and softmax, which are few beside the products.
+"""
+
+import collections
+import io
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from musicot_mlx.generation.diffusion import forward_passes
+from musicot_mlx.generation.sampling import draw
+from musicot_mlx.generation.semantic import Condition
+from musicot_mlx.generation.semantic import _Run as Run
+from musicot_mlx.generation.semantic import audio_tokens as draw_audio
+from musicot_mlx.generation.semantic import windows as lm_windows
+from musicot_mlx.weights.vocabulary import COT_BOS
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage of a song: how many steps it takes, and what one step reads and computes."""
+
+    steps: int
+    bytes_per_step: float  # weights, and keys and values at their mean length
+    flops_per_step: float
+
+    @property
+    def bytes(self) -> float:
+        return self.steps * self.bytes_per_step
+
+    @property
+    def flops(self) -> float:
+        return self.steps * self.flops_per_step
+
+
+def linear_weights(module: nn.Module) -> tuple[int, int]:
+    """Bytes in memory and values of all matrices of `module` that a step multiplies with."""
+    size, values = 0, 0
+    for _, layer in module.named_modules():
+        if isinstance(layer, nn.QuantizedLinear):
+            size += sum(layer[k].nbytes for k in ("weight", "scales", "biases") if k in layer)
+            values += layer.weight.size * 32 // layer.bits
+        elif isinstance(layer, nn.Linear):
+            size, values = size + layer.weight.nbytes, values + layer.weight.size
+    return size, values
+
+
+def audio_tokens(lm: Any, *, frames: int, prefix: int = 0, guided: bool = True) -> Cost:
+    """The audio tokens of a song of `frames`, `prefix` positions standing before them."""
+    config = lm.config
+    rows = 2 if guided else 1
+    trunk_bytes, trunk = linear_weights(lm.model)
+    head_bytes, head = linear_weights(nn.Sequential(lm.lm_head))
+    share = config.audio_codebook_size / config.vocab_size  # only these rows are multiplied
+    kept = [
+        min(frames, config.first_frame(w.stop)) - config.first_frame(w.start)
+        for w in lm_windows(config.segments(frames), config.context_segments)
+    ]
+    length = prefix + sum(k * k / 2 for k in kept) / sum(kept)
+    head_dim = config.hidden_size // config.num_attention_heads
+    item = lm.dtype.size
+    cache = 2 * rows * config.num_hidden_layers * config.num_key_value_heads * head_dim * item
+    attention = 4 * rows * config.num_hidden_layers * config.hidden_size * length
+    return Cost(
+        steps=frames,
+        bytes_per_step=trunk_bytes + share * head_bytes + cache * length,
+        flops_per_step=2 * rows * (trunk + share * head) + attention,
+    )
+
+
+def diffusion(
+    model: Any, *, frames: int, steps: int, sampler: str | None, guided: bool = True
+) -> Cost:
+    """The diffusion of a song of `frames` latents; a step is one pass over one window."""
+    config = model.config
+    time = min(frames, config.window_frames)
+    rows = 2 if guided else 1
+    size, values = 0, 0
+    for name, layer in model.dit.named_modules():
+        if isinstance(layer, (nn.Linear, nn.QuantizedLinear)) and not _once(name):
+            layer_bytes, layer_values = linear_weights(nn.Sequential(layer))
+            size, values = size + layer_bytes, values + layer_values
+    attention = 4 * rows * config.num_layers * time * time * config.inner_dim
+    return Cost(
+        steps=forward_passes(config, frames, steps=steps, sampler=sampler),
+        bytes_per_step=size,
+        flops_per_step=2 * rows * time * values + attention,
+    )
+
+
+def _once(name: str) -> bool:
+    """Projections that run once a window and not at every step."""
+    return "to_kv" in name or name.split(".")[0] in (
+        "timestep_proj",
+        "global_proj",
+        "cross_attention_proj",
+    )
+
+
+def decode(vae: Any, *, frames: int) -> Cost:
+    """Latents to audio; a step is a second of audio. Fourier transforms as 5 n log2 n."""
+    config = vae.config
+    rate = config.latent_rate
+    coarse = [vae.decoder.embed, *vae.decoder.coarse, vae.decoder.upsample]
+    fine = [*vae.decoder.fine, vae.decoder.head]
+    coarse_bytes, coarse_values = linear_weights(nn.Sequential(*coarse))
+    fine_bytes, fine_values = linear_weights(nn.Sequential(*fine))
+    fourier = 5 * config.n_fft * math.log2(config.n_fft) * config.audio_channels / 2
+    return Cost(
+        steps=math.ceil(frames / rate),
+        bytes_per_step=(coarse_bytes + fine_bytes) * rate / 512,  # weights are read once a piece
+        flops_per_step=2 * rate * (coarse_values + 2 * fine_values) + 2 * rate * fourier,
+    )
+
+
+def operations(outputs: Any) -> collections.Counter[str]:
+    """How often each MLX primitive stands in the graph of outputs that are not evaluated yet."""
+    text = io.StringIO()
+    mx.export_to_dot(text, outputs)
+    names = re.findall(r'label ?= ?"([^"]+)", shape ?= ?rectangle', text.getvalue())
+    return collections.Counter(names)
+
+
+def token_operations(lm: Any) -> collections.Counter[str]:
+    """Primitives of one audio token: both rows through the LM, guidance and the draw."""
+    run, ids = _prefilled(lm)
+    run.feed(ids)
+    logp = run.log_probabilities(lm.head(*lm.config.vocabulary.audio_range), 2.0)
+    return operations(draw(logp, mx.random.key(0), temperature=1.0))
+
+
+def token_evals(lm: Any, *, tokens: int) -> dict[str, int]:
+    """Waits and queued evaluations of `tokens` audio tokens, prefill left out of the count."""
+    condition = Condition(clap=np.zeros(lm.config.clap_dim, dtype=np.float32))
+    thoughts = np.zeros((lm.config.thought_codebooks, lm.config.segments(tokens)), dtype=np.int32)
+    blocks = draw_audio(lm, condition, thoughts, frames=tokens, key=mx.random.key(0))
+    return count_evals(lambda: list(blocks))
+
+
+def _prefilled(lm: Any) -> tuple[Any, mx.array]:
+    """A run of two rows of unequal length, as guidance has them, evaluated, and an id to feed."""
+    rows = [lm.prefix(None, [COT_BOS] * length) for length in (12, 4)]
+    run, head = Run(lm, rows, 1), lm.head(*lm.config.vocabulary.audio_range)
+    ids = mx.array([lm.config.audio_offset])
+    for _ in range(2):  # a prefix, then one position, so that the next finds its caches grown
+        mx.eval(run.log_probabilities(head, 2.0))
+        run.feed(ids)
+    mx.eval(run.log_probabilities(head, 2.0))
+    return run, ids
+
+
+def pass_operations(model: Any) -> collections.Counter[str]:
+    """Primitives of one pass of the diffusion over one window, both rows in one batch."""
+    config = model.config
+    frames = config.window_frames
+    conditions = model.conditions(
+        mx.zeros((2, 8), dtype=mx.int32),
+        mx.zeros((2, 3, config.clap_dim)),
+        mx.zeros(2),
+        mx.ones(2),
+        frames=frames,
+    )
+    times = model.time_embeddings(mx.array([0.5]))
+    x = mx.zeros((2, frames, config.latent_dim))
+    mx.eval(times, x, conditions.semantic, conditions.global_token, conditions.keys_values)
+    return operations(model.step(x, times[0], conditions))
+
+
+def count_evals(run: Callable[[], Any]) -> dict[str, int]:
+    """How often `run` waits for the device (eval) and how often it only queues (async_eval)."""
+    counts = {"eval": 0, "async_eval": 0}
+    before = {name: getattr(mx, name) for name in counts}
+
+    def counted(name: str) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            counts[name] += 1
+            before[name](*args)
+
+        return call
+
+    try:
+        for name in counts:
+            setattr(mx, name, counted(name))
+        run()
+    finally:
+        for name, function in before.items():
+            setattr(mx, name, function)
+    return counts
+
+
+def roofline(
+    costs: dict[str, Cost], seconds: dict[str, float], ceilings: dict[str, float], duration: float
+) -> dict[str, dict[str, float]]:
+    """Each stage against the measured ceilings: shares of the copy and of the matmul reached."""
+    rows = {}
+    for stage, cost in costs.items():
+        spent = seconds.get(stage)
+        row = asdict(cost) | {"flops_per_second_of_audio": cost.flops / duration}
+        if spent:
+            row["steps_per_second"] = cost.steps / spent
+            row["share_of_copy"] = cost.bytes / spent / ceilings["copy_bytes_per_second"]
+            row["share_of_matmul"] = cost.flops / spent / ceilings["matmul_flops"]
+        rows[stage] = row
+    return rows

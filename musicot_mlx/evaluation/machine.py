@@ -1,0 +1,145 @@
+"""What a machine is and what it can reach at most: facts for a benchmark's row, measured ceilings.
+
+Published bandwidths are Apple's, from the technical specifications of each Mac (support.apple.com);
+the larger where a chip was sold in two versions. They bound, they do not predict.
+"""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# GB/s of memory bandwidth.
+PUBLISHED_BANDWIDTH = {
+    "Apple M1": 68.25,
+    "Apple M1 Pro": 200.0,
+    "Apple M1 Max": 400.0,
+    "Apple M1 Ultra": 800.0,
+    "Apple M2": 100.0,
+    "Apple M2 Pro": 200.0,
+    "Apple M2 Max": 400.0,
+    "Apple M2 Ultra": 800.0,
+    "Apple M3": 100.0,
+    "Apple M3 Pro": 150.0,
+    "Apple M3 Max": 400.0,
+    "Apple M3 Ultra": 819.0,
+    "Apple M4": 120.0,
+    "Apple M4 Pro": 273.0,
+    "Apple M4 Max": 546.0,
+}
+
+
+def facts() -> dict[str, Any]:
+    """Chip, cores, memory, system, packages, power source, BLAS: what a figure was measured on."""
+    import mlx.core as mx
+
+    from musicot_mlx.nn.lanes import cores
+
+    packages = {}
+    for name in ("mlx", "mlx-lm", "numpy", "torch", "musicot-mlx"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "chip": chip(),
+        "cores": cores(),
+        "memory_gb": round(memory_bytes() / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "device": str(mx.default_device()),
+        "blas": blas(),
+        "power": power_source(),
+    }
+
+
+def chip() -> str:
+    """The processor's name, as the system gives it."""
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        return found or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def memory_bytes() -> int:
+    """Physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_resident() -> int:
+    """Bytes of memory that this process held at most."""
+    if sys.platform == "linux":
+        # getrusage would count what the parent process held before it started this one.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def blas() -> str:
+    """OpenBLAS's kernels, threads, and whether the environment chose them; else what MLX has."""
+    from musicot_mlx.nn.lanes import openblas
+
+    library = openblas()
+    if library is None:
+        return "MLX's own"
+    import ctypes
+
+    library.openblas_get_corename.restype = ctypes.c_char_p
+    name = library.openblas_get_corename().decode()
+    chosen = " (by OPENBLAS_CORETYPE)" if os.environ.get("OPENBLAS_CORETYPE") else ""
+    return f"OpenBLAS {name}{chosen}, {library.openblas_get_num_threads()} threads"
+
+
+def power_source() -> str:
+    """mains, battery or unknown: a laptop on battery is slower."""
+    if sys.platform == "darwin":
+        command = ["pmset", "-g", "batt"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return "mains" if "AC Power" in found else "battery" if "Battery Power" in found else "?"
+    for supply in sorted(Path("/sys/class/power_supply").glob("*/online")):
+        return "mains" if supply.read_text().strip() == "1" else "battery"
+    return "unknown"
+
+
+def ceilings() -> dict[str, float]:
+    """The most this machine reaches in MLX: bytes a second copied, FLOP a second multiplied.
+
+    A copy reads and writes 256 MB; a float32 product is of 1024 rows. Best of several.
+    """
+    import mlx.core as mx
+
+    big = mx.zeros((64 << 20,), dtype=mx.float32)
+    a = mx.random.normal((1024, 1024), key=mx.random.key(0))
+    mx.eval(big, a)
+    copied = _best(lambda: mx.eval(big + 0.0), 4)
+    multiplied = _best(lambda: mx.eval(a @ a), 8)
+    return {
+        "copy_bytes_per_second": 2 * big.nbytes / copied,
+        "matmul_flops": 2 * 1024**3 / multiplied,
+    }
+
+
+def _best(run: Callable[[], None], repeats: int) -> float:
+    run()
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - began)
+    return best

@@ -1,0 +1,166 @@
+"""musicot bench, what it counts, and memory foreseen. Counts guard the speed: times would be noise.
+
+A count that grew is a regression to explain, one that fell is a number to lower here.
+"""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+import musicot_mlx as mc
+from musicot_mlx.cli import main
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.evaluation import cost, machine, speed
+from musicot_mlx.pipelines import memory
+from musicot_mlx.pipelines.bits import store_with_bits
+from tests import tiny
+
+ON_CPU = mx.default_device() == mx.Device(mx.cpu)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path):
+    return mc.load(tiny_model)
+
+
+# --- counts per step --------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not ON_CPU, reason="MLX counts fused operations otherwise on a GPU")
+def test_operations_of_a_step(model) -> None:
+    layers = tiny.CONFIG["semantic_lm"]["num_hidden_layers"]
+    token = sum(cost.token_operations(model.semantic_lm).values())
+    assert token <= 80 + 52 * layers, "an audio token takes more operations than it did"
+    layers = tiny.CONFIG["diffusion"]["num_layers"]
+    once = sum(cost.pass_operations(model.diffusion).values())
+    assert once <= 50 + 165 * layers, "a diffusion pass takes more operations than it did"
+
+
+def test_tokens_wait_once_a_second(model) -> None:
+    counts = cost.token_evals(model.semantic_lm, tokens=100)
+    assert counts["eval"] <= 2, "reading a token back stops the device at every step"
+    assert counts["async_eval"] == 100, "one step ahead, each step queued once"
+
+
+def test_passes_of_a_song(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, tokens = [], []
+    step, hidden = type(model.diffusion).step, type(model.semantic_lm).hidden
+    monkeypatch.setattr(
+        type(model.diffusion),
+        "step",
+        lambda self, x, *a: passes.append(len(x)) or step(self, x, *a),
+    )
+    monkeypatch.setattr(
+        type(model.semantic_lm),
+        "hidden",
+        lambda self, x, *a: tokens.append(x.shape) or hidden(self, x, *a),
+    )
+    song = model.generate("piano", duration=6, seed=1)
+    config = model.diffusion.config
+    latents = 6 * 8000 / 256
+    windows = 1 + -(
+        -(latents - config.window_frames) // (config.window_frames - config.overlap_frames)
+    )
+    assert sum(passes) == 2 * tiny.CONFIG["sampling"]["steps"] * windows, "rows through the network"
+    drawn = song.plan.codes.size + song.codes.size
+    prefixes = 4  # two rows before the thoughts, two before the audio
+    assert len(tokens) == prefixes + drawn - 2, "each token is one pass of both rows"
+    assert {shape[0] for shape in tokens} == {1, 2}
+
+
+def test_bytes_and_dtype_of_a_token(model) -> None:
+    lm = model.semantic_lm
+    size, values = cost.linear_weights(lm.model)
+    config = tiny.CONFIG["semantic_lm"]
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    assert values == config["num_hidden_layers"] * (4 * hidden**2 + 3 * hidden * wide)
+    assert size == values * lm.dtype.size, "weights are read in the dtype that they run in"
+    song = cost.audio_tokens(lm, frames=100)
+    share = config["audio_codebook_size"] * hidden * lm.dtype.size
+    cache = 2 * 2 * config["num_hidden_layers"] * hidden * lm.dtype.size * 50  # mean length
+    assert song.bytes_per_step == pytest.approx(size + share + cache)
+    run, ids = cost._prefilled(lm)
+    run.feed(ids)
+    assert run.log_probabilities(lm.head(0, 8), 2.0).dtype == mx.float32
+    assert {layer.keys.dtype for layer in run.cache} == {lm.dtype}
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def test_weights_are_foreseen_to_the_byte(tiny_model: Path, tmp_path: Path) -> None:
+    from mlx.utils import tree_flatten
+
+    for bits in (None, 8):
+        folder = tiny_model if bits is None else tmp_path / "small"
+        if bits:
+            store_with_bits(tiny_model, folder, bits=bits, group_size=32)
+        made = mc.load(folder)
+        parts = [made.rvq, made.semantic_lm, made.semantic_tokenizer, made.diffusion, made.vae]
+        loaded = sum(
+            v.nbytes for p in (*parts, made.clap.clap) for _, v in tree_flatten(p.parameters())
+        )
+        assert memory.predict(folder, duration=5).weights == pytest.approx(loaded, rel=0.01)
+
+
+def test_a_short_budget_is_kept_or_refused(tiny_model: Path) -> None:
+    roomy = memory.plan(tiny_model, duration=60, max_memory_gb=1.0)
+    assert not roomy.stream and roomy.decode_latents == 512
+    tight = memory.plan(tiny_model, duration=300, max_memory_gb=0.1)
+    assert tight.resident <= tight.budget and tight.stream
+    with pytest.raises(MusicotError, match="at least 0.09 GB"):
+        memory.plan(tiny_model, duration=60, max_memory_gb=0.05)
+
+
+def test_generate_within_a_budget(tiny_model: Path, tmp_path: Path, capsys) -> None:
+    command = ["generate", "--model", str(tiny_model), "-p", "piano", "--duration", "3"]
+    plain, bounded = tmp_path / "a.wav", tmp_path / "b.wav"
+    assert main([*command, "-o", str(plain)]) == 0
+    limit = mx.set_cache_limit(1 << 40)
+    try:
+        assert main([*command, "-o", str(bounded), "--max-memory-gb", "0.5"]) == 0
+        assert "memory plan:" in capsys.readouterr().err
+        assert main([*command, "-o", str(bounded), "--max-memory-gb", "0.06"]) == 2
+        assert "takes at least" in capsys.readouterr().err
+    finally:
+        mx.set_cache_limit(limit)
+    assert plain.read_bytes() == bounded.read_bytes()
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def test_bench_writes_rows_and_prints_the_table_of_them(
+    tiny_model: Path, tmp_path: Path, capsys
+) -> None:
+    path = tmp_path / "rows.json"
+    command = ["bench", "--model", str(tiny_model), "--duration", "1.5", "-n", "1"]
+    assert main([*command, "--json", str(path)]) == 0
+    results = json.loads(path.read_text())
+    (row,) = results["rows"]
+    assert capsys.readouterr().out.strip() == results["table"]
+    assert speed.table(results) in results["table"]
+    assert set(speed.STAGES) <= set(row["stages"])
+    assert row["rtf"]["median"] == pytest.approx(row["total"]["median"] / 1.5)
+    assert 0 < row["first_audio_seconds"]["median"] < row["cold_seconds"]["high"] + 10
+    assert row["memory"]["process_gb"] > row["memory"]["peak_active_gb"] > 0
+    assert set(row["bounds"]) == set(machine.PUBLISHED_BANDWIDTH)
+    for name in ("chip", "cores", "memory_gb", "system", "packages", "power", "blas", "device"):
+        assert row["machine"][name]
+
+
+def test_a_run_that_fails_says_why(tmp_path: Path, capsys) -> None:
+    assert main(["bench", "--model", str(tmp_path / "none"), "-n", "1"]) in (1, 2)
+    assert "none" in capsys.readouterr().err
+
+
+def test_shares_of_the_ceilings() -> None:
+    costs = {"decode": cost.Cost(steps=10, bytes_per_step=1e9, flops_per_step=5e9)}
+    ceilings = {"copy_bytes_per_second": 20e9, "matmul_flops": 100e9}
+    row = cost.roofline(costs, {"decode": 2.0}, ceilings, duration=4.0)["decode"]
+    assert row["share_of_copy"] == pytest.approx(0.25)
+    assert row["share_of_matmul"] == pytest.approx(0.25)
+    assert row["flops_per_second_of_audio"] == pytest.approx(12.5e9)
+    assert row["steps_per_second"] == 5
