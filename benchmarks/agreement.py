@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +71,22 @@ def listen(model: Any, prompts: list[str], duration: float) -> list[dict[str, An
     return rows
 
 
-def correlations(songs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:
+def correlations(songs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
     """r, its interval, and r within songs, of pairs of tables (segments, columns)."""
     rng = np.random.default_rng(0)
-    drawn = [] if len(songs) > 1 else [np.full(songs[0][0].shape[1], np.nan)]
-    for _ in range(1000 if len(songs) > 1 else 0):
+    drawn = []
+    for _ in range(1000):
         picks = rng.integers(len(songs), size=len(songs))
         drawn.append(pearson(*(np.concatenate([songs[i][k] for i in picks]) for k in (0, 1))))
     centred = [tuple(side - side.mean(axis=0) for side in pair) for pair in songs]
     others = [(songs[i][0], songs[i - 1][1]) for i in range(len(songs))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an instrument that never plays has no r
+        low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     return {
         "r": pearson(*map(np.concatenate, zip(*songs, strict=True))),
-        "low": np.nanpercentile(drawn, 2.5, axis=0),
-        "high": np.nanpercentile(drawn, 97.5, axis=0),
+        "low": low,
+        "high": high,
         "within": pearson(*map(np.concatenate, zip(*centred, strict=True))),
         "control": pearson(*map(np.concatenate, zip(*others, strict=True))),
     }
@@ -124,29 +128,38 @@ def table(results: dict[str, Any]) -> str:
     """r per anchor as Markdown."""
     lines = ["| anchor | r of planned and achieved | within songs | control |", "|---|---|---|---|"]
     for name, row in results["followed"]["anchors"].items():
-        lines.append(f"| {name} | {row['r']:.2f} ({row['low']:.2f} to {row['high']:.2f}) "
-                     f"| {row['within']:.2f} | {row['control']:.2f} |")  # fmt: skip
+        lines.append(f"| {name} | {_interval(row)} "
+                     f"| {_shown(row['within'])} | {_shown(row['control'])} |")  # fmt: skip
     if "stems" in results:
         lines += ["", "| stem | r of loudness and thoughts | mean loudness |", "|---|---|---|"]
         for name, row in results["stems"].items():
-            lines.append(f"| {name} | {row['r']:.2f} ({row['low']:.2f} to {row['high']:.2f}) "
-                         f"| {row['loudness']:.3f} |")  # fmt: skip
+            lines.append(f"| {name} | {_interval(row)} | {row['loudness']:.3f} |")
     return "\n".join(lines)
 
 
-def _round(value: float) -> float:
-    return round(float(value), 4)
+def _round(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _interval(row: dict[str, float | None]) -> str:
+    return f"{_shown(row['r'])} ({_shown(row['low'])} to {_shown(row['high'])})"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="musicot-mini")
     parser.add_argument("--prompts", type=int, default=24)
-    parser.add_argument("--duration", type=float, default=60.0, help="seconds a song")
+    parser.add_argument("--duration", type=float, default=40.0, help="seconds a song")
     parser.add_argument("--stems", type=int, default=24, help="songs of the band; 0 leaves it out")
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--keep", type=Path, help="write vectors of plans and renders here (.npz)")
     args = parser.parse_args()
+    if args.prompts < 2:
+        parser.error("r over songs needs at least 2 prompts")
     model = mc.load(args.model)
     results = {"model": args.model, "duration": args.duration, "version": mc.__version__}
     if args.stems:
@@ -159,7 +172,8 @@ def main() -> int:
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
-    wrong = [name for name in CLAIMED if results["followed"]["anchors"][name]["r"] <= 0.5]
+    found = results["followed"]["anchors"]
+    wrong = [name for name in CLAIMED if (found[name]["r"] or 0.0) <= 0.5]
     print(f"\nr above 0.5 for {', '.join(CLAIMED)}:", f"not {', '.join(wrong)}" if wrong else "yes")
     return 0
 

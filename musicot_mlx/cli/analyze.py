@@ -190,12 +190,13 @@ def _lines(path: Path, found: "Analysis", apart: "StemAgreement | None") -> Iter
 def _rows(found: "Analysis") -> Iterator[tuple[str, Sequence[float], str, str]]:
     """Label, a number a segment, their format, and what stands at the end of the row."""
     both = found.planned is not None and found.achieved is not None
+    wide = max(map(len, found.anchors))
     for i, anchor in enumerate(found.anchors):
         r = found.correlation.get(anchor)
         end = f"  r {r:5.2f}" if r is not None else ""
         if both:
-            yield f"{anchor}, planned", found.planned[:, i], ".1f", ""
-            yield f"{' ' * len(anchor)}  achieved", found.achieved[:, i], ".1f", end
+            yield f"{anchor:<{wide}} planned", found.planned[:, i], ".1f", ""
+            yield f"{'':<{wide}} achieved", found.achieved[:, i], ".1f", end
         else:
             side = found.planned if found.achieved is None else found.achieved
             yield anchor, side[:, i], ".1f", ""
