@@ -20,6 +20,7 @@ from musicot_mlx.evaluation.sections import section_starts
 from musicot_mlx.generation.activity import activity
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.pipelines.musicot import MusicotPipeline
+from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint
 
 RATE = 8000
 ANCHORS = ["drums", "piano"]
@@ -108,6 +109,31 @@ def test_a_plan_alone(model: MusicotPipeline) -> None:
     found = mc.analyze(model=model, plan=plan, anchors=ANCHORS)
     np.testing.assert_array_equal(found.planned, plan.activity(ANCHORS))
     assert found.achieved is None and found.correlation == {} and found.mean_cosine is None
+
+
+def test_a_clap_that_stands_alone_listens_too(model: MusicotPipeline) -> None:
+    waveform = _music(20)
+    alone = mc.analyze(waveform, RATE, model=model.clap, anchors=ANCHORS)
+    cosines = alone.embeddings @ model.clap.embed_text(ANCHORS).T
+    np.testing.assert_allclose(alone.achieved, cosines, atol=1e-6)
+    whole = mc.analyze(waveform, RATE, model=model, anchors=ANCHORS)
+    assert whole.calibrated and not alone.calibrated
+    np.testing.assert_array_equal(whole.embeddings, alone.embeddings)
+
+
+def test_the_command_with_a_clap_alone(
+    tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, arrays = read_config(tiny_model), load_arrays(tiny_model)
+    clap = {"model_type": "clap", "clap": config["clap"]}
+    only = {key: value for key, value in arrays.items() if key.startswith("clap.")}
+    save_checkpoint(here / "clap", clap, only, {"tokenizer.json": tiny_model / "tokenizer.json"})
+    write_audio("song.wav", _music(12), RATE)
+    assert main(["analyze", "song.wav", "--model", "clap", "--json", "--png", "a.png"]) == 0
+    assert np.array(json.loads(capsys.readouterr().out)["achieved"]).shape == (2, 6)
+    for flag in ("--plan", "--copy-of"):
+        assert main(["analyze", "song.wav", "--model", "clap", flag, "song.wav"]) == 2
+        assert "knows no thoughts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other songs, to know better what chance gives (with --copy-of)",
     )
     add("--png", metavar="FILE", help="draw it")
-    add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: the song's)")
+    add(
+        "--model",
+        metavar="NAME",
+        help="model that listens, a CLAP too: name, folder or Hub id (default: the song's)",
+    )
     add("--json", action="store_true", help="one line of JSON on standard output")
 
 
@@ -73,10 +77,12 @@ def run(args: argparse.Namespace) -> int:
     waveform, rate = audible(audio) if audio else (None, None)
     started = time.perf_counter()
     name = args.model or settings.get("model", "musicot-mini")
-    model = mc.load(name, adapter_path=settings.get("adapter_path"))
-    if not hasattr(model, "clap") or not hasattr(model, "rvq"):
-        raise MusicotError(f"the model {name} has no thoughts; pass --model musicot-mini")
-    plan = _plan(model, source, settings, must=audio is None or args.plan is not None)
+    model = mc.load(name, **{k: settings[k] for k in ("adapter_path",) if settings.get(k)})
+    must = audio is None or args.plan is not None
+    thoughtful = hasattr(model, "rvq")
+    if not hasattr(model, "clap") or (must or args.copy_of) and not thoughtful:
+        raise MusicotError(f"the model {name} knows no thoughts; pass --model musicot-mini")
+    plan = _plan(model, source, settings, must=must) if thoughtful else None
     found = analyze(waveform, rate, model=model, plan=plan, anchors=args.anchors)
     apart = stem_agreement(audio, stems, model=model) if stems else None
     copy = _copy_check(args, model, settings) if args.copy_of else None
@@ -190,16 +196,16 @@ def _lines(path: Path, found: "Analysis", apart: "StemAgreement | None") -> Iter
 def _rows(found: "Analysis") -> Iterator[tuple[str, Sequence[float], str, str]]:
     """Label, a number a segment, their format, and what stands at the end of the row."""
     both = found.planned is not None and found.achieved is not None
-    wide = max(map(len, found.anchors))
+    wide, form = max(map(len, found.anchors)), ".1f" if found.calibrated else ".2f"
     for i, anchor in enumerate(found.anchors):
         r = found.correlation.get(anchor)
         end = f"  r {r:5.2f}" if r is not None else ""
         if both:
-            yield f"{anchor:<{wide}} planned", found.planned[:, i], ".1f", ""
-            yield f"{'':<{wide}} achieved", found.achieved[:, i], ".1f", end
+            yield f"{anchor:<{wide}} planned", found.planned[:, i], form, ""
+            yield f"{'':<{wide}} achieved", found.achieved[:, i], form, end
         else:
             side = found.planned if found.achieved is None else found.achieved
-            yield anchor, side[:, i], ".1f", ""
+            yield anchor, side[:, i], form, ""
     if found.cosine is not None:
         yield "cosine to the plan", found.cosine, ".2f", ""
     if found.loudness is not None:

@@ -10,7 +10,7 @@ fall together over the segments, Pearson's r is near 1. With stems the same is a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -32,11 +32,14 @@ QUIETEST_STEM = 1e-2  # mean RMS below which section 5.3 leaves a stem out
 FEWEST = 3  # segments; two always lie on a line
 
 
-class Listener(Protocol):
+class Pipeline(Protocol):
     """A loaded model that can hear and quantise what it heard: MusicotPipeline."""
 
     clap: "ClapEmbedder"
     rvq: "ResidualVQ"
+
+
+Listener: TypeAlias = "Pipeline | ClapEmbedder"  # a CLAP that stands alone knows no thoughts
 
 
 class Planned(Protocol):
@@ -58,7 +61,8 @@ class Analysis:
     silent or the plan at its end, None where there is no plan or no audio. boundaries: seconds at
     which a section begins. loudness: RMS of each segment, float32 (segments,); signals: what was
     measured in each; tempo: BPM of the whole, 0 for none. embeddings: of the audio, float32
-    (segments, dim).
+    (segments, dim). calibrated: activity counts in standard deviations above a typical thought;
+    with a CLAP that stands alone it is the bare cosine.
     """
 
     anchors: tuple[str, ...]
@@ -71,6 +75,7 @@ class Analysis:
     loudness: np.ndarray | None = None
     signals: tuple[Signals, ...] = ()
     tempo: float = 0.0
+    calibrated: bool = True
     embeddings: np.ndarray | None = field(default=None, repr=False)
 
     @property
@@ -150,7 +155,8 @@ def analyze(
     """What audio holds over time, what a plan asks for, and whether the one followed the other.
 
     audio: a file, or a waveform (samples,) or (samples, channels) with its sample_rate in Hz; plan:
-    a Plan of the same model; either may be left out. A longer plan is cut to the audio, a shorter
+    a Plan of the same model; either may be left out. model: as `load` gives it, a MusicotPipeline
+    or, for audio alone, a CLAP. A longer plan is cut to the audio, a shorter
     one goes on as NaN. Raises MusicotError for audio that can't be read, lasts
     less than 1 s, or is silent from end to end.
     """
@@ -164,11 +170,12 @@ def analyze(
         return Analysis(anchors, step, plan.duration, starts, planned)
     waveform, sample_rate = audible(audio, sample_rate)
     step = segment_seconds(model)
-    heard = model.clap.embed_audio(waveform, sample_rate)  # (segments, dim)
+    ear = _ear(model)
+    heard = ear.embed_audio(waveform, sample_rate)  # (segments, dim)
     pieces = segments_of(waveform, sample_rate, step, len(heard))
     loudness = loudness_of(waveform, sample_rate, step, len(heard))
     silent = loudness < SILENT
-    achieved = activity(heard, anchors, embedder=model.clap, rvq=model.rvq)
+    achieved = heard_activity(model, heard, anchors)
     achieved[silent] = np.nan
     cosine = None
     if plan is not None:
@@ -190,6 +197,7 @@ def analyze(
         loudness=loudness,
         signals=tuple(measure(piece, sample_rate) for piece in pieces),
         tempo=tempo(waveform, sample_rate),
+        calibrated=ear is not model,
         embeddings=heard,
     )
 
@@ -205,7 +213,7 @@ def stem_agreement(
     """
     waveform, sample_rate = audible(audio)
     step, names = segment_seconds(model), tuple(stems)
-    heard = model.clap.embed_audio(waveform, sample_rate)
+    heard = _ear(model).embed_audio(waveform, sample_rate)
     seconds = len(waveform) / sample_rate
     columns = []
     for path in stems.values():
@@ -216,7 +224,7 @@ def stem_agreement(
                 "the stems of this song"
             )
         columns.append(loudness_of(stem, rate, step, len(heard)))
-    found = activity(quantised(model, heard), names, embedder=model.clap, rvq=model.rvq)
+    found = heard_activity(model, quantised(model, heard), names)
     return StemAgreement(names, np.stack(columns, axis=1), found)
 
 
@@ -236,8 +244,20 @@ def stem_files(folder: str | Path) -> dict[str, Path]:
     return {path.stem.replace("_", " "): path for path in found}
 
 
+def heard_activity(model: Listener, vectors: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
+    """Unit vectors (segments, dim) held against each text, float32 (segments, anchors)."""
+    if (ear := _ear(model)) is model:
+        return vectors @ ear.embed_text(list(anchors)).T
+    return activity(vectors, anchors, embedder=ear, rvq=model.rvq)
+
+
 def quantised(model: Listener, vectors: np.ndarray) -> np.ndarray:
-    """Unit vectors (segments, dim) as the thoughts that stand for them, unit length."""
+    """Unit vectors (segments, dim) as the thoughts that stand for them, unit length.
+
+    A CLAP that stands alone has no thoughts; its vectors stay as they are.
+    """
+    if _ear(model) is model:
+        return vectors
     codes = model.rvq.encode(mx.array(vectors)[None])
     return _unit(np.array(model.rvq.decode(codes)[0].astype(mx.float32)))
 
@@ -273,7 +293,7 @@ def pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def segment_seconds(model: Listener) -> float:
     """Seconds that the model's CLAP hears at a time."""
-    features = model.clap.config.feature_config
+    features = _ear(model).config.feature_config
     return features.window_samples / features.sampling_rate
 
 
@@ -301,6 +321,11 @@ def audible(
     if _rms(audio) < SILENT:
         raise MusicotError(f"{where} is silent from end to end; there is nothing to analyze")
     return audio, sample_rate
+
+
+def _ear(model: Listener) -> "ClapEmbedder":
+    """The CLAP of a pipeline, or the CLAP that the model is."""
+    return model if hasattr(model, "embed_audio") else model.clap
 
 
 def _checked_anchors(anchors: Sequence[str]) -> tuple[str, ...]:

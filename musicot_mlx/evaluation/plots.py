@@ -36,6 +36,7 @@ PLAN_COLOURS = LinearSegmentedColormap.from_list(
 # Activity from paper to darkest, the same in every picture: 0 is a typical thought of the model,
 # 1 a standard deviation more.
 RANGE = (-1.5, 1.5)
+COSINES = (-0.1, 0.6)  # the same for bare cosines
 SONG_COLOURS = matplotlib.colormaps["magma"]
 MEL_BANDS, DYNAMIC_RANGE = 128, 72.0  # of the spectrogram; dB
 COLUMNS = 1500  # columns a song is reduced to
@@ -111,6 +112,7 @@ def plot_analysis(
         ends=found.correlation if len(sides) == 2 else None,
         bars=found.cosine,
         waveform=waveform,
+        limits=RANGE if found.calibrated else COSINES,
     )
 
 
@@ -140,6 +142,7 @@ def _draw_activity(
     ends: Mapping[str, float | None] | None = None,
     bars: np.ndarray | None = None,
     waveform: np.ndarray | None = None,
+    limits: tuple[float, float] = RANGE,
 ) -> None:
     """Strips of cells over `seconds`; `sides` is a table (segments, anchors), or planned, achieved.
 
@@ -177,7 +180,8 @@ def _draw_activity(
             for i, value in enumerate(values):
                 start = i * step + apart * (0.16 if i == 0 or i not in begins else 1.6)
                 stop = min((i + 1) * step, whole) - apart * (1.6 if i + 1 in begins else 0.16)
-                _cell(axes, start, stop, top, strip, value, (stop - start) / whole * across > 0.33)
+                _cell(axes, start, stop, top, strip, value, limits,
+                      (stop - start) / whole * across > 0.33)  # fmt: skip
             if pair:
                 axes.annotate("plan" if k == 0 else "song", (0, top + strip / 2), (-5, 0),
                               textcoords="offset points", ha="right", va="center_baseline",
@@ -209,12 +213,13 @@ def _draw_activity(
         above = _axes(figure, left, foot + under + down + 0.12, across, wave - 0.1)
         _envelope(above, mono, seconds)
         above.set_xlim(0, whole)
-    _activity_scale(figure, width - 0.78, foot + under, down)
+    _activity_scale(figure, width - 0.78, foot + under, down, limits)
     _save(figure, path)
 
 
 def _cell(
-    axes: Axes, start: float, stop: float, top: float, height: float, value: float, written: bool
+    axes: Axes, start: float, stop: float, top: float, height: float, value: float,
+    limits: tuple[float, float], written: bool,
 ) -> None:  # fmt: skip
     """One segment of one row, with its number in the cell's own colour moved to ink or paper."""
     inner = height - 0.025
@@ -222,13 +227,13 @@ def _cell(
     if not np.isfinite(value):  # silence
         axes.add_patch(Rectangle(*place, facecolor="none", edgecolor=FAINT, hatch="////"))
         return
-    colour = PLAN_COLOURS(Normalize(*RANGE, clip=True)(value))
+    colour = PLAN_COLOURS(Normalize(*limits, clip=True)(value))
     axes.add_patch(Rectangle(*place, facecolor=colour, linewidth=0))
     if written:
         behind = np.array(colour[:3])
         dark = float(behind @ (0.2126, 0.7152, 0.0722)) < 0.5
         towards = np.array(to_rgb(PAPER if dark else INK))
-        axes.text((start + stop) / 2, top + inner / 2, _number(value, 1),
+        axes.text((start + stop) / 2, top + inner / 2, _number(value, 1 if limits == RANGE else 2),
                   fontsize=6.5 if height < 0.3 else 7.5, va="center_baseline", ha="center",
                   color=tuple(behind + 0.72 * (towards - behind)))  # fmt: skip
 
@@ -272,16 +277,19 @@ def _bars(
     axes.tick_params(axis="y", length=0, labelsize=9, pad=7, labelcolor=SOFT)
 
 
-def _activity_scale(figure: Figure, left: float, bottom: float, height: float) -> None:
+def _activity_scale(
+    figure: Figure, left: float, bottom: float, height: float, limits: tuple[float, float]
+) -> None:
     """The colour bar of the cells."""
     tall = min(height, 2.4)
     scale = figure.colorbar(
-        ScalarMappable(Normalize(*RANGE), PLAN_COLOURS),
+        ScalarMappable(Normalize(*limits), PLAN_COLOURS),
         cax=_axes(figure, left, bottom + height - tall, 0.1, tall),
     )
-    _scale(scale, [RANGE[0], 0.0, RANGE[1]],
-           [f"\u2264 {_number(RANGE[0], 1)}", "0", f"\u2265 {_number(RANGE[1], 1)}"])  # fmt: skip
-    scale.ax.set_title("activity", fontsize=8, color=SOFT, pad=6, loc="left")
+    low, high = (_number(limit, 1) for limit in limits)
+    _scale(scale, [limits[0], 0.0, limits[1]], [f"\u2264 {low}", "0", f"\u2265 {high}"])
+    title = "activity" if limits == RANGE else "cosine"
+    scale.ax.set_title(title, fontsize=8, color=SOFT, pad=6, loc="left")
 
 
 def plot_song(waveform: np.ndarray, sample_rate: int, path: str | Path, title: str) -> None:
