@@ -45,16 +45,17 @@ def convert(
     q_parts: Mapping[str, int | None] | None = None,
     dtype: str = "float16",
     text_encoder: str | None = None,
+    tokenizer: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Write the MLX folder `target` and return a line that says what is in it.
 
-    source: folder or Hub id of a checkpoint that a family of families/ knows. q_parts: parts to
-    quantise, each with its bits or None for `bits`; the name "embeddings" adds the embeddings of
+    source: folder, file or Hub id of a checkpoint that a family of families/ knows. q_parts: parts
+    to quantise, each with its bits or None for `bits`; the name "embeddings" adds the embeddings of
     these parts (None: what the family says). text_encoder: folder or Hub id of the T5 for a
-    checkpoint without. progress is called as progress(bytes written, bytes in all). Raises
-    MusicotError for a checkpoint of another kind, keys that no table knows, or weights that don't
-    fit.
+    checkpoint without; tokenizer: tokenizer.json, or a folder with one, for a checkpoint without.
+    progress is called as progress(bytes written, bytes in all). Raises MusicotError for a
+    checkpoint of another kind, keys that no table knows, or weights that don't fit.
     """
     if mode not in QUANTIZATION:
         raise MusicotError(f"--q-mode {mode!r} is unknown; use one of {', '.join(QUANTIZATION)}")
@@ -63,13 +64,13 @@ def convert(
         raise MusicotError(
             f"--q-mode {mode} has {QUANTIZATION[mode][1]} bits in groups of {QUANTIZATION[mode][0]}"
         )
-    folder, target = resolve(source), Path(target)
+    folder, target = checkpoint_path(source), Path(target)
     if target.exists() and target.resolve() == folder.resolve():
         raise MusicotError(f"--mlx-path {target} is the checkpoint itself; name another folder")
     # beside the target: where a model has room, and not in a /tmp that is memory
     beside = next(parent for parent in target.absolute().parents if parent.is_dir())
     with tempfile.TemporaryDirectory(prefix=".musicot-convert-", dir=beside) as scratch:
-        options = {} if text_encoder is None else {"text_encoder": text_encoder}
+        options = {"text_encoder": text_encoder, "tokenizer": tokenizer}
         checkpoint = families.read(folder, Path(scratch), **options)
         if quantize or q_parts:
             checkpoint = _choose_quantization(
@@ -77,6 +78,12 @@ def convert(
             )
         named = frozenset(q_parts or ())
         return _write(checkpoint, target, getattr(mx, dtype), named, progress)
+
+
+def checkpoint_path(source: str | Path) -> Path:
+    """The folder or file that is to be converted; a Hub id is downloaded."""
+    file = Path(source).expanduser()
+    return file if file.is_file() else resolve(source)
 
 
 def _choose_quantization(

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from musicot_mlx.errors import MusicotError
 
+# How torch.load says that it met a function or class that it would have to trust.
+_REFUSED = ("Unsupported global", "Unsupported class", "unrecognized function", "Can only build")
+PICKLES = (".pt", ".pth", ".ckpt")  # endings of files that torch.save wrote
 _PIECE = 256 << 20  # bytes of tensors a scratch file
 
 
@@ -32,17 +36,55 @@ def unpickle(path: Path) -> Any:
         ) from error
     try:
         zipped = zipfile.is_zipfile(path)  # files of torch before 1.6 are not, nor can be mapped
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        raise MusicotError(
-            f"{path} holds more than weights, and reading that could run code, so it is not read; "
-            "get the model as safetensors"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        with torch.serialization.safe_globals(_numbers()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if any(words in str(error) for words in _REFUSED):
+            raise MusicotError(
+                f"{path} holds more than weights, and reading that could run code, so it is not "
+                "read; get the model as safetensors"
+            ) from error
         raise MusicotError(
             f"{path} is truncated or not a PyTorch file ({path.stat().st_size:,} bytes); "
             "get the model again"
         ) from error
+
+
+def _numbers() -> list[Any]:
+    """numpy's plain numbers, which training checkpoints hold as epoch or best score.
+
+    Building one runs nothing. numpy 2 moved its core, files keep the name of their time.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(name)) for name in ("f8", "f4", "f2", "i8", "i4", "?")]
+    places = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [np.dtype, *kinds, *((scalar, place) for place in places)]
+
+
+def pickled_state(source: Path) -> dict[str, Any] | None:
+    """Name -> tensor of a .pt file, or of a folder's only one; None where there is none.
+
+    A training checkpoint holds the weights as `state_dict`; the optimiser beside it stays unread.
+    Raises MusicotError for a folder with several, and for a file that holds no tensors by name.
+    """
+    if source.is_dir():
+        files = sorted(path for path in source.iterdir() if path.suffix in PICKLES)
+        if len(files) > 1:
+            raise MusicotError(
+                f"{source} holds {len(files)} checkpoints ({', '.join(p.name for p in files[:3])}"
+                f"{', ...' if len(files) > 3 else ''}); name one of them"
+            )
+        if not files:
+            return None
+        source = files[0]
+    elif source.suffix not in PICKLES:
+        return None
+    found = unpickle(source)
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not any(hasattr(v, "shape") for v in found.values()):
+        raise MusicotError(f"{source} holds no state dict, that is tensors by name")
+    return {key: value for key, value in found.items() if hasattr(value, "shape")}
 
 
 def lazy_arrays(tensors: Mapping[str, Any], scratch: Path) -> dict[str, mx.array]:

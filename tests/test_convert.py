@@ -107,7 +107,7 @@ def test_check_prints_a_line_for_each(
     ("kind", "words"),
     [
         ("MLX", "is an MLX folder already"),
-        ("other", "can't convert model_type 'clap'"),
+        ("other", "can't convert model_type 'flute'"),
         ("section", "lacks the sections vae"),
         ("key", "vae: 1 keys that the key map doesn't know: surprise"),
         ("part", "1 keys belong to no part: drummer.x"),
@@ -127,7 +127,7 @@ def test_refusals(tiny_reference: Path, tmp_path: Path, kind: str, words: str) -
     if kind == "MLX":
         config["model_type"] = "musicot"
     elif kind == "other":
-        config["model_type"] = "clap"
+        config["model_type"] = "flute"
     elif kind == "section":
         del config["vae"]
     elif kind == "key":

@@ -1,7 +1,8 @@
 """Checkpoint families: each module reads the checkpoints of one kind, under MLX names.
 
-A family is a module with `read(folder, config, scratch, **options) -> Checkpoint | None`; it gives
-None where the folder is not of its kind. config is config.json, or {} where there is none.
+A family is a module with `read(source, config, scratch, **options) -> Checkpoint | None`; it gives
+None where the source is not of its kind. source is a folder or one file of weights, config is
+config.json, or {} where there is none. Options that a family does not know are not its business.
 """
 
 import json
@@ -15,7 +16,7 @@ import mlx.core as mx
 
 from musicot_mlx.errors import MusicotError
 
-FAMILIES = ("musicot", "musicgen")
+FAMILIES = ("musicot", "musicgen", "clap", "laion_clap")
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ class Checkpoint:
     example: str = ""
 
 
-def read(folder: Path, scratch: Path, **options: Any) -> Checkpoint:
-    """The checkpoint of a folder, by the family that knows it.
+def read(source: Path, scratch: Path, **options: Any) -> Checkpoint:
+    """The checkpoint of a folder or file, by the family that knows it.
 
     scratch: an empty folder for what has to be unpacked; it must last until the arrays are used.
     Raises MusicotError for an MLX folder, and for a kind that no family knows.
     """
-    path = folder / "config.json"
+    path = source / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
@@ -56,15 +57,17 @@ def read(folder: Path, scratch: Path, **options: Any) -> Checkpoint:
         raise MusicotError(f"{path} should hold a JSON object")
     for family in FAMILIES:
         module = import_module(f"{__name__}.{family}")
-        if checkpoint := module.read(folder, config, scratch, **options):
+        if checkpoint := module.read(source, config, scratch, **options):
             return checkpoint
     kind = config.get("model_type")
     upstream = any(key in config for key in ("architectures", "transformers_version"))
     if kind in FAMILIES and not upstream:
-        raise MusicotError(f"{folder} is an MLX folder already; load it as it is")
-    if not config:
-        raise MusicotError(f"{folder} holds no config.json, so it is not a model folder")
+        raise MusicotError(f"{source} is an MLX folder already; load it as it is")
+    if not config and source.is_dir():
+        raise MusicotError(f"{source} holds no config.json, so it is not a model folder")
+    what = f"can't convert model_type {kind!r}" if config else "its weights are of no known kind"
     raise MusicotError(
-        f"{folder}: can't convert model_type {kind!r}; musicot convert reads what "
-        "musicot_mlx.reference writes (musicot-pytorch), and MusicGen of transformers or audiocraft"
+        f"{source}: {what}; musicot convert reads what musicot_mlx.reference writes "
+        "(musicot-pytorch), MusicGen of transformers or audiocraft, CLAP of transformers or "
+        "laion_clap, and ResidualVQ of vector_quantize_pytorch"
     )

@@ -35,6 +35,7 @@ def read(
     scratch: Path,
     *,
     text_encoder: str | None = None,
+    **_: Any,
 ) -> Checkpoint | None:
     """The checkpoint of a MusicGen folder, transformers' or audiocraft's.
 

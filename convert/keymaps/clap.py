@@ -6,9 +6,14 @@ laion_clap (music_audioset_epoch_15_esc_90.14.pt and its like). Fusion checkpoin
 supported: their audio tower has other inputs.
 """
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from musicot_mlx.audio.mel import mel_filter_bank
 from musicot_mlx.convert.rules import Rule
 from musicot_mlx.errors import MusicotError
 
@@ -85,14 +90,15 @@ LAION_RULES: list[Rule] = [
 
 _TEXT_FIELDS = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-    "max_position_embeddings type_vocab_size layer_norm_eps pad_token_id bos_token_id eos_token_id"
+    "max_position_embeddings type_vocab_size layer_norm_eps pad_token_id bos_token_id eos_token_id "
+    "context_length"
 ).split()
 _AUDIO_FIELDS = (
     "spec_size num_mel_bins patch_size patch_stride patch_embeds_hidden_size depths "
     "num_attention_heads window_size mlp_ratio qkv_bias hidden_act layer_norm_eps hidden_size"
 ).split()
 _FEATURE_FIELDS = (
-    "sampling_rate fft_window_size hop_length max_length_s frequency_min frequency_max"
+    "sampling_rate fft_window_size hop_length max_length_s frequency_min frequency_max int16"
 ).split()
 _FIXED = {
     "enable_fusion": False,
@@ -100,6 +106,8 @@ _FIXED = {
     "flatten_patch_embeds": True,
     "enable_patch_layer_norm": True,
 }
+_FIXED_FEATURES = {"truncation": "rand_trunc", "padding": "repeatpad", "top_db": None}
+_USE_OTHER = "use a checkpoint without fusion, such as music_audioset_epoch_15_esc_90.14.pt"
 
 
 def config(source: Mapping[str, Any], features: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -134,7 +142,111 @@ def config(source: Mapping[str, Any], features: Mapping[str, Any] | None = None)
             out[name] = source[name]
     features = features or source.get("feature_config")
     if features:
+        for name, expected in _FIXED_FEATURES.items():
+            if features.get(name, expected) != expected:
+                raise MusicotError(
+                    f"this CLAP's front end has {name}={features[name]!r}, musicot has only "
+                    f"{expected!r}; use a checkpoint such as laion/larger_clap_music"
+                )
         out["feature_config"] = {
             name: features[name] for name in _FEATURE_FIELDS if name in features
         }
+    return out
+
+
+def laion_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The `clap` section of a laion_clap state dict, inferred from the shapes of its weights.
+
+    What no shape tells is what laion_clap builds: a 256 x 256 image, RoBERTa with heads of 64
+    channels and eps 1e-5, texts cut at 77 tokens, 48 kHz, hop 480, 50 to 14000 Hz, audio rounded to
+    16 bits. Raises MusicotError for fusion files and for other towers than HTSAT and RoBERTa.
+    """
+    if any("fusion_model" in key or "mel_conv2d" in key for key in shapes):
+        raise MusicotError(f"this CLAP was trained with feature fusion; {_USE_OTHER}")
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in shapes:
+            raise MusicotError(
+                f"this CLAP lacks {name}: its towers are not HTSAT and RoBERTa; {_USE_OTHER}"
+            )
+        return shapes[name]
+
+    patch = shape("audio_branch.patch_embed.proj.weight")  # (channels, 1, side, side)
+    tables = {
+        (int(match[1]), int(match[2])): value
+        for key, value in shapes.items()
+        if (match := re.fullmatch(_BLOCK + r"attn\.relative_position_bias_table", key))
+    }
+    stages = 1 + max((stage for stage, _ in tables), default=-1)
+    depths = [sum(1 for at, _ in tables if at == stage) for stage in range(stages)]
+    heads = [tables[stage, 0][1] for stage in range(stages)]
+    first = "audio_branch.layers.0.blocks.0."
+    window = (math.isqrt(shape(first + "attn.relative_position_bias_table")[0]) + 1) // 2
+    words = shape("text_branch.embeddings.word_embeddings.weight")
+    positions = shape("text_branch.embeddings.position_embeddings.weight")[0]
+    types = shape("text_branch.embeddings.token_type_embeddings.weight")[0]
+    if types != 1:
+        raise MusicotError(f"this CLAP's text tower is BERT, musicot has RoBERTa's; {_USE_OTHER}")
+    layers = [
+        int(match[1])
+        for key in shapes
+        if (match := re.fullmatch(r"text_branch\.encoder\.layer\.(\d+)\.output\.dense\.bias", key))
+    ]
+    return {
+        "projection_dim": shape("text_projection.2.weight")[0],
+        "text_config": {
+            "vocab_size": words[0],
+            "hidden_size": words[1],
+            "num_hidden_layers": 1 + max(layers, default=-1),
+            "num_attention_heads": max(words[1] // 64, 1),
+            "intermediate_size": shape("text_branch.encoder.layer.0.intermediate.dense.bias")[0],
+            "max_position_embeddings": positions,
+            "layer_norm_eps": 1e-5,
+            "context_length": min(77, positions - 2),
+        },
+        "audio_config": {
+            "num_mel_bins": shape("audio_branch.bn0.weight")[0],
+            "patch_size": patch[2],
+            "patch_stride": [patch[2], patch[2]],
+            "patch_embeds_hidden_size": patch[0],
+            "depths": depths,
+            "num_attention_heads": heads,
+            "window_size": window,
+            "mlp_ratio": shape(first + "mlp.fc1.bias")[0] / patch[0],
+            "qkv_bias": first + "attn.qkv.bias" in shapes,
+            "hidden_size": shape("audio_branch.norm.weight")[0],
+        },
+        "feature_config": {
+            "fft_window_size": 2 * (shape("audio_branch.logmel_extractor.melW")[0] - 1),
+            "int16": True,
+        },
+    }
+
+
+def check_laion_filters(section: Mapping[str, Any], filters: Any) -> None:
+    """Raise MusicotError unless the file's own mel filters (bins, mels) are those we compute."""
+    filters = np.asarray(filters, dtype=np.float64)
+    ours = mel_filter_bank(
+        section["feature_config"]["fft_window_size"],
+        section["audio_config"]["num_mel_bins"],
+        sample_rate=48000,
+        min_frequency=50,
+        max_frequency=14000,
+    )
+    # a checkpoint in 16 bits has rounded ones
+    if filters.shape != ours.shape or np.abs(filters - ours).max() > 2e-3 * ours.max():
+        raise MusicotError(
+            "this CLAP has other mel filters than 50 to 14000 Hz at 48 kHz, so another front end; "
+            "musicot reads the published files of laion_clap"
+        )
+
+
+def used(rules: Iterable[Rule], state: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a state dict that the rules do not drop: nothing else need be read."""
+    table = [(re.compile(rule.pattern), rule.target) for rule in rules]
+    out = {}
+    for key, value in state.items():
+        target = next((target for regex, target in table if regex.fullmatch(key)), key)
+        if target is not None:
+            out[key] = value
     return out

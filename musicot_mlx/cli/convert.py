@@ -1,4 +1,4 @@
-"""musicot convert: a PyTorch checkpoint folder to an MLX folder."""
+"""musicot convert: a PyTorch checkpoint to an MLX folder."""
 
 import argparse
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="FOLDER",
-        help="PyTorch checkpoint: folder or Hub id",
+        help="PyTorch checkpoint: folder, file or Hub id",
     )
     add("--mlx-path", required=True, metavar="FOLDER", help="folder to write")
     add("--quantize", "-q", action="store_true", help="quantise linear layers and embeddings")
@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "they name, google-t5/t5-base)",
     )
     add(
+        "--tokenizer",
+        metavar="FILE",
+        help="RoBERTa's tokenizer.json, for CLAP files without one (default: beside the file, "
+        "else from the Hub)",
+    )
+    add(
         "--check",
         action="store_true",
         help="run PyTorch beside MLX, part by part, and print the largest errors",
@@ -83,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
             q_parts=args.q_parts,
             dtype=args.dtype,
             text_encoder=args.text_encoder,
+            tokenizer=args.tokenizer,
             progress=lambda done, total: progress("writing", done, total),
         )
     print(summary)

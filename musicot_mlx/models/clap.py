@@ -67,6 +67,8 @@ class ClapTextConfig:
     pad_token_id: int = 1
     bos_token_id: int = 0
     eos_token_id: int = 2
+    # tokens that the model was trained to read, where that is fewer than there are positions
+    context_length: int | None = None
 
     def __post_init__(self) -> None:
         _check_activation(self.hidden_act)
@@ -77,13 +79,15 @@ class ClapTextConfig:
             )
         if self.max_tokens < 2:
             raise ValueError(
-                f"max_position_embeddings {self.max_position_embeddings} leaves no room for a text"
+                f"max_position_embeddings {self.max_position_embeddings} and context_length "
+                f"{self.context_length} leave no room for a text"
             )
 
     @property
     def max_tokens(self) -> int:
         """Longest text in tokens, <s> and </s> included."""
-        return self.max_position_embeddings - self.pad_token_id - 1
+        positions = self.max_position_embeddings - self.pad_token_id - 1
+        return min(positions, self.context_length or positions)
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,7 @@ class ClapFeatureConfig:
     max_length_s: float = 10.0  # seconds in one window
     frequency_min: float = 50.0  # Hz
     frequency_max: float = 14000.0  # Hz
+    int16: bool = False  # laion_clap rounds the waveform to 16 bits, transformers does not
 
     @property
     def window_samples(self) -> int:
@@ -667,7 +672,7 @@ class ClapEmbedder:
         self.clap, self.config, self.batch_size = clap, clap.config, batch_size
         self.tokenizer = None
         if tokenizer is not None:
-            self.tokenizer = _checked_tokenizer(tokenizer, self.config.text_config)
+            self.tokenizer = checked_tokenizer(tokenizer, self.config.text_config)
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings float32 (texts, projection_dim); texts beyond max_tokens lose their end."""
@@ -724,6 +729,8 @@ class ClapEmbedder:
         mono = _mono(waveform)
         if sample_rate != features.sampling_rate:
             mono = soxr.resample(mono, sample_rate, features.sampling_rate)
+        if features.int16:
+            mono = to_int16(mono)
         size = features.window_samples
         rest = len(mono) % size
         if rest < min(features.sampling_rate, size) and len(mono) > size:
@@ -759,6 +766,12 @@ def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) ->
     return ClapEmbedder(clap, tokenizer, batch_size=batch_size)
 
 
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """The waveform as laion_clap reads it: clipped to -1..1, cut (not rounded) to 1 / 32767."""
+    clipped = np.clip(waveform, -1.0, 1.0).astype(np.float32)
+    return ((clipped * np.float32(32767.0)).astype(np.int16) / 32767.0).astype(np.float32)
+
+
 def repeat_pad(waveform: np.ndarray, samples: int) -> np.ndarray:
     """A short waveform (n,) repeated floor(samples / n) times, then zeros: float32 (samples,)."""
     out = np.zeros(samples, dtype=np.float32)
@@ -790,10 +803,17 @@ def _unit(x: mx.array) -> mx.array:
     return x / mx.maximum(mx.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def _checked_tokenizer(
-    tokenizer: Tokenizer | str | os.PathLike[str], config: ClapTextConfig
+def checked_tokenizer(
+    tokenizer: Tokenizer | str | os.PathLike[str],
+    config: ClapTextConfig,
+    *,
+    where: str = "the tokenizer",
 ) -> Tokenizer:
-    where = "the tokenizer"
+    """The tokenizer, if its vocabulary is the one that the text tower was trained on.
+
+    Raises MusicotError for an unreadable file, another vocabulary size, or other ids of <s>, <pad>
+    and </s>; `where` names the tokenizer in the message.
+    """
     if not isinstance(tokenizer, Tokenizer):
         where = os.fspath(tokenizer)
         try:

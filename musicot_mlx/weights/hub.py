@@ -102,6 +102,17 @@ def _download(name: str, revision: str) -> Path:
     return folder
 
 
+def fetch_file(name: str, filename: str) -> Path:
+    """One file of a model on the Hub, downloaded once. Raises RunError when it can't be had."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(hf_hub_download(name, filename))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise RunError(f"{filename} of {name} can't be fetched from the Hub ({error})") from error
+
+
 def _one_bar(name: str) -> Any:
     """A tqdm class that draws the bytes and none of the Hub client's other bars."""
     from tqdm import tqdm

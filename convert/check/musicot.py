@@ -1,11 +1,7 @@
-"""PyTorch beside MLX, part by part, on the same input: what `musicot convert --check` prints.
-
-The PyTorch side is the checkpoint in float32, the MLX side the written folder as it runs here, so
-the differences hold both the port and what 16 bits and quantisation cost.
-"""
+"""MusiCoT: the reference's parts beside ours."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +9,10 @@ import mlx.core as mx
 import numpy as np
 import torch
 
+from musicot_mlx.convert.check import long, sound
 from musicot_mlx.pipelines.musicot import MusicotPipeline, load
 from musicot_mlx.reference.clap import embed_audio, embed_text
 from musicot_mlx.reference.musicot import MusicotReference
-from musicot_mlx.weights.hub import resolve
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What was compared, the largest absolute difference, and the largest value of the reference.
-
-    For codes both are shares: of codes that differ, and 1.
-    """
-
-    part: str
-    what: str
-    error: float
-    scale: float
-
-    def __str__(self) -> str:
-        if self.what.endswith("codes"):
-            return f"{self.part:<19} {self.what:<16} {100 * self.error:.2f} % differ"
-        return f"{self.part:<19} {self.what:<16} {self.error:.2e} of {self.scale:.2g}"
-
-
-def check(
-    source: str | Path, target: str | Path, *, progress: Callable[[str, int, int], None]
-) -> list[Difference]:
-    """Differences between a PyTorch checkpoint and the MLX folder made from it."""
-    reference = MusicotReference.from_pretrained(resolve(source)).eval()
-    pipeline = load(target)
-    found = []
-    with torch.inference_mode():
-        for number, compare in enumerate(COMPARISONS):
-            progress("check", number, len(COMPARISONS))
-            rng = np.random.default_rng(0)
-            found += [
-                Difference(compare.__name__.lstrip("_"), what, *_difference(ours, theirs))
-                for what, ours, theirs in compare(reference, pipeline, rng)
-            ]
-    progress("check", len(COMPARISONS), len(COMPARISONS))
-    return found
-
 
 Pairs = Iterator[tuple[str, mx.array, torch.Tensor]]
 
@@ -62,7 +20,7 @@ Pairs = Iterator[tuple[str, mx.array, torch.Tensor]]
 def _clap(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any) -> Pairs:
     embedder = pipeline.clap
     ids, mask = embedder.text_ids(["solo piano, slow", "a"])
-    theirs = embed_text(reference.clap, _long(ids), _long(mask))
+    theirs = embed_text(reference.clap, long(ids), long(mask))
     yield "text embeddings", embedder.clap.embed_text_ids(mx.array(ids), mx.array(mask)), theirs
     bins = embedder.config.audio_config.num_mel_bins
     mel = rng.normal(-30, 15, (2, embedder.config.feature_config.frames, bins)).astype(np.float32)
@@ -82,13 +40,13 @@ def _rvq(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any) -> Pa
 def _semantic_lm(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any) -> Pairs:
     lm = pipeline.semantic_lm
     ids = rng.integers(1, lm.config.vocab_size, (1, 48))
-    theirs = reference.semantic_lm.llama(input_ids=_long(ids)).logits
+    theirs = reference.semantic_lm.llama(input_ids=long(ids)).logits
     yield "logits", lm(mx.array(ids)), theirs
 
 
 def _semantic_tokenizer(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any) -> Pairs:
     rate = pipeline.semantic_tokenizer.config.sample_rate
-    waveform = _sound(rate, 2.0, rng)[None]  # (batch, samples)
+    waveform = sound(rate, 2.0, rng)[None]  # (batch, samples)
     theirs = reference.semantic_tokenizer.encode(torch.from_numpy(waveform))
     yield "codes", pipeline.semantic_tokenizer.encode(mx.array(waveform)), theirs
 
@@ -104,7 +62,7 @@ def _diffusion(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any)
     theirs = reference.diffusion(
         torch.from_numpy(latents).transpose(1, 2),
         torch.from_numpy(numbers[0]),
-        _long(codes),
+        long(codes),
         torch.from_numpy(clap),
         *map(torch.from_numpy, numbers[1:]),
     ).transpose(1, 2)
@@ -120,7 +78,7 @@ def _diffusion(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any)
 
 def _vae(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any) -> Pairs:
     config = pipeline.vae.config
-    channels = [_sound(config.sample_rate, 1.0, rng) for _ in range(config.audio_channels)]
+    channels = [sound(config.sample_rate, 1.0, rng) for _ in range(config.audio_channels)]
     waveform = np.stack(channels, axis=-1)[None]  # (batch, samples, channels)
     latents = reference.vae.encode(torch.from_numpy(waveform)).mean
     yield "latents", pipeline.vae.encode(mx.array(waveform)).mean, latents
@@ -131,22 +89,10 @@ def _vae(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any) -> Pa
 COMPARISONS = (_clap, _rvq, _semantic_lm, _semantic_tokenizer, _diffusion, _vae)
 
 
-def _difference(ours: mx.array, theirs: torch.Tensor) -> tuple[float, float]:
-    a, b = np.array(ours.astype(mx.float32)), theirs.numpy().astype(np.float32)
-    if a.shape != b.shape:
-        raise ValueError(f"MLX gives shape {a.shape}, PyTorch {b.shape}")
-    if not theirs.is_floating_point():
-        return float((a != b).mean()), 1.0
-    return float(np.abs(a - b).max()), float(np.abs(b).max())
-
-
-def _sound(sample_rate: int, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """A few decaying tones and some hiss, float32 (samples,)."""
-    time = np.arange(round(seconds * sample_rate)) / sample_rate
-    tones = sum(np.sin(2 * np.pi * f * time) for f in rng.uniform(80, sample_rate / 4, 4))
-    hiss = 0.01 * rng.standard_normal(len(time))
-    return (0.1 * tones * np.exp(-(time % 0.5) * 4) + hiss).astype(np.float32)
-
-
-def _long(x: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(x)).long()
+def comparisons(source: Path, target: Path) -> list[tuple[str, Callable[[Any], Pairs]]]:
+    """Each part of the two models."""
+    reference, pipeline = MusicotReference.from_pretrained(source).eval(), load(target)
+    return [
+        (compare.__name__.lstrip("_"), partial(compare, reference, pipeline))
+        for compare in COMPARISONS
+    ]

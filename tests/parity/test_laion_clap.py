@@ -1,0 +1,579 @@
+"""laion_clap's files: converted by the command, then held against laion_clap's own CLAP class."""
+
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import musicot_mlx as mc
+from musicot_mlx.cli import main
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.models.clap import to_int16
+from musicot_mlx.weights.checkpoint import load_arrays
+from tests import tiny
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+if not (find_spec("laion_clap") and find_spec("torchlibrosa")):  # importing it needs all it names
+    pytest.skip("make test installs laion_clap", allow_module_level=True)
+
+from musicot_mlx.convert.check import sound  # noqa: E402
+from musicot_mlx.convert.keymaps import clap as keymap  # noqa: E402
+from musicot_mlx.convert.pickles import unpickle  # noqa: E402
+from musicot_mlx.convert.rules import apply_rules  # noqa: E402
+from musicot_mlx.reference import laion_clap  # noqa: E402
+
+SMALL = {
+    "projection_dim": 24,
+    "text_config": {
+        "vocab_size": tiny.TEXT_TOKENS,
+        "hidden_size": 128,  # two heads of 64: what laion_clap's files do not tell
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 90,
+    },
+    "audio_config": {
+        "num_mel_bins": 64,
+        "patch_size": 4,
+        "patch_stride": [4, 4],
+        "patch_embeds_hidden_size": 16,
+        "depths": [2, 2, 2, 1],
+        "num_attention_heads": [1, 2, 4, 8],
+        "window_size": 8,
+        "hidden_size": 128,
+    },
+}
+TEXTS = ["solo piano, slow", "full drum kit and a fast walking bass", "a"]
+
+
+@pytest.fixture(scope="module")
+def reference() -> "torch.nn.Module":
+    """laion_clap's class with weights at which every layer matters."""
+    torch.manual_seed(0)
+    clap = laion_clap.build_laion_clap(SMALL)
+    with torch.no_grad():
+        for name, value in clap.named_parameters():
+            if "_extractor" in name or "logit_scale" in name or "word_embeddings" in name:
+                continue
+            if name.endswith("bias_table"):
+                value.normal_(0, 1.0)
+            elif value.ndim >= 2:
+                value.normal_(0, 1.2 * value[0].numel() ** -0.5)
+            elif name.endswith("weight"):
+                value.uniform_(0.5, 1.5)
+            else:
+                value.normal_(0, 0.2)
+        clap.audio_branch.bn0.running_mean.normal_(-40, 5)
+        clap.audio_branch.bn0.running_var.uniform_(50, 400)
+    return clap
+
+
+@pytest.fixture(scope="module")
+def file(reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The .pt file as upstream saves it, in a folder with the tokenizer."""
+    folder = tmp_path_factory.mktemp("laion")
+    laion_clap.save_as_upstream(reference, folder / "music_audioset.pt")
+    (folder / "tokenizer.json").write_text(tiny.tokenizer().to_str())
+    return folder / "music_audioset.pt"
+
+
+def command(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "musicot_mlx", *map(str, arguments)],
+        env=env or tiny.environment(),
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The MLX folder that the command makes of it, and what the command printed."""
+    target = tmp_path_factory.mktemp("mlx") / "clap"
+    paths = ["--hf-path", file, "--mlx-path", target]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["convert", *map(str, paths), "--dtype", "float32", "--check"]) == 0
+    return target, printed.getvalue()
+
+
+def test_command_converts_and_checks(folder) -> None:
+    target, printed = folder
+    rows = re.findall(r"^(.{19}) (.{16}) (\S+) of (\S+)$", printed, flags=re.MULTILINE)
+    errors = {(part.strip(), what.strip()): float(error) for part, what, error, _ in rows}
+    assert set(errors) == {
+        ("front end", "log-mel, dB"),
+        ("text", "embeddings"),
+        ("audio", "embeddings"),
+    }
+    assert errors.pop(("front end", "log-mel, dB")) < 1e-3
+    assert max(errors.values()) < 1e-5
+    names = {path.name for path in target.iterdir()}
+    assert names == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+    }
+    config = json.loads((target / "config.json").read_text())
+    assert config["model_type"] == "clap"
+    assert config["clap"]["text_config"] == SMALL["text_config"] | {
+        "layer_norm_eps": 1e-5,
+        "context_length": 77,
+    }
+    assert config["clap"]["audio_config"] == SMALL["audio_config"] | {
+        "mlp_ratio": 4.0,
+        "qkv_bias": True,
+    }
+    assert all(key.startswith("clap.") for key in load_arrays(target))
+
+
+def hiss(samples: int) -> np.ndarray:
+    """A noise floor as recordings have: below -90 dB a spectrum is its float32 rounding errors."""
+    return 0.01 * np.random.default_rng(1).standard_normal(samples)
+
+
+def test_embeddings_of_words_and_sound(reference, folder) -> None:
+    ours = mc.load(folder[0])
+    encoded = tiny.tokenizer().encode_batch(TEXTS)  # with its own <s> and </s>
+    longest = max(len(item.ids) for item in encoded)
+    ids = torch.ones(3, longest, dtype=torch.long)
+    for row, item in zip(ids, encoded, strict=True):
+        row[: len(item.ids)] = torch.tensor(item.ids)
+    expected = laion_clap.embed_text(reference, ids, (ids != 1).long()).numpy()
+    assert (expected @ expected.T).min() < 0.99, "the texts are too alike to test anything"
+    assert np.abs(ours.embed_text(TEXTS) - expected).max() < 1e-5
+
+    rng = np.random.default_rng(0)
+    waveform = np.concatenate([sound(48000, seconds, rng) for seconds in (10, 10, 5)])
+    windows = np.zeros((3, 480000), dtype=np.float32)
+    windows[:2] = waveform[:960000].reshape(2, -1)
+    windows[2] = np.tile(waveform[960000:], 2)  # 5 s, repeated
+    # laion_clap's own quantisation, in its words of hook.py
+    clipped = np.clip(windows, a_min=-1.0, a_max=1.0)
+    windows = ((clipped * 32767.0).astype(np.int16) / 32767.0).astype(np.float32)
+    expected = laion_clap.embed_audio(reference, torch.from_numpy(windows)).numpy()
+    assert (expected @ expected.T).min() < 0.999, "the windows are too alike to test anything"
+    found = ours.embed_audio(waveform, 48000)
+    assert np.abs(found - expected).max() < 1e-5
+    assert np.array_equal(found, ours.embed_audio(waveform, 48000)), "nothing is cropped by chance"
+    mel = np.array(ours.config.log_mel()(mx.array(windows)))
+    assert (
+        np.abs(mel - laion_clap.log_mel(reference, torch.from_numpy(windows)).numpy()).max() < 1e-3
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.4, 3.3, 7.0])
+def test_short_audio_is_filled_as_upstream(reference, folder, seconds: float) -> None:
+    """data_filling="repeatpad" of laion_clap/training/data.py: whole repeats, then zeros."""
+    samples = round(seconds * 48000)
+    waveform = (np.sin(np.arange(samples) ** 1.3 * 0.01) + hiss(samples)).astype(np.float32)
+    audio = torch.from_numpy(to_int16(waveform))
+    audio = audio.repeat(int(480000 / len(audio)))
+    audio = torch.nn.functional.pad(audio, (0, 480000 - len(audio)))[None]
+    expected = laion_clap.embed_audio(reference, audio).numpy()
+    assert np.abs(mc.load(folder[0]).embed_audio(waveform, 48000) - expected).max() < 1e-5
+
+
+def test_int16_is_laions() -> None:
+    x = np.array([-1.5, -1.0, -0.99999, -1e-5, 0, 3.06e-5, 0.5, 0.9999999, 2.0], dtype=np.float32)
+    expected = ((np.clip(x, -1.0, 1.0) * 32767.0).astype(np.int16) / 32767.0).astype(np.float32)
+    assert np.array_equal(to_int16(x), expected) and expected[3] == 0 and expected[5] > 0
+
+
+def test_long_texts_end_at_77_tokens(reference, folder) -> None:
+    ours = mc.load(folder[0])
+    ids, mask = ours.text_ids(["piano " * 60])
+    assert ids.shape == (1, 77) and ids[0, -1] == 2
+    expected = laion_clap.embed_text(
+        reference, torch.from_numpy(ids).long(), torch.from_numpy(mask)
+    )
+    assert np.abs(ours.embed_text(["piano " * 60]) - expected.numpy()).max() < 1e-5
+
+
+def resaved(file: Path, path: Path, change) -> Path:
+    checkpoint = torch.load(file, weights_only=True)
+    torch.save(change(checkpoint), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["bare", "trained", "half"])
+def test_other_wrappings_give_the_same_weights(
+    file: Path, folder, tmp_path: Path, kind: str
+) -> None:
+    def change(checkpoint: dict) -> dict:
+        if kind == "bare":
+            return {k.removeprefix("module."): v for k, v in checkpoint["state_dict"].items()}
+        if kind == "half":
+            state = checkpoint["state_dict"]
+            return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        moments = {k: {"exp_avg": torch.zeros(3)} for k in range(3)}
+        return checkpoint | {
+            "optimizer": {"state": moments, "param_groups": [{"lr": 1e-4}]},
+            "epoch": np.int64(15),
+            "best": np.float64(0.9),
+            "scaler": {"scale": 65536.0},
+        }
+
+    source = resaved(file, tmp_path / "a.pt", change)
+    (tmp_path / "tokenizer.json").write_text(tiny.tokenizer().to_str())
+    # a folder with one .pt may be named instead of the file
+    paths = ["--hf-path", str(source if kind == "bare" else tmp_path)]
+    paths += ["--mlx-path", str(tmp_path / "m"), "--dtype", "float32"]
+    assert main(["convert", *paths]) == 0
+    expected, found = load_arrays(folder[0]), load_arrays(tmp_path / "m")
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        error = mx.abs(found[key] - value).max().item()
+        assert error <= (1e-3 * mx.abs(value).max().item() if kind == "half" else 0), key
+
+
+def test_quantised_folder_loads(file: Path, tmp_path: Path) -> None:
+    paths = ["--hf-path", str(file), "--mlx-path", str(tmp_path / "m")]
+    assert main(["convert", *paths, "-q", "--q-group-size", "32"]) == 0
+    found = mc.load(tmp_path / "m").embed_text(TEXTS)
+    assert found.shape == (3, 24) and np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
+
+
+def test_numbers_of_older_numpy(tmp_path: Path) -> None:
+    """numpy 1 calls its core numpy.core; laion_clap's files are of its time."""
+    torch.save({"best": np.float64(0.9014), "a": torch.arange(3.0)}, tmp_path / "new.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "new.pt") as old,
+        zipfile.ZipFile(tmp_path / "a.pt", "w") as new,
+    ):
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in data
+                data = data.replace(b"numpy._core", b"numpy.core")
+            new.writestr(name, data)
+    found = unpickle(tmp_path / "a.pt")
+    assert found["best"] == 0.9014 and found["a"].tolist() == [0, 1, 2]
+
+
+class _Hostile:
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("fusion", "trained with feature fusion; use a checkpoint without fusion"),
+        ("bert", "text tower is BERT"),
+        (
+            "pann",
+            "lacks audio_branch.patch_embed.proj.weight: its towers are not HTSAT and RoBERTa",
+        ),
+        ("filters", "other mel filters"),
+        ("extra", "1 keys that the key map doesn't know: audio_branch.surprise"),
+        ("missing", "1 missing (text_projection.linear1.bias)"),
+        ("shape", "the config says"),
+        ("tokenizer", "holds no tokenizer, which a text needs: put tokenizer.json of roberta-base"),
+        ("vocabulary", "has 262 tokens but clap.text_config.vocab_size is 261"),
+        ("empty", "has 5 tokens but clap.text_config.vocab_size is 261"),
+        ("no file", "--tokenizer nowhere doesn't exist"),
+        ("several", "holds 2 checkpoints (a.pt, b.pt); name one of them"),
+        ("hostile", "could run code, so it is not read"),
+        ("truncated", "is truncated or not a PyTorch file"),
+        ("text", "is truncated or not a PyTorch file"),
+        ("list", "holds no state dict"),
+        ("other", "its weights are of no known kind"),
+    ],
+)
+def test_refusals(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, options = Path("a.pt"), []
+    Path("tokenizer.json").write_text(tiny.tokenizer().to_str())
+    checkpoint = torch.load(file, weights_only=True)
+    state = checkpoint["state_dict"]
+    if kind == "fusion":
+        state = laion_clap.build_laion_clap(SMALL, fusion=True).state_dict()
+        assert any("fusion_model" in key for key in state)
+        checkpoint = {"state_dict": state}
+    elif kind == "bert":
+        state["module.text_branch.embeddings.token_type_embeddings.weight"] = torch.zeros(2, 128)
+    elif kind == "pann":
+        for key in [key for key in state if "patch_embed" in key]:
+            del state[key]
+    elif kind == "filters":
+        state["module.audio_branch.logmel_extractor.melW"] *= 1.01
+    elif kind == "extra":
+        state["module.audio_branch.surprise"] = torch.zeros(1)
+    elif kind == "missing":
+        del state["module.text_projection.0.bias"]
+    elif kind == "shape":
+        state["module.text_projection.0.bias"] = torch.zeros(5)
+    elif kind == "tokenizer":
+        Path("tokenizer.json").unlink()
+    elif kind in ("vocabulary", "empty"):
+        from tokenizers import Tokenizer, models
+
+        made = tiny.tokenizer()
+        made.add_tokens(["extra"])
+        if kind == "empty":  # what RobertaTokenizer.from_pretrained gives without a network
+            words5 = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+            made = Tokenizer(models.BPE({w: i for i, w in enumerate(words5)}, []))
+        Path("tokenizer.json").write_text(made.to_str())
+    elif kind == "no file":
+        options = ["--tokenizer", "nowhere"]
+    elif kind == "hostile":
+        checkpoint = {"state_dict": state, "x": _Hostile()}
+    elif kind == "list":
+        checkpoint = [1, 2]
+    elif kind == "other":
+        checkpoint = {"a": torch.zeros(3)}
+    torch.save(checkpoint, source)
+    if kind == "several":
+        torch.save({}, "b.pt")
+        source = Path(".").resolve()
+    elif kind == "truncated":
+        source.write_bytes(source.read_bytes()[:100_000])
+    elif kind == "text":
+        source.write_text("not weights")
+    assert main(["convert", "--hf-path", str(source), "--mlx-path", "out", *options]) == 2
+    line = capsys.readouterr().err
+    assert words in line and line.count("\n") == 1
+    assert not Path("out").exists() and not Path("ran").exists()
+    assert not list(Path(".").glob(".musicot*"))
+
+
+def test_without_torch_a_line_says_what_to_install(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    root = Path(__file__).resolve().parents[2]
+    found = command(
+        "convert", "--hf-path", file, "--mlx-path", tmp_path / "m",
+        env=tiny.environment(PYTHONPATH=f"{tmp_path}:{root}"),
+    )  # fmt: skip
+    assert found.returncode == 2 and "pip install 'musicot-mlx[torch]'" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+# --- the published files, written down -----------------------------------------------------------
+
+# laion_clap's name | transformers' names | shape. One line a weight: {s} stage, {b} block, {l} text
+# layer; C channels of the stage, H heads, E first and D last channels, T text channels, F inner
+# ones, P projection, V words, M mel bins, N window, B bins of the spectrum. From clap_module/
+# {model,htsat}.py of laion-clap 1.1.7, modeling_clap.py of transformers; "-" has no counterpart.
+LAYOUT = """
+logit_scale_a | logit_scale_a |
+logit_scale_t | logit_scale_t |
+audio_branch.spectrogram_extractor.stft.conv_real.weight | - | B 1 N
+audio_branch.spectrogram_extractor.stft.conv_imag.weight | - | B 1 N
+audio_branch.logmel_extractor.melW | - | B M
+audio_branch.bn0.weight | {Audio}.batch_norm.weight | M
+audio_branch.bn0.bias | {Audio}.batch_norm.bias | M
+audio_branch.bn0.running_mean | {Audio}.batch_norm.running_mean | M
+audio_branch.bn0.running_var | {Audio}.batch_norm.running_var | M
+audio_branch.bn0.num_batches_tracked | {Audio}.batch_norm.num_batches_tracked |
+audio_branch.patch_embed.proj.weight | {Audio}.patch_embed.proj.weight | E 1 4 4
+audio_branch.patch_embed.proj.bias | {Audio}.patch_embed.proj.bias | E
+audio_branch.patch_embed.norm.weight | {Audio}.patch_embed.norm.weight | E
+audio_branch.patch_embed.norm.bias | {Audio}.patch_embed.norm.bias | E
+{block}.attn_mask | - | K W2 W2
+{block}.norm1.weight | {Block}.layernorm_before.weight | C
+{block}.norm1.bias | {Block}.layernorm_before.bias | C
+{block}.attn.relative_position_bias_table | {Block}.{self}.relative_position_bias_table | R H
+{block}.attn.relative_position_index | {Block}.attention.self.relative_position_index | W2 W2
+{block}.attn.qkv.weight | {Block}.attention.self.{qkv}.weight | 3*C C
+{block}.attn.qkv.bias | {Block}.attention.self.{qkv}.bias | 3*C
+{block}.attn.proj.weight | {Block}.attention.output.dense.weight | C C
+{block}.attn.proj.bias | {Block}.attention.output.dense.bias | C
+{block}.norm2.weight | {Block}.layernorm_after.weight | C
+{block}.norm2.bias | {Block}.layernorm_after.bias | C
+{block}.mlp.fc1.weight | {Block}.intermediate.dense.weight | 4*C C
+{block}.mlp.fc1.bias | {Block}.intermediate.dense.bias | 4*C
+{block}.mlp.fc2.weight | {Block}.output.dense.weight | C 4*C
+{block}.mlp.fc2.bias | {Block}.output.dense.bias | C
+{stage}.downsample.reduction.weight | {Stage}.downsample.reduction.weight | 2*C 4*C
+{stage}.downsample.norm.weight | {Stage}.downsample.norm.weight | 4*C
+{stage}.downsample.norm.bias | {Stage}.downsample.norm.bias | 4*C
+audio_branch.norm.weight | {Audio}.norm.weight | D
+audio_branch.norm.bias | {Audio}.norm.bias | D
+audio_branch.tscam_conv.weight | - | 527 D 2 3
+audio_branch.tscam_conv.bias | - | 527
+audio_branch.head.weight | - | 527 527
+audio_branch.head.bias | - | 527
+{words}.position_ids | {Words}.position_ids | 1 514
+- | {Words}.token_type_ids | 1 514
+{words}.word_embeddings.weight | {Words}.word_embeddings.weight | V T
+{words}.position_embeddings.weight | {Words}.position_embeddings.weight | 514 T
+{words}.token_type_embeddings.weight | {Words}.token_type_embeddings.weight | 1 T
+{words}.LayerNorm.weight | {Words}.LayerNorm.weight | T
+{words}.LayerNorm.bias | {Words}.LayerNorm.bias | T
+{text}.attention.self.{qkv}.weight | {Text}.attention.self.{qkv}.weight | T T
+{text}.attention.self.{qkv}.bias | {Text}.attention.self.{qkv}.bias | T
+{text}.attention.output.dense.weight | {Text}.attention.output.dense.weight | T T
+{text}.attention.output.dense.bias | {Text}.attention.output.dense.bias | T
+{text}.attention.output.LayerNorm.weight | {Text}.attention.output.LayerNorm.weight | T
+{text}.attention.output.LayerNorm.bias | {Text}.attention.output.LayerNorm.bias | T
+{text}.intermediate.dense.weight | {Text}.intermediate.dense.weight | F T
+{text}.intermediate.dense.bias | {Text}.intermediate.dense.bias | F
+{text}.output.dense.weight | {Text}.output.dense.weight | T F
+{text}.output.dense.bias | {Text}.output.dense.bias | T
+{text}.output.LayerNorm.weight | {Text}.output.LayerNorm.weight | T
+{text}.output.LayerNorm.bias | {Text}.output.LayerNorm.bias | T
+text_branch.pooler.dense.weight | text_model.pooler.dense.weight | T T
+text_branch.pooler.dense.bias | text_model.pooler.dense.bias | T
+{side}_transform.sequential.{layer}.weight | - | P P
+{side}_transform.sequential.{layer}.bias | - | P
+audio_projection.0.weight | audio_projection.linear1.weight | P D
+text_projection.0.weight | text_projection.linear1.weight | P T
+{side}_projection.0.bias | {side}_projection.linear1.bias | P
+{side}_projection.2.weight | {side}_projection.linear2.weight | P P
+{side}_projection.2.bias | {side}_projection.linear2.bias | P
+"""
+# What is published: file -> first channels and depths of the audio tower.
+PUBLISHED = {
+    "music_audioset_epoch_15_esc_90.14.pt": (128, (2, 2, 12, 2)),
+    "music_speech_audioset_epoch_15_esc_89.98.pt": (128, (2, 2, 12, 2)),
+    "630k-audioset-best.pt": (96, (2, 2, 6, 2)),
+    "630k-best.pt": (96, (2, 2, 6, 2)),
+    "laion/larger_clap_music": (128, (2, 2, 12, 2)),
+    "laion/larger_clap_general": (128, (2, 2, 12, 2)),
+    "laion/clap-htsat-unfused": (96, (2, 2, 6, 2)),
+}
+ROBERTA = {"V": 50265, "T": 768, "F": 3072, "P": 512}
+
+
+def layout(
+    column: int, width: int, depths: tuple[int, ...], words: dict[str, int], layers: int = 12
+) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of a checkpoint: column 0 is laion_clap's, 1 is transformers'."""
+    out = {}
+    towers = {"{words}": "text_branch.embeddings", "{Words}": "text_model.embeddings"}
+    towers |= {"{Audio}": "audio_model.audio_encoder", "{self}": "attention.self"}
+    for line in LAYOUT.strip().splitlines():
+        fields = [field.strip() for field in line.split("|")]
+        name, shape = fields[column], fields[2]
+        if name == "-":
+            continue
+        places = [{}]
+        if "{block}" in line or "{stage}" in line:
+            places = [{"s": s, "b": b} for s, depth in enumerate(depths) for b in range(depth)]
+        elif "{text}" in line:
+            places = [{"l": layer} for layer in range(layers)]
+        elif "{side}" in line:
+            sides = ("audio", "text")
+            places = [{"side": side, "layer": layer} for side in sides for layer in (0, 3)]
+        for at in places:
+            stage, last = at.get("s", 0), len(depths) - 1
+            side = 64 // 2**stage
+            if "attn_mask" in name and (at["b"] % 2 == 0 or side <= 8):
+                continue  # every second block is shifted, and one window has no neighbours
+            if "downsample" in name and stage == last:
+                continue
+            values = words | {
+                "N": 1024, "B": 513, "M": 64, "E": width, "C": width * 2**stage, "R": 225, "W2": 64,
+                "H": 4 * 2**stage, "D": width * 2**last, "K": (side // 8) ** 2,
+            }  # fmt: skip
+            sizes = []
+            for item in shape.split():
+                factors = [values.get(part) or int(part) for part in item.split("*")]
+                sizes.append(int(np.prod(factors)))
+            block, text = f"layers.{stage}.blocks.{at.get('b')}", f"encoder.layer.{at.get('l')}"
+            names = towers | {
+                "{stage}": f"audio_branch.layers.{stage}",
+                "{Stage}": f"audio_model.audio_encoder.layers.{stage}",
+                "{block}": f"audio_branch.{block}",
+                "{Block}": f"audio_model.audio_encoder.{block}",
+                "{text}": f"text_branch.{text}",
+                "{Text}": f"text_model.{text}",
+                "{side}": at.get("side", ""),
+                "{layer}": str(at.get("layer")),
+            }
+            full = name
+            for short, long in names.items():
+                full = full.replace(short, long)
+            if "{qkv}" not in full:
+                out[full] = tuple(sizes)
+                continue
+            if "3*C" in shape:
+                sizes[0] //= 3
+            for part in ("query", "key", "value"):
+                out[full.replace("{qkv}", part)] = tuple(sizes)
+    return out
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_fit_our_network(name: str) -> None:
+    """Every key of the table is known to the rules, and what they keep fills the MLX network."""
+    from mlx.utils import tree_flatten
+
+    from musicot_mlx.models.clap import CLAP_HTSAT_BASE, CLAP_HTSAT_TINY, Clap, ClapConfig
+
+    width, depths = PUBLISHED[name]
+    laion = name.endswith(".pt")
+    shapes = layout(0 if laion else 1, width, depths, ROBERTA)
+    arrays = {key: mx.zeros(shape) for key, shape in shapes.items()}  # lazy: no memory is used
+    rules = keymap.LAION_RULES if laion else keymap.RULES
+    found = {key: value.shape for key, value in apply_rules(rules, arrays).items()}
+    released = CLAP_HTSAT_BASE if width == 128 else CLAP_HTSAT_TINY
+    expected = {key: value.shape for key, value in tree_flatten(Clap(released).parameters())}
+    assert found == expected
+    if laion:
+        assert len(shapes) == (505 if width == 128 else 418)  # position_ids and all
+        inferred = ClapConfig.from_dict(keymap.laion_config(shapes))
+        assert inferred.audio_config == released.audio_config
+        assert inferred.text_config.num_attention_heads == 12
+        assert inferred.text_config.layer_norm_eps == 1e-5
+        assert inferred.text_config.max_tokens == 77
+        assert inferred.projection_dim == 512 and inferred.feature_config.int16
+
+
+@pytest.mark.parametrize("depths", [(2, 2, 12, 2), (2, 2, 6, 2)])
+def test_the_table_is_laions_state_dict(depths: tuple[int, ...]) -> None:
+    """Depths and layers as published, narrower; benchmarks/clap_parity.py has the full widths."""
+    words = {"V": 70, "T": 64, "F": 32, "P": 8}
+    config = {
+        "projection_dim": 8,
+        "text_config": SMALL["text_config"]
+        | {"vocab_size": 70, "hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 12}
+        | {"intermediate_size": 32, "max_position_embeddings": 514},
+        "audio_config": SMALL["audio_config"]
+        | {"patch_embeds_hidden_size": 32, "depths": list(depths), "hidden_size": 256}
+        | {"num_attention_heads": [4, 8, 16, 32]},
+    }
+    state = laion_clap.build_laion_clap(config).state_dict()
+    expected = layout(0, 32, depths, words)
+    del expected["text_branch.embeddings.position_ids"]  # published files have it, now it is none
+    assert {key: tuple(value.shape) for key, value in state.items()} == expected
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("laion/")])
+def test_the_table_is_transformers_state_dict(name: str) -> None:
+    from transformers import ClapConfig, ClapModel
+
+    width, depths = PUBLISHED[name]
+    audio = {"patch_embeds_hidden_size": width, "depths": list(depths), "hidden_size": 8 * width}
+    with torch.device("meta"):
+        state = ClapModel(ClapConfig(audio_config=audio)).state_dict()
+    expected = layout(1, width, depths, ROBERTA)
+    assert {key: tuple(value.shape) for key, value in state.items()} == expected
+
+
+def test_laion_clap_missing_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laion_clap, "PACKAGES", ("laion_clap", "no_such_package"))
+    with pytest.raises(
+        MusicotError, match="no_such_package is not installed: pip install --no-deps"
+    ):
+        laion_clap.build_laion_clap(SMALL)
