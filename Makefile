@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 WITH_TESTS := .[torch,dev]
+# the reference of published CLAP files; it declares 49 packages, of which its model class needs none
+WITHOUT_DEPENDENCIES := laion-clap==1.1.7 torchlibrosa==0.1.0
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROMPT ?= relaxing piano melody
@@ -45,14 +47,15 @@ $(BIN)/python:
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@echo "== installing (once)"
-	@$(call install,.)
+	@$(call install,-e .)
 	@if [ "$$(uname)" = Linux ]; then $(BIN)/python -c 'import ctypes; ctypes.CDLL("libopenblas.so.0")' \
 		2>/dev/null || { $(call system_packages,libopenblas0-pthread); }; fi
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime
 	@echo "== installing the test tools and PyTorch (once)"
-	@$(call install,$(WITH_TESTS))
+	@$(call install,-e '$(WITH_TESTS)')
+	@$(call install,--no-deps $(WITHOUT_DEPENDENCIES))
 	@command -v fluidsynth >/dev/null || { $(call system_packages,fluidsynth fluid-soundfont-gm); }
 	@touch $@
 
@@ -66,7 +69,7 @@ endef
 
 define install
 if command -v uv >/dev/null; then \
-	UV_TORCH_BACKEND=cpu uv pip install --quiet --python $(BIN)/python -e '$(1)'; \
+	UV_TORCH_BACKEND=cpu uv pip install --quiet --python $(BIN)/python $(1); \
 else \
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '$(1)'; fi
+	$(BIN)/python -m pip install -qq --disable-pip-version-check $(1); fi
 endef

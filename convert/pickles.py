@@ -16,8 +16,6 @@ import numpy as np
 
 from musicot_mlx.errors import MusicotError
 
-# How torch.load says that it met a function or class that it would have to trust.
-_REFUSED = ("Unsupported global", "Unsupported class", "unrecognized function", "Can only build")
 PICKLES = (".pt", ".pth", ".ckpt")  # endings of files that torch.save wrote
 _PIECE = 256 << 20  # bytes of tensors a scratch file
 
@@ -38,12 +36,12 @@ def unpickle(path: Path) -> Any:
         zipped = zipfile.is_zipfile(path)  # files of torch before 1.6 are not, nor can be mapped
         with torch.serialization.safe_globals(_numbers()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        if any(words in str(error) for words in _REFUSED):
-            raise MusicotError(
-                f"{path} holds more than weights, and reading that could run code, so it is not "
-                "read; get the model as safetensors"
-            ) from error
+    except pickle.UnpicklingError as error:
+        raise MusicotError(
+            f"{path} holds more than weights, or is no PyTorch file, and reading that could run "
+            "code, so it is not read; get the model as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise MusicotError(
             f"{path} is truncated or not a PyTorch file ({path.stat().st_size:,} bytes); "
             "get the model again"

@@ -302,9 +302,9 @@ def test_the_door_opens_a_clap_folder(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architectures": ["ClapModel"]}, "is a PyTorch checkpoint; run musicot convert"),
-        ({"transformers_version": "5.0.0"}, "is a PyTorch checkpoint; run musicot convert"),
-        ({"model_type": "flute"}, "model_type is 'flute', expected 'musicot' or 'clap'"),
+        ({"architectures": ["ClapModel"]}, "can't convert model_type 'clap'"),
+        ({"transformers_version": "5.0.0"}, "can't convert model_type 'clap'"),
+        ({"model_type": "flute"}, "model_type is 'flute', expected 'musicot'"),
         ({"clap": None}, "lacks the section 'clap'"),
     ],
 )
@@ -315,6 +315,9 @@ def test_folders_that_are_no_clap(tmp_path, change, words):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(MusicotError, match=words):
         mc.load(folder)
+    if "model_type" not in change and "clap" not in change:
+        with pytest.raises(MusicotError, match="is a PyTorch checkpoint; run musicot convert"):
+            read_config(folder, model_types=("clap",))
 
 
 def test_clap_folder_without_tokenizer(tmp_path):

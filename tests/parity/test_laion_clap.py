@@ -288,7 +288,7 @@ class _Hostile:
         ("several", "holds 2 checkpoints (a.pt, b.pt); name one of them"),
         ("hostile", "could run code, so it is not read"),
         ("truncated", "is truncated or not a PyTorch file"),
-        ("text", "is truncated or not a PyTorch file"),
+        ("text", "holds more than weights, or is no PyTorch file"),
         ("list", "holds no state dict"),
         ("other", "its weights are of no known kind"),
     ],
