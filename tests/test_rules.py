@@ -19,6 +19,8 @@ def _random(*shape: int) -> mx.array:
         ("conv1d", (4, 3, 5), lambda x: np.moveaxis(x, 1, 2)),
         ("conv2d", (4, 3, 5, 6), lambda x: np.moveaxis(x, 1, 3)),
         ("conv_transpose1d", (3, 4, 5), lambda x: np.transpose(x, (1, 2, 0))),
+        ("codebook", (1, 4, 3), lambda x: x[0]),
+        ("codebook", (4, 3), lambda x: x),
         ("squeeze0", (1, 4, 3), lambda x: x[0]),
         ("squeeze", (4, 3, 1), lambda x: x[..., 0]),
         ("transpose", (4, 3), lambda x: x.T),

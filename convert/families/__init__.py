@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from musicot_mlx.errors import MusicotError
 
-FAMILIES = ("musicot", "musicgen", "clap", "laion_clap")
+FAMILIES = ("musicot", "musicgen", "clap", "laion_clap", "rvq")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ COMMANDS = {
     "lora": "tune a model on your own songs",
     "eval": "measure how good a model is, with intervals, and write a page of results",
     "bench": "how fast songs are made here: seconds, memory and limits of each stage",
+    "rvq": "fit codebooks of musical thoughts to a CLAP's embeddings",
     "doctor": "what this machine has, and what to change",
 }
 _HELP = ("-h", "--help", "help")

@@ -12,6 +12,7 @@ FAMILIES = {
     "musicot": "musicot_mlx.pipelines.musicot",
     "musicgen": "musicot_mlx.pipelines.musicgen",
     "clap": "musicot_mlx.models.clap",
+    "rvq": "musicot_mlx.models.rvq",
 }
 
 
@@ -21,8 +22,9 @@ def load(name_or_path: str | Path = "musicot-mini", **options: Any) -> Any:
     A PyTorch checkpoint is converted once, into the user's cache; a line on standard error says so.
     model_type "musicot" gives a MusicotPipeline (generate, stream, plan), "musicgen" a
     MusicgenPipeline (generate, stream, generate_batch), "clap" a ClapEmbedder (embed_text,
-    embed_audio). options are those of the family. Raises MusicotError that says what
-    is wrong with the folder and what to do, TypeError for an option that the family lacks.
+    embed_audio), "rvq" a ResidualVQ (encode, decode). options are those of the family. Raises
+    MusicotError that says what is wrong with the folder and what to do, TypeError for an option
+    that the family lacks.
     """
     folder = mlx_folder(name_or_path)
     kind = read_config(folder, model_types=tuple(FAMILIES))["model_type"]

@@ -36,7 +36,7 @@ class FitOptions:
     kmeans_steps: int = 10
     passes: int = 20  # over the data, after the k-means start
     decay: float = 0.95  # of the moving averages
-    dead_below: float = 1.0  # a code chosen less often per batch, on average, is moved
+    dead_below: float = 0.1  # a code chosen less often than this share of the average is moved
     batch_size: int = 4096
     held_out: float = 0.1  # share of the files, or of the vectors, that only measures
     seed: int = 0
@@ -44,8 +44,8 @@ class FitOptions:
     def __post_init__(self) -> None:
         if min(self.codebooks, self.codebook_size, self.batch_size, self.kmeans_steps) < 1:
             raise ValueError("codebooks, codebook_size, batch_size and kmeans_steps start at 1")
-        if not (0 <= self.decay < 1 and 0 <= self.held_out < 1 and self.passes >= 0):
-            raise ValueError("decay and held_out lie in 0 to 1, passes is not negative")
+        if not (0 <= self.decay < 1 and 0 <= self.held_out < 1 and 0 <= self.dead_below < 1):
+            raise ValueError("decay, held_out and dead_below lie in 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def fit_codebook(x: mx.array, options: FitOptions, *, key: mx.array) -> mx.array
     """One codebook (codebook_size, dim) for vectors x (n, dim)."""
     count, size = len(x), options.codebook_size
     key, start = mx.random.split(key)
-    codes = x[mx.random.permutation(count, key=start)[:size]]
+    codes = _spread(x, size, key=start)
     for _ in range(options.kmeans_steps):
         nearest = _nearest(x, codes)
         sums, counts = _sums(x, nearest, size)
@@ -136,14 +136,29 @@ def fit_codebook(x: mx.array, options: FitOptions, *, key: mx.array) -> mx.array
             codes = sums / mx.maximum(counts, 1e-6)[:, None]
             mx.eval(codes, sums, counts)
         # once a pass, so that a code has had the time to be chosen
-        dead = np.flatnonzero(np.array(counts) < min(options.dead_below, 0.1 * batch / size))
+        dead = np.flatnonzero(np.array(counts) < options.dead_below * batch / size)
         if len(dead):
-            chosen = mx.random.randint(0, count, (len(dead),), key=spare)
-            at, value = mx.array(dead), x[chosen]
-            weight = max(options.dead_below, 0.1 * batch / size)
-            codes[at], sums[at], counts[at] = value, value * weight, mx.full((len(dead),), weight)
+            at, value = mx.array(dead), x[mx.random.randint(0, count, (len(dead),), key=spare)]
+            counts[at] = mx.full((len(dead),), batch / size)  # as if chosen like the average
+            codes[at], sums[at] = value, value * (batch / size)
             mx.eval(codes, sums, counts)
     return codes
+
+
+def _spread(x: mx.array, size: int, *, key: mx.array) -> mx.array:
+    """Vectors of x to start k-means with, each far from the ones before (k-means++: Arthur and
+    Vassilvitskii, 2007)."""
+    keys = mx.random.split(key, size)
+    squares = mx.sum(x * x, axis=1)
+    chosen = mx.random.randint(0, len(x), (1,), key=keys[0])
+    found, distance = [chosen], mx.full((len(x),), mx.inf)
+    for step in range(1, size):
+        new = squares + squares[chosen] - 2 * (x @ x[chosen[0]])  # |x - x[chosen]|^2
+        distance = mx.minimum(distance, mx.maximum(new, 0))
+        chosen = mx.random.categorical(mx.log(distance + 1e-12)[None], key=keys[step])
+        found.append(chosen)
+        mx.eval(distance, chosen)
+    return x[mx.concatenate(found)]
 
 
 def cosines(rvq: ResidualVQ, x: np.ndarray) -> list[float]:
