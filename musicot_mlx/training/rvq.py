@@ -117,8 +117,7 @@ def fit_codebook(x: mx.array, options: FitOptions, *, key: mx.array) -> mx.array
         empty = np.flatnonzero(np.array(counts) == 0)
         codes = mx.where(counts[:, None] > 0, sums / mx.maximum(counts, 1)[:, None], codes)
         if len(empty):  # to the vectors that are worst off
-            distance = mx.sum(mx.square(x - codes[nearest]), axis=1)
-            codes[mx.array(empty)] = x[mx.argsort(-distance)[: len(empty)]]
+            codes[mx.array(empty)] = x[mx.argsort(-_distance(x, codes))[: len(empty)]]
         mx.eval(codes)
     batch = min(options.batch_size, count)
     nearest = _nearest(x, codes)
@@ -146,19 +145,24 @@ def fit_codebook(x: mx.array, options: FitOptions, *, key: mx.array) -> mx.array
 
 
 def _spread(x: mx.array, size: int, *, key: mx.array) -> mx.array:
-    """Vectors of x to start k-means with, each far from the ones before (k-means++: Arthur and
-    Vassilvitskii, 2007)."""
-    keys = mx.random.split(key, size)
-    squares = mx.sum(x * x, axis=1)
-    chosen = mx.random.randint(0, len(x), (1,), key=keys[0])
-    found, distance = [chosen], mx.full((len(x),), mx.inf)
-    for step in range(1, size):
-        new = squares + squares[chosen] - 2 * (x @ x[chosen[0]])  # |x - x[chosen]|^2
-        distance = mx.minimum(distance, mx.maximum(new, 0))
-        chosen = mx.random.categorical(mx.log(distance + 1e-12)[None], key=keys[step])
-        found.append(chosen)
-        mx.eval(distance, chosen)
-    return x[mx.concatenate(found)]
+    """Vectors of x to start k-means with, each round far from the ones before.
+
+    k-means++ (Arthur and Vassilvitskii, 2007) draws one at a time, with the squared distance as its
+    probability; here each round draws as many as there are, so that log2(size) rounds do.
+    """
+    found = x[mx.random.randint(0, len(x), (1,), key=key)]
+    distance = mx.full((len(x),), mx.inf)
+    latest = found
+    while len(found) < size:
+        distance = mx.minimum(distance, _distance(x, latest))
+        key, draw = mx.random.split(key)
+        # the largest of log p + Gumbel noise are a draw without replacement
+        score = mx.log(distance + 1e-12) + mx.random.gumbel((len(x),), key=draw)
+        count = min(len(found), size - len(found))
+        latest = x[mx.argsort(-score)[:count]]
+        found = mx.concatenate([found, latest])
+        mx.eval(found, distance)
+    return found
 
 
 def cosines(rvq: ResidualVQ, x: np.ndarray) -> list[float]:
@@ -291,6 +295,11 @@ def _nearest(x: mx.array, codes: mx.array) -> mx.array:
         found.append(mx.argmin(squares - 2 * (rows @ codes.T), axis=-1).astype(mx.int32))
         mx.eval(found[-1])
     return mx.concatenate(found)
+
+
+def _distance(x: mx.array, codes: mx.array) -> mx.array:
+    """Squared distance (n,) of each vector (n, dim) to the nearest code."""
+    return mx.sum(mx.square(x - codes[_nearest(x, codes)]), axis=1)
 
 
 def _sums(x: mx.array, nearest: mx.array, size: int) -> tuple[mx.array, mx.array]:
