@@ -4,13 +4,14 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicot_mlx.cli import common
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,8 +142,8 @@ def run(args: argparse.Namespace) -> int:
         "base": renders.fingerprint(resolve(base)) if base else None,
         "clap": listener,
         "tagger": renders.digest(tagger.config.held_out),
-        "prompts": renders.digest([str(p) for p in (*prompts, *(captions or ()))]),
-        "reference": renders.digest([str(s) for s in songs.training] if songs else None),
+        "prompts": renders.digest([str(prompt) for prompt in prompts]),
+        "reference": renders.digest([str(s) for s in songs.held_out[:2]] if songs else None),
         "duration": args.duration,
     }
     renders.claim(folder, settings)
@@ -248,17 +249,27 @@ def _render(
 def _in_processes(name: str, takes: "Sequence[Take]", folder: Path, workers: int) -> Any:
     """Render in `workers` processes, each with its share of the cores and a model of its own."""
     from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import active_children, get_context
 
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     before = {key: os.environ.get(key) for key in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, threads))  # read when a process starts
+    pool = ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=_start, initargs=(name, str(folder))
+    )
     try:
-        with ProcessPoolExecutor(
-            workers, get_context("spawn"), initializer=_start, initargs=(name, str(folder))
-        ) as pool:
-            yield from pool.map(_one, takes)
+        waiting = [pool.submit(_one, take) for take in takes]
+        for rendered in waiting:
+            yield rendered.result()
+    except BrokenProcessPool as error:
+        raise RunError("a process that renders died; try fewer --workers") from error
+    except BaseException:
+        for child in active_children():  # or they would finish what they are at
+            child.terminate()
+        raise
     finally:
+        pool.shutdown(cancel_futures=True)
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.update({key: value})
 
@@ -267,6 +278,7 @@ _worker: dict[str, Any] = {}  # of a process that renders: its model and folder
 
 
 def _start(name: str, folder: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first answers
     _worker.update(model=_load(name), folder=Path(folder))
 
 
