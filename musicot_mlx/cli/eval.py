@@ -300,6 +300,7 @@ def _real(
     if songs is None:
         return None, None
     from musicot_mlx.evaluation.real import hear_songs, try_codec
+    from musicot_mlx.evaluation.renders import digest
 
     heard: dict[str, tuple[Any, list[Heard]]] = {}
     for kind in ("training", "held_out"):
@@ -310,7 +311,7 @@ def _real(
                 group,
                 clap,
                 tagger,
-                folder / f"{kind}.npz",
+                folder / f"{kind}-{digest([str(song) for song in group])}.npz",
                 lambda done, total, kind=kind: progress(f"real songs, {kind}", done, total),
             ),
         )
