@@ -125,7 +125,12 @@ def run(args: argparse.Namespace) -> int:
     folder, base = Path(args.output), args.without_thoughts
     songs = captions = None
     if args.reference_dir:
-        songs = real.real_songs(args.reference_dir, most=args.reference_songs)
+        songs = real.real_songs(
+            args.reference_dir,
+            most=args.reference_songs,
+            held_out=len(prompts),  # as many windows as are generated: FAD falls with their number
+            windows=max(1, round(args.duration / 10)),
+        )
         captions = real.caption_prompts(songs.held_out, args.captions)
     ablated = [*renders.variants(model.sampling)] if args.ablation_prompts else []
     takes = renders.takes(

@@ -46,18 +46,18 @@ class RealSongs:
     held_out: tuple[RealSong, ...]
 
 
-def real_songs(folder: str | Path, *, most: int, windows: int = 2) -> RealSongs:
-    """Songs of a folder, at most `most` for training and a third of that held out, each with up to
-    `windows` windows evenly over it. Raises MusicotError for a folder without songs enough.
+def real_songs(folder: str | Path, *, most: int, held_out: int = 24, windows: int = 2) -> RealSongs:
+    """Songs of a folder, at most `most` for training and `held_out` of those held out, each with up
+    to `windows` windows evenly over it. Raises MusicotError for a folder without songs enough.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MusicotError(f"no reference folder at {folder}; pass a folder of songs")
     found = _listed(folder) if (folder / "metadata.json").is_file() else _files(folder)
     every = 20 if (folder / "metadata.json").is_file() else 4
-    held_out = [make for i, make in enumerate(found) if i % every == 0][: max(LEAST, most // 3)]
+    unheard = [make for i, make in enumerate(found) if i % every == 0][: max(LEAST, held_out)]
     training = [make for i, make in enumerate(found) if i % every]
-    if len(held_out) < LEAST or len(training) < LEAST:
+    if len(unheard) < LEAST or len(training) < LEAST:
         raise MusicotError(
             f"{folder} holds {len(found)} songs; at least {LEAST * every} are needed, of which one "
             f"in {every} is held out"
@@ -65,7 +65,7 @@ def real_songs(folder: str | Path, *, most: int, windows: int = 2) -> RealSongs:
     drawn = np.random.default_rng(0).permutation(len(training))[:most]
     chosen = [training[i] for i in sorted(drawn)]
     return RealSongs(
-        tuple(make(windows) for make in chosen), tuple(make(windows) for make in held_out)
+        tuple(make(windows) for make in chosen), tuple(make(windows) for make in unheard)
     )
 
 
