@@ -192,7 +192,7 @@ def test_prompt_files(tmp_path: Path) -> None:
 
 
 def test_reference_folders(songs: Path, tmp_path: Path) -> None:
-    found = real.real_songs(songs, most=6)
+    found = real.real_songs(songs, most=6, held_out=2)
     assert [s.path.name for s in found.held_out] == ["00.wav", "20.wav"]
     assert len(found.training) == 6 and not set(found.training) & set(found.held_out)
     assert {s.style for s in found.training} == {"techno", "solo piano"}
