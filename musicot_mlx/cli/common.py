@@ -86,7 +86,19 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="length of the song in seconds, 1 to 300 (default: 30)",
     )
-    add("--reference", metavar="FILE", help="audio whose thoughts the song borrows")
+    add(
+        "--reference",
+        nargs="+",
+        metavar="FILE",
+        help="audio of any length whose thoughts the song borrows; several are blended",
+    )
+    add(
+        "--reference-weights",
+        nargs="+",
+        type=number(0),
+        metavar="W",
+        help="how much each reference counts (default: alike)",
+    )
     add("--lyrics-file", metavar="FILE", help="lyrics, with [VERSE] and other section marks")
     add("--tags", type=names, metavar="A,B", help="tags (default: those near the prompt)")
     add(
@@ -113,6 +125,18 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="draw from the likeliest tokens that make up P, 1 is all (default: 1)",
     )
+
+
+def check_references(args: argparse.Namespace) -> None:
+    """Raise MusicotError for reference files that aren't there and weights that don't fit them."""
+    for path in args.reference or ():
+        if not Path(path).is_file():
+            raise MusicotError(f"reference file {path} doesn't exist")
+    count, weights = len(args.reference or ()), args.reference_weights
+    if weights is not None and len(weights) != count:
+        raise MusicotError(
+            f"--reference-weights has {len(weights)} numbers for {count} references; give one each"
+        )
 
 
 class Progress:

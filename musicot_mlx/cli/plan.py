@@ -1,11 +1,16 @@
-"""musicot plan: only the thoughts of a song, as numbers, as a picture, and as a file to render."""
+"""musicot plan: only the thoughts of a song, as numbers, as a picture, and as a file to render.
+
+A plan is made from a prompt, references or audio, or taken from a file, and then edited. Edits are
+made in one order, whatever the order of the flags: arrange, extend, morph, set, lock.
+"""
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from musicot_mlx.cli import common
 from musicot_mlx.errors import MusicotError
@@ -13,14 +18,48 @@ from musicot_mlx.errors import MusicotError
 if TYPE_CHECKING:
     import numpy as np
 
+    from musicot_mlx.pipelines.plan import Plan
+
 ANCHORS = ["drums", "bass", "guitar", "piano", "strings", "synth"]
+MADE_BY = ("prompt", "duration", "reference", "reference_weights", "lyrics_file", "tags")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     common.add_planning_arguments(parser)
+    add("--from-audio", metavar="FILE", help="plan what this audio holds, second by second")
+    add("--plan", metavar="FILE", help="begin with this plan, or the plan of a song's .json")
     add(
-        "--seed", type=common.seed, default=0, metavar="N", help="same seed, same plan (default: 0)"
+        "--arrange",
+        type=segments,
+        metavar="N,N",
+        help="segments in this order, from 0: name one twice to repeat it, none to drop it",
+    )
+    add("--extend", type=common.seconds, metavar="S", help="let the model go on for S seconds")
+    add(
+        "--morph",
+        nargs=2,
+        metavar=("FILE", "X"),
+        help="go the part X (0 to 1) of the way to another plan",
+    )
+    add(
+        "--set",
+        action="append",
+        metavar="A-B=WHAT",
+        help="seconds A to B, on the plan's grid, become a text, or @FILE (audio or a plan; "
+        "@FILE#t=30 begins at 30 s); may be repeated",
+    )
+    add(
+        "--lock",
+        type=segments,
+        metavar="N,N",
+        help="keep these segments and those set, and draw all others anew",
+    )
+    add(
+        "--seed",
+        type=common.seed,
+        metavar="N",
+        help="same seed, same plan (default: 0, in an edit one that the plan hasn't had)",
     )
     add("--output", "-o", metavar="FILE", help="write the plan, for musicot generate --plan")
     add("--png", metavar="FILE", help="draw the arrangement")
@@ -35,36 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    if prompt is not None and not prompt.strip():
-        raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
-    if prompt is None and args.reference is None:
-        raise MusicotError("nothing to plan; pass --prompt or --reference")
-    if args.reference is not None and not Path(args.reference).is_file():
-        raise MusicotError(f"reference file {args.reference} doesn't exist")
-    for path in (args.output, args.png):
-        if path is not None and not Path(path).parent.is_dir():
-            raise MusicotError(f"can't write {path}: the folder {Path(path).parent} doesn't exist")
-
+    _check(args)
     import musicot_mlx as mc
 
     model = mc.load(args.model or "musicot-mini", adapter_path=args.adapter_path)
-    options = {
-        key: getattr(args, key) for key in ("duration", "reference", "tags", "top_k", "top_p")
-    }
-    options |= {
-        "lyrics": common.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None,
-        "thought_temperature": args.thought_temp,
-        "thought_guidance": args.thought_guidance,
-    }
     started = time.perf_counter()
-    with common.Progress() as progress:
-        plan = model.plan(
-            " ".join(prompt.split()) if prompt else None,
-            seed=args.seed,
-            progress=progress,
-            **{key: value for key, value in options.items() if value is not None},
-        )
+    plan = first = _first_plan(model, args)
+    for edit in _edits(model, args):
+        plan = edit(plan)
     elapsed = time.perf_counter() - started
     activity = plan.activity(args.anchors)  # (segments, anchors)
     files = []
@@ -74,32 +91,177 @@ def run(args: argparse.Namespace) -> int:
     if args.png:
         from musicot_mlx.evaluation.plots import plot_plan
 
-        title = plan.prompt or Path(args.reference).name
-        plot_plan(activity, args.anchors, plan.thought_seconds, title, args.png)
+        title = plan.prompt or str(plan.origins[0])
+        plot_plan(
+            activity, args.anchors, plan.thought_seconds, title, args.png, duration=plan.duration
+        )
         files.append(args.png)
 
     table = _table(activity, args.anchors, plan.thought_seconds)
+    changes = _changes(first, plan, args.anchors)
     where = f" -> {', '.join(files)}" if files else ""
     line = (
         f"plan of {plan.duration:g} s: {len(activity)} thoughts in {elapsed:.2f} s, "
         f"peak memory {common.peak_memory()['peak_resident_gb']:.2f} GB{where}"
     )
+    text = "\n".join([table, *changes, line])
+    print(text, file=sys.stderr if args.json else sys.stdout)
     if args.json:
-        print(f"{table}\n{line}", file=sys.stderr)
         report = {
             "prompt": plan.prompt,
             "duration": plan.duration,
             "seed": plan.seed,
             "anchors": args.anchors,
             "activity": [[round(float(value), 4) for value in row] for row in activity],
+            "origins": [str(origin) for origin in plan.origins],
+            "history": list(plan.history),
             "files": files,
             "elapsed_seconds": round(elapsed, 3),
             **common.peak_memory(),
         }
         print(json.dumps(report, sort_keys=True), flush=True)
-    else:
-        print(f"{table}\n{line}")
     return 0
+
+
+def segments(text: str) -> list[int]:
+    """An argparse type: segments, as whole numbers with commas between."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected segments from 0 with commas between, such as 0,1, got {text!r}"
+        ) from None
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What can be told before the model is loaded."""
+    if args.prompt == "-":
+        args.prompt = sys.stdin.read()
+    if args.prompt is not None and not args.prompt.strip():
+        raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
+    if args.plan is not None:
+        for name in (*MADE_BY, "from_audio"):
+            if getattr(args, name) is not None:
+                flag = "--" + name.replace("_", "-")
+                raise MusicotError(f"{flag} belongs to planning, and the plan is made; leave it out")
+    elif args.from_audio is not None and args.reference is not None:
+        raise MusicotError("pass --from-audio or --reference, not both")
+    elif args.prompt is None and args.reference is None and args.from_audio is None:
+        raise MusicotError("nothing to plan; pass --prompt, --reference, --from-audio or --plan")
+    common.check_references(args)
+    sources = [("plan", args.plan), ("audio", args.from_audio)]
+    if args.morph is not None:
+        sources.append(("plan", args.morph[0]))
+        try:
+            args.morph[1] = common.number(0, 1)(args.morph[1])
+        except argparse.ArgumentTypeError as error:
+            raise MusicotError(f"--morph: {error}") from error
+    args.set = [_parse_set(text) for text in args.set or ()]
+    sources += [("source", str(path)) for *_, path, _ in args.set if path is not None]
+    for label, path in sources:
+        if path is not None and not Path(path).is_file():
+            raise MusicotError(f"{label} file {path} doesn't exist")
+    for path in (args.output, args.png):
+        if path is not None and not Path(path).parent.is_dir():
+            raise MusicotError(f"can't write {path}: the folder {Path(path).parent} doesn't exist")
+
+
+def _parse_set(text: str) -> tuple[float, float, str, Path | None, float]:
+    """Seconds from and to, the words, or instead the file and where in it to begin."""
+    found = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*=\s*(.*?)\s*", text, flags=re.DOTALL)
+    try:
+        first, last = float(found[1]), float(found[2])
+    except (TypeError, ValueError):
+        raise MusicotError(
+            f"--set {text!r} isn't understood; write seconds and what they become, such as "
+            "'10-20=full drum kit' or '20-30=@chorus.wav'"
+        ) from None
+    words = found[3]
+    if not words.strip("@ "):
+        raise MusicotError(f"--set {text!r} says nothing; write a text or @FILE after the =")
+    if not words.startswith("@"):
+        return first, last, words, None, 0.0
+    path, start = Path(words[1:]), 0.0
+    offset = re.fullmatch(r"(.+)#t=(\d+(?:\.\d+)?)", words[1:])
+    if offset and not path.is_file():  # a file may bear such a name
+        path, start = Path(offset[1]), float(offset[2])
+    return first, last, words, path, start
+
+
+def _first_plan(model: Any, args: argparse.Namespace) -> "Plan":
+    """The plan before it is edited."""
+    import musicot_mlx as mc
+
+    if args.plan is not None:
+        return mc.Plan.load(args.plan, model)
+    prompt = " ".join(args.prompt.split()) if args.prompt else None
+    lyrics = common.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
+    common_options = {"seed": args.seed or 0, "lyrics": lyrics, "tags": args.tags}
+    if args.from_audio is not None:
+        return model.plan_from_audio(
+            args.from_audio, prompt, duration=args.duration, **common_options
+        )
+    names = ("duration", "reference", "reference_weights", "top_k", "top_p")
+    options = {name: getattr(args, name) for name in names}
+    options |= {
+        "thought_temperature": args.thought_temp,
+        "thought_guidance": args.thought_guidance,
+        **common_options,
+    }
+    with common.Progress() as progress:
+        given = {name: value for name, value in options.items() if value is not None}
+        return model.plan(prompt, progress=progress, **given)
+
+
+def _edits(model: Any, args: argparse.Namespace) -> list[Any]:
+    """The edits asked for, each a function from plan to plan."""
+    import musicot_mlx as mc
+
+    drawing = {
+        "seed": args.seed,
+        "thought_temperature": args.thought_temp,
+        "thought_guidance": args.thought_guidance,
+    }
+    made: list[Any] = []
+    if args.arrange is not None:
+        made.append(lambda plan: plan.arrange(args.arrange))
+    if args.extend is not None:
+        made.append(lambda plan: plan.extend(args.extend, **drawing))
+    if args.morph is not None:
+        made.append(lambda plan: plan.morph(mc.Plan.load(args.morph[0], model), args.morph[1]))
+    kept: set[int] = set()
+
+    def put(plan: "Plan", first: float, last: float, words: str, path: Any, start: float) -> "Plan":
+        places = _places(plan, first, last)
+        kept.update(range(plan.segments)[places])
+        if path is None:
+            return plan.replace(places, words, seed=args.seed)
+        if path.suffix.lower() != ".json":
+            return plan.replace(places, path, start=start)
+        other = mc.Plan.load(path, model)
+        return plan.replace(places, other[round(start / other.thought_seconds) :])
+
+    made += [lambda plan, wish=wish: put(plan, *wish) for wish in args.set]
+    if args.lock is not None:
+        made.append(lambda plan: plan.redraw(lock=[*args.lock, *kept], **drawing))
+    return made
+
+
+def _places(plan: "Plan", first: float, last: float) -> slice:
+    """The segments of seconds `first` to `last`, which must lie on the grid of thoughts."""
+    step = plan.thought_seconds
+    start, stop = first / step, last / step
+    if abs(last - plan.duration) < 0.05:  # the song's end, wherever it falls
+        stop = plan.segments
+    if not 0 <= first < last or last > max(plan.duration, plan.segments * step):
+        raise MusicotError(f"--set {first:g}-{last:g}: the plan covers 0 to {plan.duration:g} s")
+    if max(abs(start - round(start)), abs(stop - round(stop))) * step > 0.05:
+        near = int(start) * step, min(-int(-stop // 1) * step, plan.duration)
+        raise MusicotError(
+            f"--set {first:g}-{last:g}: a thought covers {step:g} s, so give multiples of it, such "
+            f"as {near[0]:g}-{near[1]:g}"
+        )
+    return slice(round(start), round(stop))
 
 
 def _table(activity: "np.ndarray", anchors: list[str], step: float) -> str:
@@ -110,3 +272,26 @@ def _table(activity: "np.ndarray", anchors: list[str], step: float) -> str:
     for anchor, row in zip(anchors, activity.T, strict=True):
         rows.append(f"{anchor:<{width}}" + "".join(f"{value:>6.1f}" for value in row))
     return "\n".join(rows)
+
+
+def _changes(first: "Plan", plan: "Plan", anchors: list[str]) -> list[str]:
+    """A line for each segment that isn't what it was: its origin, and the anchors that moved."""
+    lines = []
+    if plan.duration != first.duration:
+        lines.append(f"{plan.duration:g} s long, before {first.duration:g} s")
+    before, after = first.activity(anchors), plan.activity(anchors)
+    step = plan.thought_seconds
+    for place, origin in enumerate(plan.origins):
+        there = place < first.segments
+        if there and (plan.codes[:, place] == first.codes[:, place]).all():
+            continue
+        line = f"{place * step:g}-{min((place + 1) * step, plan.duration):g} s: {origin}"
+        if there:
+            moved = sorted(
+                range(len(anchors)), key=lambda i: -abs(after[place, i] - before[place, i])
+            )[:3]
+            line += "; " + ", ".join(
+                f"{anchors[i]} {before[place, i]:.1f} -> {after[place, i]:.1f}" for i in moved
+            )
+        lines.append(line)
+    return lines

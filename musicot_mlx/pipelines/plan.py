@@ -113,18 +113,24 @@ class Plan:
     # --- edit -------------------------------------------------------------------------------------
 
     def replace(
-        self, where: Where, source: "str | Audio | Plan", *, seed: int | None = None
+        self,
+        where: Where,
+        source: "str | Audio | Plan",
+        *,
+        seed: int | None = None,
+        start: float = 0.0,
     ) -> "Plan":
         """Other thoughts in these segments: those of a text, an audio file, or another plan.
 
         A text is drawn by the LM, `seed` deciding which of its thoughts. Audio is a Path,
-        `"@file.wav"` or (waveform, rate in Hz); its windows of 10 s, as a plan's segments, fill the
-        places in turn and begin anew where they run out. All other segments keep their codes.
+        `"@file.wav"` or (waveform, rate in Hz), heard from `start` seconds on; its windows of 10 s,
+        as a plan's segments, fill the places in turn and begin anew where they run out. All other
+        segments keep their codes.
         Raises MusicotError for segments that aren't there and sources that can't be used.
         """
         places = self._places(where)
         seed = self._seed(seed)
-        codes, origins, record = self._thoughts(source, len(places), seed)
+        codes, origins, record = self._thoughts(source, len(places), seed, start)
         columns = np.arange(len(places)) % codes.shape[1]
         new_codes, new_origins = self.codes.copy(), list(self.origins)
         new_codes[:, places] = codes[:, columns]
@@ -401,7 +407,7 @@ class Plan:
         return places
 
     def _thoughts(
-        self, source: "str | Audio | Plan", count: int, seed: int
+        self, source: "str | Audio | Plan", count: int, seed: int, start: float = 0.0
     ) -> tuple[np.ndarray, list[Origin], dict[str, Any]]:
         """Codes (levels, some), where each comes from, and what the history says of it."""
         model = self._model()
@@ -419,10 +425,12 @@ class Plan:
             origins = [Origin("words", words, seed=seed)] * count
             return codes, origins, {"by": words, "seed": seed}
         audio, step = _audio(source), self.thought_seconds
-        windows = list(range(min(count, window_count(audio, step))))
-        codes = quantised(model, hear(model, audio, step, windows))
+        if not 0 <= start < np.inf:
+            raise MusicotError(f"audio can't be heard from {start} s on; give seconds from 0")
+        windows = list(range(min(count, window_count(audio, step, start))))
+        codes = quantised(model, hear(model, audio, step, windows, offset=start))
         file = None if isinstance(audio, tuple) else str(audio)
-        origins = [Origin("audio", file=file, start=window * step) for window in windows]
+        origins = [Origin("audio", file=file, start=start + window * step) for window in windows]
         return codes, origins, {"by": file or "audio"}
 
     def _drawn(

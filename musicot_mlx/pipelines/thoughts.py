@@ -91,27 +91,37 @@ def spread(available: int, count: int) -> np.ndarray:
     return ((np.arange(count) + 0.5) * available / count).astype(int)
 
 
-def window_count(audio: Audio, seconds: float) -> int:
-    """How many thoughts of `seconds` an audio file or waveform holds; at least one."""
+def window_count(audio: Audio, seconds: float, offset: float = 0.0) -> int:
+    """How many thoughts of `seconds` an audio file or waveform holds from `offset` seconds on; at
+    least one. Raises MusicotError where it ends before.
+    """
     frames, rate = (len(audio[0]), audio[1]) if isinstance(audio, tuple) else audio_frames(audio)
-    whole, rest = divmod(frames, round(seconds * rate))
+    if frames and frames <= round(offset * rate):
+        raise MusicotError(f"the audio lasts {frames / rate:.4g} s; it can't begin at {offset:g} s")
+    whole, rest = divmod(frames - round(offset * rate), round(seconds * rate))
     return max(1, int(whole + (rest >= SHORTEST_WINDOW * rate)))
 
 
 def hear(
-    model: Composer, audio: Audio, seconds: float, windows: Sequence[int] | None = None
+    model: Composer,
+    audio: Audio,
+    seconds: float,
+    windows: Sequence[int] | None = None,
+    *,
+    offset: float = 0.0,
 ) -> np.ndarray:
-    """CLAP vectors float32 (windows, dim) of these windows of `seconds`, or of all.
+    """CLAP vectors float32 (windows, dim) of these windows of `seconds`, or of all; the first one
+    begins `offset` seconds into the audio.
 
     Of a file only the windows asked for are read, so an album costs no more than the song it is a
     reference for. Raises MusicotError for audio that can't be read or used.
     """
-    picked = range(window_count(audio, seconds)) if windows is None else windows
+    picked = range(window_count(audio, seconds, offset)) if windows is None else windows
     heard: dict[int, np.ndarray] = {}
     for window in picked:
         if window in heard:
             continue
-        start = window * seconds
+        start = offset + window * seconds
         if isinstance(audio, tuple):
             waveform, rate = np.asarray(audio[0], np.float32), audio[1]
             first = round(start * rate)
