@@ -14,6 +14,7 @@ from musicot_mlx.audio.files import read_audio, write_audio
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.activity import typical_thoughts
 from musicot_mlx.pipelines import plan_file, thoughts
+from musicot_mlx.pipelines.kept import join
 from musicot_mlx.pipelines.musicot import MusicotPipeline
 from musicot_mlx.pipelines.plan import Origin
 from musicot_mlx.pipelines.thoughts import quantised, slerp, unit, vectors_of
@@ -471,3 +472,89 @@ def test_whatever_happens_to_a_plan_file_is_a_plan_or_one_line(
         assert mc.Plan.load(path, model).segments
     except MusicotError as error:
         assert str(error).isprintable()
+
+
+# --- keep what was liked ---
+
+
+@pytest.fixture(scope="module")
+def song(model: MusicotPipeline) -> mc.Song:
+    return model.generate("piano", duration=13, seed=1)
+
+
+def test_what_precedes_an_edit_stays_the_same_audio(
+    model: MusicotPipeline, song: mc.Song, tmp_path: Path
+) -> None:
+    edited = song.plan.replace(1, "drums", seed=3)
+    seen: list[tuple[str, int, int]] = []
+    audio, _ = song.save(tmp_path / "before.wav")
+    again = model.generate(
+        plan=edited, keep=audio, seed=1, progress=lambda *report: seen.append(report)
+    )
+    # tokens as far as 10 s; sound too, but for the seam and the rest of a latent
+    np.testing.assert_array_equal(again.codes[:, :250], song.codes[:, :250])
+    assert (again.codes[:, 250:] != song.codes[:, 250:]).any()
+    until = 10 * 8000 - 256 - 160
+    written, _ = read_audio(audio)
+    np.testing.assert_array_equal(again.waveform[:until], written[:until])
+    assert again.waveform.shape == song.waveform.shape
+    assert np.abs(again.waveform[until + 1000 :] - written[until + 1000 :]).max() > 1e-3
+    # a partial render: of 4 windows of the diffusion, two steps each, 2 reach beyond 10 s
+    assert [report for report in seen if report[0] == "diffusion"][-1] == ("diffusion", 4, 4)
+    # from memory it is the same, but for the 16 bits of the file
+    remembered = model.generate(plan=edited, keep=song, seed=1)
+    np.testing.assert_array_equal(remembered.codes, again.codes)
+    np.testing.assert_array_equal(remembered.waveform[:until], song.waveform[:until])
+    np.testing.assert_allclose(remembered.waveform, again.waveform, atol=0.02)
+    chunks = model.stream(plan=edited, keep=audio, seed=1)
+    np.testing.assert_allclose(np.concatenate(list(chunks)), again.waveform, atol=1e-5)
+    np.testing.assert_array_equal(chunks.codes, again.codes)
+
+
+def test_a_song_goes_on(model: MusicotPipeline, song: mc.Song) -> None:
+    longer = model.generate(plan=song.plan.extend(8, seed=5), keep=song, seed=1)
+    assert longer.duration == 21
+    np.testing.assert_array_equal(longer.codes[:, :325], song.codes)
+    until = 13 * 8000 - 256 - 160
+    np.testing.assert_array_equal(longer.waveform[:until], song.waveform[:until])
+    unchanged = model.generate(plan=song.plan, keep=song, seed=9)
+    np.testing.assert_array_equal(unchanged.codes, song.codes)
+    np.testing.assert_array_equal(unchanged.waveform[:until], song.waveform[:until])
+
+
+def test_the_seam_is_no_click() -> None:
+    kept = np.full((1000, 1), 0.3, np.float32)
+    new = [np.full((n, 1), 0.5, np.float32) for n in (300, 1, 90, 509)]
+    found = np.concatenate(list(join(kept, new, before=400, seam=100)))
+    assert found.shape == (1500, 1)
+    assert (found[:900] == np.float32(0.3)).all() and (found[1000:] == 0.5).all()
+    assert np.abs(np.diff(found[:, 0])).max() < 0.003
+
+
+def test_songs_that_can_not_be_kept(model: MusicotPipeline, song: mc.Song, tmp_path: Path) -> None:
+    plan = song.plan
+    with pytest.raises(MusicotError, match="differs from its first segment on"):
+        model.generate(plan=plan.reorder([1, 0]), keep=song)
+    with pytest.raises(MusicotError, match="pass the plan"):
+        model.generate("piano", keep=song)
+    with pytest.raises(MusicotError, match="was cut after it was made"):
+        model.generate(plan=plan, keep=replace(song, waveform=song.waveform[:-8000]))
+    with pytest.raises(MusicotError, match="has 1 channels, this model makes 2"):
+        model.generate(plan=plan, keep=replace(song, waveform=song.waveform[:, :1]))
+    audio, sidecar = song.save(tmp_path / "a.wav")
+    good = json.loads(sidecar.read_text())
+    for made in (None, 3, {}, {"codes": "%"}, {"codes": "QQ"}, {"codes": ["QQ=="]}):
+        sidecar.write_text(json.dumps(good | {"made": made}))
+        with pytest.raises(MusicotError, match="tell the audio tokens"):
+            model.generate(plan=plan, keep=audio)
+    sidecar.unlink()
+    with pytest.raises(MusicotError, match="tells how .* was made"):
+        model.generate(plan=plan, keep=audio)
+
+
+def test_the_json_beside_a_song_is_a_plan_too(model: MusicotPipeline, tmp_path: Path) -> None:
+    song = model.generate("piano", duration=2, seed=3)
+    _, sidecar = song.save(tmp_path / "a.wav")
+    loaded = mc.Plan.load(sidecar, model)
+    np.testing.assert_array_equal(loaded.codes, song.plan.codes)
+    assert loaded.origins == song.plan.origins

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from musicot_mlx.atomic import write_text
+from musicot_mlx.atomic import write_json
 from musicot_mlx.cli import common, play
 from musicot_mlx.errors import MusicotError
 
@@ -20,6 +20,8 @@ FORMATS = ("wav", "flac", "mp3")
 OPTIONS = {
     "duration": "duration",
     "reference": "reference",
+    "reference_weights": "reference_weights",
+    "keep": "keep_from",
     "lyrics": "lyrics",
     "tags": "tags",
     "thought_temperature": "thought_temp",
@@ -65,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw N songs and keep the one nearest to prompt and plan (default: 1)",
     )
     add("--plan", metavar="FILE", help="render this plan (from musicot plan) instead of a new one")
+    add(
+        "--keep-from",
+        metavar="FILE",
+        help="song made from an earlier form of the plan: kept up to the first thought that "
+        "changed, so that only the rest is made",
+    )
     add("--continue", metavar="FILE", help="MusicGen: audio that the song begins with and goes on")
     add("--melody", metavar="FILE", help="MusicGen melody models: audio whose melody is followed")
     add("--negative-prompt", metavar="TEXT", help="MusicGen: what the music should not be")
@@ -247,6 +255,7 @@ def _stream(
 ) -> dict[str, Any]:
     """Write a song while it is being made; its report."""
     from musicot_mlx.audio import files
+    from musicot_mlx.pipelines.song import made_of
 
     prompt, seed = song
     chunks = model.stream(prompt, seed=seed, progress=progress, **options)
@@ -264,8 +273,10 @@ def _stream(
                     feed(files.to_pcm16(piece).tobytes())
     settings = model.settings(prompt, seed=seed, **options)
     settings |= {"format": files.format_of(path), "sample_rate": target}
+    if getattr(chunks, "plan", None) is not None:
+        settings |= made_of(chunks.plan, chunks.codes, settings)
     sidecar = path.with_suffix(".json")
-    write_text(sidecar, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    write_json(sidecar, settings, sort_keys=True)
     return {
         "files": [str(path), str(sidecar)],
         "duration": frames / target,
@@ -311,13 +322,15 @@ def _check_settings(path: str, settings: dict[str, Any]) -> None:
         value = settings.get(key)
         if value is None:
             continue
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        try:
-            wrong = action.type(text) is None if action.type else not isinstance(value, str)
-        except argparse.ArgumentTypeError as error:
-            raise MusicotError(f"{path}: {key}: {error}") from error
-        if wrong or (action.choices and value not in action.choices):
-            raise MusicotError(f"{path}: {key} can't be {value!r}")
+        several = action.nargs == "+" and isinstance(value, list)
+        for each in value if several else [value]:
+            text = ",".join(map(str, each)) if isinstance(each, list) else str(each)
+            try:
+                wrong = action.type(text) is None if action.type else not isinstance(each, str)
+            except argparse.ArgumentTypeError as error:
+                raise MusicotError(f"{path}: {key}: {error}") from error
+            if wrong or (action.choices and each not in action.choices):
+                raise MusicotError(f"{path}: {key} can't be {value!r}")
 
 
 def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | None]:
@@ -345,10 +358,13 @@ def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | N
 
 def _options(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     args.lyrics = common.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
-    for label in ("plan", "reference", "melody", "continue"):
+    common.check_references(args)
+    for label in ("plan", "keep_from", "melody", "continue"):
         path = getattr(args, label)
         if path is not None and not Path(path).is_file():
-            raise MusicotError(f"{label} file {path} doesn't exist")
+            raise MusicotError(f"{label.replace('_', '-')} file {path} doesn't exist")
+    if args.keep_from is not None and not (args.plan or settings.get("plan")):
+        raise MusicotError("--keep-from goes with --plan, the edited plan of that song")
     options = {key: settings[key] for key in OPTIONS if settings.get(key) is not None}
     given = {key: getattr(args, dest) for key, dest in OPTIONS.items()}
     options |= {key: value for key, value in given.items() if value is not None}
@@ -375,7 +391,8 @@ def _of_this_model(
 def _refuse_what_a_plan_fixes(args: argparse.Namespace, settings: dict[str, Any]) -> None:
     if not (args.plan or settings.get("plan")):
         return
-    fixed = "prompt prompt_file duration reference lyrics_file tags thought_temp thought_guidance"
+    fixed = "prompt prompt_file duration reference reference_weights lyrics_file tags"
+    fixed += " thought_temp thought_guidance"
     given = [name for name in fixed.split() if getattr(args, name) is not None]
     if given:
         flag = "--" + given[0].replace("_", "-")
@@ -385,8 +402,8 @@ def _refuse_what_a_plan_fixes(args: argparse.Namespace, settings: dict[str, Any]
 def _require_apart(paths: list[Path], args: argparse.Namespace) -> None:
     """A song and its settings must not be written over what they are made from."""
     made = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
-    sources = ("plan", "reference", "lyrics_file", "prompt_file", "melody", "continue")
-    for source in (getattr(args, name) for name in sources):
+    names = ("plan", "keep_from", "lyrics_file", "prompt_file", "melody", "continue")
+    for source in (*(getattr(args, name) for name in names), *(args.reference or ())):
         if source is not None and Path(source).resolve() in made:
             raise MusicotError(
                 f"the song would be written over {source}, which it is made from; "

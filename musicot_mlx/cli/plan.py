@@ -143,7 +143,9 @@ def _check(args: argparse.Namespace) -> None:
         for name in (*MADE_BY, "from_audio"):
             if getattr(args, name) is not None:
                 flag = "--" + name.replace("_", "-")
-                raise MusicotError(f"{flag} belongs to planning, and the plan is made; leave it out")
+                raise MusicotError(
+                    f"{flag} belongs to planning, and the plan is made; leave out {flag}"
+                )
     elif args.from_audio is not None and args.reference is not None:
         raise MusicotError("pass --from-audio or --reference, not both")
     elif args.prompt is None and args.reference is None and args.from_audio is None:

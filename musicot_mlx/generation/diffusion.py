@@ -323,6 +323,8 @@ def sample_windows(
     sampler: str | None = None,
     guidance_scale: float = 1.0,
     key: mx.array,
+    first: int = 0,
+    made: mx.array | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[mx.array]:
     """Latents of one song, float32 chunks (1, new frames, latent_dim) in order, evaluated.
@@ -330,6 +332,8 @@ def sample_windows(
     codes: int32 (frames25,) of the song, or blocks of them as they are made, read no further than
     the window at hand needs. vector (clap_dim,): CLAP of the prompt. thoughts (segments, clap_dim).
     frames: latent frames in all; duration: seconds of the song, frames / latent_rate by default.
+    first, made: latents (1, some, latent_dim) that end where frame `first` begins, a window of them
+    or all there are; what is handed out goes on from there.
     progress(done, total) counts forward passes. Each window draws from its own part of key, so
     chunks don't depend on who reads them, or how fast. Raises MusicotError when there are no codes.
     """
@@ -337,7 +341,9 @@ def sample_windows(
     if frames < 1:
         raise MusicotError(f"frames is {frames}, expected at least 1")
     cut = windows(frames, config.window_frames, config.overlap_frames)
-    total = forward_passes(config, frames, steps=steps, sampler=sampler)
+    cut = [Window(w.start, max(w.fresh, first), w.stop) for w in cut]
+    left = [index for index, window in enumerate(cut) if window.stop > first]
+    total = forward_passes(config, frames, steps=steps, sampler=sampler) * len(left) // len(cut)
     reader, done = _CodeReader(codes), 0
     total_seconds = mx.array([duration or frames / config.latent_rate])
 
@@ -347,9 +353,9 @@ def sample_windows(
         if progress:
             progress(done, total)
 
-    made = None  # the latents of the window before
     keys = mx.random.split(key, len(cut))
-    for index, window in enumerate(cut):
+    for index in left:
+        window = cut[index]
         end = window.stop / config.latent_rate
         window_codes = reader.upto(math.ceil(end * config.audio_frame_rate))
         if not len(window_codes):
@@ -365,7 +371,8 @@ def sample_windows(
         )
         noise_key, step_key = mx.random.split(keys[index])
         shape = (1, window.stop - window.start, config.latent_dim)
-        known = made[:, made.shape[1] - (window.fresh - window.start) :] if index else None
+        overlap = window.fresh - window.start
+        known = made[:, made.shape[1] - overlap :] if overlap else None
         made = sample(
             model,
             mx.array(window_codes)[None],

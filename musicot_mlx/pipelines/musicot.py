@@ -8,6 +8,7 @@ model serves many.
 """
 
 import difflib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -31,8 +32,9 @@ from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTok
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.pipelines.candidates import MOST, candidate_seeds, score
+from musicot_mlx.pipelines.kept import SEAM_SECONDS, Kept, join, kept_of
 from musicot_mlx.pipelines.plan import Origin, Plan
-from musicot_mlx.pipelines.song import Song, soft_limit
+from musicot_mlx.pipelines.song import Song, Stream, soft_limit
 from musicot_mlx.pipelines.thoughts import (
     Audio,
     blended,
@@ -151,6 +153,7 @@ class RenderOptions(TypedDict, total=False):
     """Options of `generate` and `stream`; what is left out, or None, takes the model's default."""
 
     plan: Plan | None  # render this plan; the options that plan anew are then without effect
+    keep: Song | str | Path | None  # earlier song, kept up to the first thought that changed
     duration: float  # seconds, 1 to 300
     seed: int
     candidates: int  # songs drawn, of which the nearest to prompt and plan is kept
@@ -448,6 +451,7 @@ class MusicotPipeline:
         """
         began = time.perf_counter()
         seeds = candidate_seeds(seed, candidates)
+        earlier = self._kept(options.get("keep"), plan)
         if plan is None:
             planning = {name: options[name] for name in _PLANNING if name in options}
             plans = [self.plan(prompt, seed=own, **planning) for own in seeds]
@@ -455,7 +459,7 @@ class MusicotPipeline:
             plans = [self.check_plan(plan, "the plan")] * candidates
         planned = time.perf_counter()
         blocks, drawn = [], 0
-        for block in self._draw(plans, seeds, **options):  # (songs, codes)
+        for block in self._draw(plans, seeds, kept=earlier, **options):  # (songs, codes)
             blocks.append(block)
             drawn += block.shape[1]
             if progress:
@@ -499,7 +503,7 @@ class MusicotPipeline:
         # A batch rounds otherwise than a song alone. Where that changed a token, what is kept is
         # the song that the seed makes alone, so that the settings keep their word.
         alone = np.concatenate(
-            list(self._draw(plans[kept : kept + 1], [seeds[kept]], **options)), 1
+            list(self._draw(plans[kept : kept + 1], [seeds[kept]], kept=earlier, **options)), 1
         )
         if (alone[0] != np.concatenate(take.codes)).any():
             take, waveform = render(kept, alone[0])
@@ -518,10 +522,14 @@ class MusicotPipeline:
         unconditional: str | None = None,
         top_k: int = 0,
         top_p: float = 1.0,
+        kept: Kept | None = None,
         **_: Any,
     ) -> Iterator[np.ndarray]:
-        """Audio tokens of songs of one length in one batch: blocks (songs, codes)."""
-        return audio_many(
+        """Audio tokens of songs of one length in one batch: blocks (songs, codes), first those that
+        are kept.
+        """
+        start = None if kept is None else np.tile(kept.codes, (len(plans), 1))
+        blocks = audio_many(
             self.semantic_lm,
             [self._condition(plan.vector, plan.tags, plan.lyrics) for plan in plans],
             np.stack([plan.codes for plan in plans]),
@@ -532,21 +540,32 @@ class MusicotPipeline:
             keys=[_key(seed, "audio") for seed in seeds],
             top_k=top_k,
             top_p=top_p,
+            start=start,
         )
+        return blocks if start is None else itertools.chain([start], blocks)
 
-    def stream(
-        self, prompt: str | None = None, **options: Unpack[RenderOptions]
-    ) -> Iterator[np.ndarray]:
+    def _kept(self, keep: Song | str | Path | None, plan: Plan | None) -> Kept | None:
+        """What stays of an earlier song."""
+        if keep is None:
+            return None
+        if plan is None:
+            raise MusicotError("an earlier song is kept where an edited plan says; pass the plan")
+        rate = self.semantic_lm.config.audio_frame_rate
+        return kept_of(keep, plan, self, sample_rate=self.sample_rate, frame_rate=rate)
+
+    def stream(self, prompt: str | None = None, **options: Unpack[RenderOptions]) -> Stream:
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
         The plan is made at the call, the rest as chunks are taken; joined, they are the song that
         `generate` makes. Raises as `generate` does.
         """
-        return self._render(prompt, stages_in_turn=False, **options)[1]
+        take, chunks = self._render(prompt, stages_in_turn=False, **options)
+        return Stream(take.plan, take.codes, chunks)
 
     def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
         """All that makes a song again, as JSON: what the sidecar of a song holds."""
         plan, reference = options.pop("plan", None), options.pop("reference", None)
+        keep = options.pop("keep", None)
         for name in options:
             if name not in _DEFAULTS:
                 near = difflib.get_close_matches(name, list(RenderOptions.__annotations__), n=1)
@@ -565,6 +584,8 @@ class MusicotPipeline:
         if reference is not None:
             files = [str(file) for file in _references(reference)]
             values["reference"] = files[0] if len(files) == 1 else files
+        if keep is not None:
+            values["keep"] = "a song in memory" if isinstance(keep, Song) else str(keep)
         if self.adapters:
             values["adapter_path"] = list(self.adapters)
         for name in ("tags", "reference_weights"):
@@ -579,6 +600,7 @@ class MusicotPipeline:
         *,
         stages_in_turn: bool,
         plan: Plan | None = None,
+        keep: Song | str | Path | None = None,
         duration: float = 30.0,
         seed: int = 0,
         reference: Reference | None = None,
@@ -609,6 +631,7 @@ class MusicotPipeline:
         if _or(candidates, 1) != 1:
             raise MusicotError("a stream is heard before it can be chosen; ask for 1 candidate")
         began = time.perf_counter()
+        kept = self._kept(keep, plan)
         if plan is None:
             plan = self.plan(
                 prompt,
@@ -639,6 +662,7 @@ class MusicotPipeline:
                 unconditional=unconditional,
                 top_k=top_k,
                 top_p=top_p,
+                kept=kept,
             )
             blocks = (row[0] for row in rows)
 
@@ -649,6 +673,7 @@ class MusicotPipeline:
                 yield block
 
         samples = round(plan.duration * self.sample_rate)
+        first, before = self._latents_before(kept)
         latents = sample_windows(
             self.diffusion,
             list(codes()) if stages_in_turn else codes(),
@@ -661,6 +686,8 @@ class MusicotPipeline:
             sampler=_or(sampler, self.sampling.sampler),
             guidance_scale=_or(diffusion_guidance, self.sampling.diffusion_guidance),
             key=_key(seed, "diffusion"),
+            first=first,
+            made=before,
             progress=lambda done, total: report("diffusion", done, total),
         )
         if stages_in_turn:
@@ -669,14 +696,45 @@ class MusicotPipeline:
         def chunks() -> Iterator[np.ndarray]:
             made = 0
             stage = "decode" if stages_in_turn else "diffusion and decode"
-            pieces = self.vae.decode_stream(latents, longest=self.decode_latents)
-            for chunk in take.timed(stage, pieces):
-                chunk = soft_limit(np.array(chunk)[: samples - made])
+            ahead = latents if before is None else itertools.chain([before], latents)
+            pieces = self.vae.decode_stream(ahead, longest=self.decode_latents)
+            decoded = map(np.array, take.timed(stage, pieces))
+            if kept is not None:
+                per_latent = self.vae.config.samples_per_latent
+                decoded = join(
+                    kept.waveform[: first * per_latent],
+                    decoded,
+                    before=before.shape[1] * per_latent,
+                    seam=round(SEAM_SECONDS * self.sample_rate),
+                )
+            for chunk in decoded:
+                chunk = chunk[: samples - made]
+                chunk = soft_limit(chunk) if kept is None else chunk  # join has done it
                 made += len(chunk)
                 report("waveform", made, samples)
                 yield chunk
 
         return take, chunks()
+
+    def _latents_before(self, kept: Kept | None) -> tuple[int, mx.array | None]:
+        """The latent frame that new sound begins with, and the latents that lead up to it.
+
+        These are of the earlier sound itself, so it may come from a file: as many as the first new
+        window and the decoder look back on. Beyond the cut the encoder hears how it went on then.
+        """
+        if kept is None:
+            return 0, None
+        per_latent, reach = self.vae.config.samples_per_latent, self.vae.config.decoder_reach
+        first = int(kept.seconds * self.sample_rate / per_latent + 1e-6)
+        low = max(0, first - self.diffusion.config.window_frames - 2 * reach)
+        waveform = kept.waveform[low * per_latent : (first + 2 * reach) * per_latent]
+        if waveform.shape[1] != self.vae.config.audio_channels:
+            raise MusicotError(
+                f"the song to keep has {waveform.shape[1]} channels, this model makes "
+                f"{self.vae.config.audio_channels}"
+            )
+        latents = self.vae.encode(mx.array(waveform)[None]).mean.astype(mx.float32)
+        return first, latents[:, : first - low]
 
     def _frames(self, duration: float) -> int:
         """Audio tokens of `duration` seconds."""

@@ -1,13 +1,14 @@
 """A song: the waveform, and everything that says how it came about."""
 
-import json
+import base64
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from musicot_mlx.atomic import write_text
+from musicot_mlx.atomic import write_json
 from musicot_mlx.audio.files import audio_writer, check_render, format_of, resample
 from musicot_mlx.pipelines.plan import Plan
 
@@ -49,8 +50,35 @@ class Song:
             write(resample(self.waveform, self.sample_rate, rate))
         sidecar = path.with_suffix(".json")
         settings = {**self.settings, "format": format, "sample_rate": rate}
-        write_text(sidecar, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        settings |= made_of(self.plan, self.codes, settings)
+        write_json(sidecar, settings, sort_keys=True)
         return [path, sidecar]
+
+
+class Stream(Iterator[np.ndarray]):
+    """Chunks of a song's waveform while later audio is still being made; `plan` is there at once,
+    `codes` (codebooks, frames) as far as the chunks have come.
+    """
+
+    def __init__(self, plan: Plan, codes: list[np.ndarray], chunks: Iterator[np.ndarray]) -> None:
+        self.plan, self._codes, self._chunks = plan, codes, chunks
+
+    def __next__(self) -> np.ndarray:
+        return next(self._chunks)
+
+    @property
+    def codes(self) -> np.ndarray:
+        return np.concatenate([np.zeros(0), *self._codes])[None].astype(np.int32)
+
+
+def made_of(plan: Plan | None, codes: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
+    """How a song came out, for its .json: the plan, where the settings don't hold it, and the audio
+    tokens (codebooks, frames) as base64 of little-endian 16-bit numbers.
+    """
+    if plan is None:
+        return {}
+    made: dict[str, Any] = {"codes": base64.b64encode(codes.astype("<u2").tobytes()).decode()}
+    return {"made": made if settings.get("plan") else {**made, "plan": plan.to_dict()}}
 
 
 def soft_limit(waveform: np.ndarray, knee: float = 0.9) -> np.ndarray:
