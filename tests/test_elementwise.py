@@ -15,7 +15,6 @@ NAMES = {
     "sigmoid": mx.sigmoid,
     "gelu": nn.gelu,
     "elu": nn.elu,
-    "tanh": mx.tanh,
 }
 
 

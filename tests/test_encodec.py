@@ -157,20 +157,35 @@ def test_both_forms_are_chosen_by_device_and_sound_alike(monkeypatch):
         assert mx.abs(codec.decode(codes) - expected).max().item() < 1e-4
 
 
-def test_fused_lstm_step_equals_the_plain_one(monkeypatch):
-    """Trap 11: a fast path for Metal stands beside plain MLX ops and agrees with them."""
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_lstm_steps_in_all_forms(monkeypatch, batch):
+    """Trap 11: what is faster on Metal, and on a CPU, stands beside plain MLX ops and agrees."""
     lstm = randomize(encodec.LSTM(8))
-    x = mx.random.normal((2, 30, 8), key=mx.random.key(4))
+    x = mx.random.normal((batch, 30, 8), key=mx.random.key(4))
+    state = tuple(mx.random.normal((batch, 8), key=mx.random.key(k)) for k in (5, 6))
+    seen = []
+    for name in ("plain_cell", "host_steps", "fused_cell"):
+        form = getattr(encodec, name)
+        monkeypatch.setattr(
+            encodec, name, lambda *a, form=form, name=name: seen.append(name) or form(*a)
+        )
     outputs = {}
-    for metal in (True, False):
+    for metal, slow in ((False, False), (False, True), (True, False)):
         monkeypatch.setattr(mx.metal, "is_available", lambda metal=metal: metal)
-        chosen = []
-        fused = encodec.fused_cell
-        monkeypatch.setattr(encodec, "fused_cell", lambda f=fused, c=chosen: c.append(1) or f())
-        outputs[metal], _ = lstm(x)
-        assert bool(chosen) == metal
-        monkeypatch.setattr(encodec, "fused_cell", fused)
-    assert mx.abs(outputs[True] - outputs[False]).max().item() < 1e-5
+        monkeypatch.setattr(encodec, "plain_is_slow", lambda x, slow=slow: slow)
+        seen.clear()
+        y, last = lstm(x, state)
+        outputs[seen[0]] = mx.concatenate([y.reshape(batch, -1), *last], axis=1)
+    assert set(outputs) == {"plain_cell", "host_steps", "fused_cell"}
+    for form in outputs.values():
+        assert mx.abs(form - outputs["plain_cell"]).max().item() < 1e-5
+
+
+def test_a_gate_far_out_is_shut_without_a_warning():
+    inputs = mx.full((1, 3, 16), -200.0)
+    with np.errstate(all="raise"):
+        y, _ = encodec.host_steps(inputs, mx.zeros((16, 4)), (mx.ones((1, 4)), mx.ones((1, 4))))
+    assert mx.abs(y).max().item() == 0
 
 
 def test_lstm_is_mlx_lstm_and_carries_its_state():

@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
-from musicot_mlx.nn.elementwise import elu, plain_is_slow, sigmoid, tanh
+from musicot_mlx.nn.elementwise import elu, plain_is_slow
 from musicot_mlx.nn.windows import in_windows
 from musicot_mlx.weights.config import config_from_dict
 
@@ -186,19 +187,22 @@ def shifted_conv(x: mx.array, weight: mx.array, *, dilation: int = 1) -> mx.arra
 def overlap_add_conv(x: mx.array, weight: mx.array, *, stride: int) -> mx.array:
     """mx.conv_transpose1d(x, weight, stride=stride) for 2 * stride taps, as one matrix product.
 
-    Each step makes two blocks of `stride` steps; the second falls on the next step's first.
+    Each step makes two blocks of `stride` steps, and the second falls on the next step's first: a
+    block is the product of its own step and the one before with both halves of the taps.
     """
     batch, time, inputs = x.shape
     outputs, taps, _ = weight.shape
+    none = (0, 0)
     if batch * time < inputs:  # turning the product around is less than turning the weights
         y = (x @ weight.reshape(outputs * taps, inputs).T).reshape(batch, time, outputs, taps)
-        y = y.swapaxes(2, 3)
+        y = y.swapaxes(2, 3).reshape(batch, time, 2, stride, outputs)
+        first, second = y[:, :, 0], y[:, :, 1]  # (batch, time, stride, channels)
+        y = mx.pad(first, (none, (0, 1), none, none)) + mx.pad(second, (none, (1, 0), none, none))
     else:
-        y = x @ weight.swapaxes(0, 1).reshape(taps * outputs, inputs).T
-    y = y.reshape(batch, time, 2, stride, outputs)
-    first, second = y[:, :, 0], y[:, :, 1]  # (batch, time, stride, channels)
-    none = (0, 0)
-    y = mx.pad(first, (none, (0, 1), none, none)) + mx.pad(second, (none, (1, 0), none, none))
+        ends = mx.pad(x, (none, (1, 1), none))
+        pairs = mx.concatenate([ends[:, 1:], ends[:, :-1]], axis=-1)  # (batch, time + 1, 2 inputs)
+        halves = weight.reshape(outputs, 2, stride, inputs).transpose(2, 0, 1, 3)
+        y = pairs @ halves.reshape(stride * outputs, 2 * inputs).T
     return y.reshape(batch, (time + 1) * stride, outputs)
 
 
@@ -254,7 +258,7 @@ class LSTM(nn.Module):
     """One layer over (batch, time, channels) from a state, or zeros, to all outputs and the state.
 
     The gates stand in PyTorch's order: input, forget, cell, output. Where there is Metal a step's
-    element-wise half is one compiled kernel instead of a dozen.
+    element-wise half is one compiled kernel instead of a dozen; on a CPU the steps run in numpy.
     """
 
     def __init__(self, channels: int) -> None:
@@ -265,33 +269,60 @@ class LSTM(nn.Module):
         self.bias = mx.zeros((4 * channels,))
 
     def __call__(self, x: mx.array, state: State | None = None) -> tuple[mx.array, State]:
-        cell_step = fused_cell() if mx.metal.is_available() else plain_cell
-        channels = self.wh.shape[1]
         inputs = x @ self.wx.T + self.bias  # (batch, time, 4 * channels)
-        zeros = mx.zeros((x.shape[0], channels), dtype=x.dtype)
-        hidden, cell = state or (zeros, zeros)
-        outputs = []
-        for step in range(x.shape[1]):
-            # the weights on the left: read at the memory's speed, see nn/few_rows.py
-            recurrent = (self.wh @ hidden.T).T
-            hidden, cell = cell_step(inputs[:, step], recurrent, cell)
-            outputs.append(hidden)
-        return mx.stack(outputs, axis=1), (hidden, cell)
+        if state is None:
+            zeros = mx.zeros((x.shape[0], self.wh.shape[1]), dtype=x.dtype)
+            state = zeros, zeros
+        if plain_is_slow(x):
+            return host_steps(inputs, self.wh, state)
+        cell_step = fused_cell() if mx.metal.is_available() else plain_cell
+        return lazy_steps(inputs, self.wh, state, cell_step)
+
+
+def lazy_steps(
+    inputs: mx.array,
+    wh: mx.array,
+    state: State,
+    cell_step: Callable[[mx.array, mx.array, mx.array], State],
+) -> tuple[mx.array, State]:
+    """The recurrence in MLX: pre-activations (batch, time, 4 * channels) to outputs and state."""
+    hidden, cell = state
+    outputs = []
+    for step in range(inputs.shape[1]):
+        hidden, cell = cell_step(inputs[:, step], hidden @ wh.T, cell)
+        outputs.append(hidden)
+    return mx.stack(outputs, axis=1), (hidden, cell)
 
 
 def plain_cell(inputs: mx.array, recurrent: mx.array, cell: mx.array) -> State:
     """One LSTM step: pre-activations (batch, 4 * channels) of both sources, and the old cell."""
-    gates = inputs + recurrent
-    channels = cell.shape[-1]
-    opened = sigmoid(gates)
-    i, f, o = (opened[:, n * channels : (n + 1) * channels] for n in (0, 1, 3))
-    cell = f * cell + i * tanh(gates[:, 2 * channels : 3 * channels])
-    return o * tanh(cell), cell
+    i, f, g, o = mx.split(inputs + recurrent, 4, axis=-1)
+    cell = mx.sigmoid(f) * cell + mx.sigmoid(i) * mx.tanh(g)
+    return mx.sigmoid(o) * mx.tanh(cell), cell
 
 
 def fused_cell() -> Callable[[mx.array, mx.array, mx.array], State]:
     """plain_cell as one compiled kernel."""
     return mx.compile(plain_cell)
+
+
+def host_steps(inputs: mx.array, wh: mx.array, state: State) -> tuple[mx.array, State]:
+    """lazy_steps in numpy, float32: it has a product of a matrix and a vector, which reads the
+    weights three times as fast as MLX's product of two matrices does on a CPU."""
+    mx.eval(inputs, wh, state)
+    source, weights = np.array(inputs, copy=False), np.array(wh, copy=False)
+    hidden, cell = (np.array(part) for part in state)
+    channels = hidden.shape[1]
+    outputs = np.empty((*source.shape[:2], channels), dtype=np.float32)
+    with np.errstate(over="ignore"):  # a gate that is shut: 1 / (1 + inf) is the 0 it should be
+        for step in range(source.shape[1]):
+            gates = source[:, step] + np.stack([weights @ row for row in hidden])
+            opened = 1 / (1 + np.exp(-gates))
+            i, f, o = (opened[:, n * channels : (n + 1) * channels] for n in (0, 1, 3))
+            cell = f * cell + i * np.tanh(gates[:, 2 * channels : 3 * channels])
+            hidden = o * np.tanh(cell)
+            outputs[:, step] = hidden
+    return mx.array(outputs), (mx.array(hidden), mx.array(cell))
 
 
 class Encoder(nn.Module):

@@ -54,10 +54,6 @@ def _sigmoid_steps(x: mx.array) -> mx.array:
     return 1 / (1 + exp_steps(-x))
 
 
-def _tanh_steps(x: mx.array) -> mx.array:
-    return 2 / (1 + exp_steps(-2 * x)) - 1
-
-
 def silu_steps(x: mx.array) -> mx.array:
     return x / (1 + exp_steps(-x))
 
@@ -83,10 +79,6 @@ def _exp_slope(x: mx.array, y: mx.array) -> mx.array:
 
 def _sigmoid_slope(x: mx.array, y: mx.array) -> mx.array:
     return y * (1 - y)
-
-
-def _tanh_slope(x: mx.array, y: mx.array) -> mx.array:
-    return 1 - y * y
 
 
 def _silu_slope(x: mx.array, y: mx.array) -> mx.array:
@@ -115,7 +107,6 @@ def _compiled(
 
 _exp = _compiled(exp_steps, _exp_slope)
 _sigmoid = _compiled(_sigmoid_steps, _sigmoid_slope)
-_tanh = _compiled(_tanh_steps, _tanh_slope)
 _silu = _compiled(silu_steps, _silu_slope)
 _gelu = _compiled(_gelu_steps, _gelu_slope)
 _elu = _compiled(_elu_steps, _elu_slope)
@@ -133,10 +124,6 @@ def silu(x: mx.array) -> mx.array:
 
 def sigmoid(x: mx.array) -> mx.array:
     return _sigmoid(x) if plain_is_slow(x) else mx.sigmoid(x)
-
-
-def tanh(x: mx.array) -> mx.array:
-    return _tanh(x) if plain_is_slow(x) else mx.tanh(x)
 
 
 def gelu(x: mx.array) -> mx.array:
