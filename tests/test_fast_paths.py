@@ -1,5 +1,7 @@
 """The CPU's fast paths give what the plain ones give: rotation, lanes, the step of the LM."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import mlx.core as mx
 import pytest
 
@@ -90,3 +92,5 @@ def test_lanes_are_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert far(sample(), batch) < 1e-5
     assert mx.array_equal(sample(), sample()), "the same seed must give the same bytes"
     assert library.openblas_get_num_threads() == threads, "BLAS has its threads back"
+    with ThreadPoolExecutor(1) as pool:  # a stream of MLX belongs to the thread that made it
+        assert mx.array_equal(pool.submit(sample).result(), sample())

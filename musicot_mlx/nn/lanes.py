@@ -9,6 +9,7 @@ must be told to keep to the thread that calls it, or the two streams would wait 
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -44,9 +45,14 @@ def worth_it() -> bool:
     return on_cpu and cores() in _CORES and openblas() is not None
 
 
-@lru_cache(maxsize=1)
+_of_thread = threading.local()  # MLX's streams belong to the thread that made them
+
+
 def _streams() -> tuple[mx.Stream, mx.Stream]:
-    return mx.new_stream(mx.cpu), mx.new_stream(mx.cpu)
+    if not hasattr(_of_thread, "streams"):
+        # the first row stays where everything else is, so that a thread costs one more stream
+        _of_thread.streams = mx.default_stream(mx.cpu), mx.new_stream(mx.cpu)
+    return _of_thread.streams
 
 
 @contextmanager
