@@ -42,6 +42,10 @@ class Cost:
     def flops(self) -> float:
         return self.steps * self.flops_per_step
 
+    def times(self, songs: int) -> "Cost":
+        """The same for several songs, one after another."""
+        return Cost(self.steps * songs, self.bytes_per_step, self.flops_per_step)
+
 
 def linear_weights(module: nn.Module) -> tuple[int, int]:
     """Bytes in memory and values of all matrices of `module` that a step multiplies with."""
@@ -55,10 +59,12 @@ def linear_weights(module: nn.Module) -> tuple[int, int]:
     return size, values
 
 
-def audio_tokens(lm: Any, *, frames: int, prefix: int = 0, guided: bool = True) -> Cost:
-    """The audio tokens of a song of `frames`, `prefix` positions standing before them."""
+def audio_tokens(
+    lm: Any, *, frames: int, prefix: int = 0, songs: int = 1, guided: bool = True
+) -> Cost:
+    """The audio tokens of songs of `frames` in one batch, `prefix` positions before them."""
     config = lm.config
-    rows = 2 if guided else 1
+    rows = (2 if guided else 1) * songs
     trunk_bytes, trunk = linear_weights(lm.model)
     head_bytes, head = linear_weights(nn.Sequential(lm.lm_head))
     share = config.audio_codebook_size / config.vocab_size  # only these rows are multiplied

@@ -69,7 +69,7 @@ def one_run(order: dict[str, Any]) -> dict[str, Any]:
     }
     if order["counts"]:
         report["ceilings"] = machine.ceilings()
-        report["costs"] = _costs(model, order["duration"])
+        report["costs"] = _costs(model, order["duration"], order["batch"])
         report["operations"] = _operations(model)
         report["machine"] = machine.facts()
     return report
@@ -104,13 +104,14 @@ def _song(model: Any, options: dict[str, Any], folder: Path | None) -> dict[str,
     return stages | {"total": ended - began}
 
 
-def _costs(model: Any, duration: float) -> dict[str, cost.Cost]:
+def _costs(model: Any, duration: float, batch: int) -> dict[str, Any]:
+    """Of each counted stage; a batch draws its tokens together and renders song by song."""
     frames = round(duration * model.semantic_lm.config.audio_frame_rate)
     latents = -(-round(duration * model.sample_rate) // model.vae.config.samples_per_latent)
     sampling = model.sampling
     costs = {
         "audio tokens": cost.audio_tokens(
-            model.semantic_lm, frames=frames, guided=sampling.audio_guidance != 1
+            model.semantic_lm, frames=frames, songs=batch, guided=sampling.audio_guidance != 1
         ),
         "diffusion": cost.diffusion(
             model.diffusion,
@@ -118,8 +119,8 @@ def _costs(model: Any, duration: float) -> dict[str, cost.Cost]:
             steps=sampling.steps,
             sampler=sampling.sampler,
             guided=sampling.diffusion_guidance != 1,
-        ),
-        "decode": cost.decode(model.vae, frames=latents),
+        ).times(batch),
+        "decode": cost.decode(model.vae, frames=latents).times(batch),
     }
     return {stage: vars(found) for stage, found in costs.items()}
 
