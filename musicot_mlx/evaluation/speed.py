@@ -27,6 +27,7 @@ RECIPE = (
     "each run a fresh process: load, a cold song, warm songs of the same seed, a stream up to its "
     "first chunk; medians over the warm songs of all runs, spread from lowest to highest"
 )
+_TOKENS = 50  # that evals are counted over
 _NAMES = {"tokens": "audio tokens"}  # the pipeline's word for a stage -> ours
 WORKER = "from musicot_mlx.evaluation.speed import worker; worker()"
 
@@ -71,6 +72,7 @@ def one_run(order: dict[str, Any]) -> dict[str, Any]:
         report["ceilings"] = machine.ceilings()
         report["costs"] = _costs(model, order["duration"], order["batch"])
         report["operations"] = _operations(model)
+        report["evals"] = cost.token_evals(model.semantic_lm, tokens=_TOKENS)
         report["machine"] = machine.facts()
     return report
 
@@ -213,6 +215,7 @@ def _row(
         "ceilings": first["ceilings"],
         "roofline": cost.roofline(counted, seconds, first["ceilings"], audio),
         "operations": first["operations"],
+        "evals_per_token": {name: n / _TOKENS for name, n in first["evals"].items()},
         "machine": first["machine"],
     }
 
@@ -282,4 +285,11 @@ def _stage_table(row: dict[str, Any]) -> list[str]:
                 f"{100 * found['share_of_matmul']:.0f} %",
             ]
         lines.append(f"| {' | '.join(cells)} |")
+    counted, evals = row["operations"], row["evals_per_token"]
+    lines += [
+        "",
+        f"MLX operations: {counted['audio token']} an audio token, {counted['diffusion pass']} a "
+        f"diffusion pass; the host waits {evals['eval']:.2f} and queues {evals['async_eval']:.2f} "
+        "times a token",
+    ]
     return lines
