@@ -11,12 +11,15 @@ another prompt, and must be near 0.
 
 `--stems N` repeats section 5.3 on N held-out songs of the band (needs FluidSynth): cosine of each
 quantised thought with an instrument's name against the loudness of that instrument's stem.
+`--references N` borrows the thoughts of N held-out songs of the band and asks whether anything was
+copied: the tokens that the model wrote against the reference's, beside a true copy of ten seconds.
 The tables are printed from the JSON.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -25,6 +28,7 @@ from typing import Any
 import numpy as np
 
 import musicot_mlx as mc
+from musicot_mlx.audio.files import write_audio
 from musicot_mlx.evaluation.agreement import (
     QUIETEST_STEM,
     agreement,
@@ -34,8 +38,9 @@ from musicot_mlx.evaluation.agreement import (
     quantised,
     segment_seconds,
 )
+from musicot_mlx.evaluation.copying import copy_check
 from musicot_mlx.generation.activity import activity
-from musicot_mlx.reference.band import caption, compose, render_stems
+from musicot_mlx.reference.band import caption, compose, render, render_stems
 
 RATE = 44100  # Hz of the band's songs
 HELD_OUT = 1_000_000  # seeds that training never reaches
@@ -124,6 +129,24 @@ def known(model: Any, count: int, duration: float) -> dict[str, Any]:
             for i, name in enumerate(ANCHORS) if loud[i] >= QUIETEST_STEM}  # fmt: skip
 
 
+def copied(model: Any, count: int) -> list[dict[str, Any]]:
+    """Songs that borrow thoughts, held against what they borrowed from, and true copies."""
+    found = []
+    songs = [render(compose(HELD_OUT + i, duration=40.0)) for i in range(count + 1)]
+    for seed in range(count):
+        reference, other = songs[seed], songs[seed + 1]
+        with tempfile.TemporaryDirectory() as folder:
+            file = write_audio(Path(folder) / "reference.wav", reference, RATE)
+            song = model.generate(reference=file, duration=40.0, seed=seed, steps=1)
+        options = {"model": model, "sample_rate": RATE, "unrelated": [other]}
+        borrowed = copy_check(reference, reference, codes=song.codes[0], **options)
+        copy = copy_check(reference[10 * RATE + 700 : 20 * RATE], reference, **options)
+        found.append({"borrowed": borrowed.to_dict(), "copy": copy.to_dict()})
+        print(f"{seed + 1}/{count} borrowed: {borrowed.verdict}\n copy: {copy.verdict}",
+              file=sys.stderr, flush=True)  # fmt: skip
+    return found
+
+
 def table(results: dict[str, Any]) -> str:
     """r per anchor as Markdown."""
     lines = ["| anchor | r of planned and achieved | within songs | control |", "|---|---|---|---|"]
@@ -134,6 +157,13 @@ def table(results: dict[str, Any]) -> str:
         lines += ["", "| stem | r of loudness and thoughts | mean loudness |", "|---|---|---|"]
         for name, row in results["stems"].items():
             lines.append(f"| {name} | {_interval(row)} | {row['loudness']:.3f} |")
+    if checks := results.get("references"):
+        lines += ["", "| 10 s and more | flagged as copies | share of tokens at most |"]
+        lines += ["|---|---|---|"]
+        for name, words in (("borrowed", "thoughts borrowed"), ("copy", "a true copy")):
+            flagged = sum(check[name]["copied"] > 0 for check in checks)
+            most = max(check[name]["most_shared"] for check in checks)
+            lines.append(f"| {words} | {flagged} of {len(checks)} | {most:.2f} |")
     return "\n".join(lines)
 
 
@@ -155,6 +185,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--duration", type=float, default=40.0, help="seconds a song")
     parser.add_argument("--stems", type=int, default=24, help="songs of the band; 0 leaves it out")
+    parser.add_argument("--references", type=int, default=6, help="songs to borrow from; 0: none")
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--keep", type=Path, help="write vectors of plans and renders here (.npz)")
     args = parser.parse_args()
@@ -164,6 +195,8 @@ def main() -> int:
     results = {"model": args.model, "duration": args.duration, "version": mc.__version__}
     if args.stems:
         results["stems"] = known(model, args.stems, args.duration)
+    if args.references:
+        results["references"] = copied(model, args.references)
     rows = listen(model, held_out_prompts(args.prompts, args.duration), args.duration)
     results["followed"] = followed(rows)
     if args.keep:

@@ -193,28 +193,28 @@ def _lines(path: Path, found: "Analysis", apart: "StemAgreement | None") -> Iter
         yield "loudness of stems against thoughts, r: " + _listed(apart.r)
 
 
-def _rows(found: "Analysis") -> Iterator[tuple[str, Sequence[float], str, str]]:
-    """Label, a number a segment, their format, and what stands at the end of the row."""
+def _rows(found: "Analysis") -> Iterator[tuple[str, Sequence[float], int, str]]:
+    """Label, a number a segment, their decimals, and what stands at the end of the row."""
     both = found.planned is not None and found.achieved is not None
-    wide, form = max(map(len, found.anchors)), ".1f" if found.calibrated else ".2f"
+    wide, fine = max(map(len, found.anchors)), 1 if found.calibrated else 2
     for i, anchor in enumerate(found.anchors):
         r = found.correlation.get(anchor)
         end = f"  r {r:5.2f}" if r is not None else ""
         if both:
-            yield f"{anchor:<{wide}} planned", found.planned[:, i], form, ""
-            yield f"{'':<{wide}} achieved", found.achieved[:, i], form, end
+            yield f"{anchor:<{wide}} planned", found.planned[:, i], fine, ""
+            yield f"{'':<{wide}} achieved", found.achieved[:, i], fine, end
         else:
             side = found.planned if found.achieved is None else found.achieved
-            yield anchor, side[:, i], form, ""
+            yield anchor, side[:, i], fine, ""
     if found.cosine is not None:
-        yield "cosine to the plan", found.cosine, ".2f", ""
+        yield "cosine to the plan", found.cosine, 2, ""
     if found.loudness is not None:
-        yield "loudness, dB", [20 * math.log10(max(v, 1e-9)) for v in found.loudness], ".0f", ""
-        yield "onsets a second", [s.onset_rate for s in found.signals], ".1f", ""
-        yield "percussive share", [s.percussive_share for s in found.signals], ".2f", ""
+        yield "loudness, dB", [20 * math.log10(max(v, 1e-9)) for v in found.loudness], 0, ""
+        yield "onsets a second", [s.onset_rate for s in found.signals], 1, ""
+        yield "percussive share", [s.percussive_share for s in found.signals], 2, ""
 
 
-def _wrapped(rows: list[tuple[str, Sequence[float], str, str]], seconds: float) -> Iterator[str]:
+def _wrapped(rows: list[tuple[str, Sequence[float], int, str]], seconds: float) -> Iterator[str]:
     """The rows as a table, in as many blocks as the terminal's width asks for."""
     width = max(len("seconds"), *(len(row[0]) for row in rows))
     columns = max(len(row[1]) for row in rows)
@@ -222,12 +222,14 @@ def _wrapped(rows: list[tuple[str, Sequence[float], str, str]], seconds: float) 
     for first in range(0, columns, room):
         block = range(first, min(first + room, columns))
         yield f"{'seconds':<{width}}" + "".join(f"{i * seconds:>6g}" for i in block)
-        for label, values, form, end in rows:
-            cells = "".join(
-                f"{values[i]:>6{form}}".replace("nan", "  -") if i < len(values) else " " * 6
-                for i in block
-            )
+        for label, values, decimals, end in rows:
+            cells = "".join(f"{_number(values[i], decimals):>6}" for i in block)
             yield f"{label:<{width}}{cells}{end if block[-1] == columns - 1 else ''}"
+
+
+def _number(value: float, decimals: int) -> str:
+    """A number without a minus zero; a dash for silence."""
+    return f"{round(float(value), decimals) + 0.0:.{decimals}f}" if math.isfinite(value) else "-"
 
 
 def _verdict(found: "Analysis") -> str:

@@ -336,6 +336,7 @@ def plot_song(waveform: np.ndarray, sample_rate: int, path: str | Path, title: s
 
 
 def _number(value: float, decimals: int = 2) -> str:
+    value = round(float(value), decimals) + 0.0  # no minus zero
     return f"{value:.{decimals}f}".replace("-", "\u2212")  # a minus as wide as a digit
 
 
