@@ -50,22 +50,22 @@ class CopyCheck:
 
     shared: float32 (windows,), share of its tokens that each window of the song has in common with
     its nearest place in the reference, 0 where it stands still; at, place: seconds where the window
-    and that place begin.
-    run: seconds of the longest run of tokens that both have, a held token counted once. chance,
-    chance_run: the most that the song shares with what it can't have copied.
+    and that place begin. run: seconds of the longest run of tokens that both have, a held token
+    counted once. chance, float32 (windows,), and chance_run: the same with what the song can't have
+    copied.
     """
 
     shared: np.ndarray
     at: np.ndarray
     place: np.ndarray
+    chance: np.ndarray
     run: float
-    chance: float
     chance_run: float
 
     @property
-    def limit(self) -> float:
-        """Share of tokens from which a window counts as copied: clearly more than chance gave."""
-        return min(max(LEAST, CLEAR * self.chance), 0.95)
+    def limit(self) -> np.ndarray:
+        """Share of tokens from which each window counts as copied: clearly more than by chance."""
+        return np.clip(CLEAR * self.chance, LEAST, 0.95)
 
     @property
     def copied_windows(self) -> np.ndarray:
@@ -90,9 +90,10 @@ class CopyCheck:
         """One line for people."""
         if not self.shared.any():
             return "no copy can be told: the song stands still"
+        most = int(self.shared.argmax())
         facts = (
-            f"2 s of it share at most {self.shared.max():.0%} of their tokens with the reference "
-            f"(chance: {self.chance:.0%}), the longest common run is {self.run:.1f} s (chance: "
+            f"2 s of it share at most {self.shared[most]:.0%} of their tokens with the reference "
+            f"(chance: {self.chance[most]:.0%}), the longest common run is {self.run:.1f} s (chance: "
             f"{self.chance_run:.1f} s)"
         )
         if not self.copied:
@@ -108,8 +109,7 @@ class CopyCheck:
         numbers = {
             "copied": self.copied,
             "most_shared": float(self.shared.max()),
-            "chance": self.chance,
-            "limit": self.limit,
+            "chance": float(self.chance[self.shared.argmax()]),
             "run_seconds": self.run,
             "chance_run_seconds": self.chance_run,
         }
@@ -148,18 +148,17 @@ def copy_check(
             f"{shortest / config.frame_rate:.1f} s are too short to tell a copy by; "
             f"pass songs of {WINDOW / config.frame_rate + 0.1:.1f} s and more"
         )
-    by_reading = [nearest(reading, target) for reading in readings]
-    shared, places, tell = max(by_reading, key=lambda found: float(found[0].mean()))
-    chance = max(float((s * t).max()) for s, _, t in
-                 (nearest(reading, other) for reading in readings for other in others))  # fmt: skip
+    by_reading = [(*nearest(reading, target), reading) for reading in readings]
+    shared, places, tell, best = max(by_reading, key=lambda found: float(found[0].mean()))
+    chance = np.max([nearest(best, other)[0] for other in others], axis=0)  # (windows,)
     rate = config.frame_rate
     return CopyCheck(
         shared=shared * tell,
         at=(np.arange(len(shared)) * HOP / rate).astype(np.float32),
         place=(places / rate).astype(np.float32),
-        run=max(longest_run(reading, target) for reading in readings) / rate,
-        chance=chance,
-        chance_run=max(longest_run(readings[0], other) for other in others) / rate,
+        chance=chance * tell,
+        run=longest_run(best, target) / rate,
+        chance_run=max(longest_run(best, other) for other in others) / rate,
     )
 
 
