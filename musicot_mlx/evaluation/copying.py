@@ -93,8 +93,8 @@ class CopyCheck:
         most = int(self.shared.argmax())
         facts = (
             f"2 s of it share at most {self.shared[most]:.0%} of their tokens with the reference "
-            f"(chance: {self.chance[most]:.0%}), the longest common run is {self.run:.1f} s (chance: "
-            f"{self.chance_run:.1f} s)"
+            f"(chance: {self.chance[most]:.0%}), the longest common run is {self.run:.1f} s "
+            f"(chance: {self.chance_run:.1f} s)"
         )
         if not self.copied:
             return f"no copy: {facts}"
