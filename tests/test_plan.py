@@ -558,3 +558,11 @@ def test_the_json_beside_a_song_is_a_plan_too(model: MusicotPipeline, tmp_path: 
     loaded = mc.Plan.load(sidecar, model)
     np.testing.assert_array_equal(loaded.codes, song.plan.codes)
     assert loaded.origins == song.plan.origins
+
+
+def test_candidates_keep_the_same_beginning(model: MusicotPipeline, song: mc.Song) -> None:
+    edited = song.plan.replace(1, "drums", seed=3)
+    best = model.generate(plan=edited, keep=song, candidates=2, seed=1)
+    np.testing.assert_array_equal(best.codes[:, :250], song.codes[:, :250])
+    seed = best.settings["chosen"]["scores"][0]["seed"]
+    assert seed == 1 and len(best.settings["chosen"]["scores"]) == 2
