@@ -68,10 +68,8 @@ def draw_codebooks(
         return mx.argmax(logits, axis=-1).astype(mx.int32)
     rows = logits.astype(mx.float32).reshape(-1, logits.shape[-1])
     rows = sampling_logits(rows, temperature=temperature, top_k=top_k, top_p=top_p)
-    # Gumbel's trick, as mx.random.categorical has it but with a key a song
-    lowest = mx.finfo(mx.float32).smallest_normal
-    uniform = mx.vmap(lambda key: mx.random.uniform(lowest, 1.0, logits.shape[1:], key=key))(keys)
-    noise = -mx.log(-mx.log(uniform))
+    # as mx.random.categorical draws, but with a key a song
+    noise = mx.vmap(lambda key: mx.random.gumbel(logits.shape[1:], key=key))(keys)
     return mx.argmax(rows.reshape(logits.shape) + noise, axis=-1).astype(mx.int32)
 
 
