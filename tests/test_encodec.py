@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models import encodec
 from musicot_mlx.models.encodec import ENCODEC_32KHZ, Encodec, EncodecConfig
+from musicot_mlx.nn import lanes
 from musicot_mlx.nn.windows import in_windows
 from musicot_mlx.weights.checkpoint import load_arrays, load_strict, part, save_checkpoint
 from tests.networks import randomize
@@ -200,6 +201,19 @@ def test_lstm_is_mlx_lstm_and_carries_its_state():
     first, state = lstm(x[:, :11])
     second, _ = lstm(x[:, 11:], state)
     assert mx.abs(mx.concatenate([first, second], axis=1) - whole).max().item() < 1e-6
+
+
+@pytest.mark.parametrize("frames", [5, 33, 60])
+def test_windows_side_by_side_are_windows_one_by_one(monkeypatch, frames):
+    codec, codes = tiny_codec(), some_codes(frames)
+    heard = {}
+    for two in (False, True):
+        monkeypatch.setattr(lanes, "worth_it", lambda two=two: two)
+        if two and lanes.openblas() is None:
+            pytest.skip("lanes need OpenBLAS")
+        heard[two] = [np.array(y) for y in codec.decode_stream([codes], longest=10)]
+    for one, other in zip(heard[False], heard[True], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_windows_refuse_what_does_not_divide():

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import mlx.core as mx
 
+from musicot_mlx.nn.lanes import side_by_side
+
 
 def in_windows(
     chunks: Iterable[mx.array],
@@ -27,17 +29,26 @@ def in_windows(
     held = None  # input steps from `reach` before the first one that is still to come out
     done = 0  # how many of `held` have come out
 
+    def next_piece(stop: int) -> mx.array:
+        nonlocal done
+        begin, done = done, min(stop, done + longest)
+        low, high = max(0, begin - reach), done + reach
+        y = network(held[:, low:high])
+        return y[:, (begin - low) * up // down : -(-(done - low) * up // down)]
+
     def run_until(stop: int) -> Iterator[mx.array]:
         nonlocal held, done
         while done < stop:
-            until = min(stop, done + longest)
-            low, high = max(0, done - reach), until + reach
-            y = network(held[:, low:high])
-            y = y[:, (done - low) * up // down : -(-(until - low) * up // down)]
-            mx.eval(y)
-            yield y
-            gone = max(0, until - reach)
-            held, done, stop = held[:, gone:], until - gone, stop - gone
+            pieces = []
+            with side_by_side() as lanes:  # two cores, where there are just two, take a piece each
+                for lane in lanes or (mx.default_stream(mx.default_device()),):
+                    if done < stop:
+                        with mx.stream(lane):
+                            pieces.append(next_piece(stop))
+                mx.eval(pieces)
+            yield from pieces
+            gone = max(0, done - reach)
+            held, done, stop = held[:, gone:], done - gone, stop - gone
 
     for chunk in chunks:
         held = chunk if held is None else mx.concatenate([held, chunk], axis=1)
