@@ -152,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         "duration": args.duration,
     }
     renders.claim(folder, settings)
+    rendered = len(list(renders.waiting(takes, folder)))
     with common.Progress() as progress:
         _render(model, name, base, takes, folder, args.workers, progress)
         pairs = []
@@ -182,6 +183,7 @@ def run(args: argparse.Namespace) -> int:
             "prompts": len(prompts),
             "captions": len(captions or []),
             "takes": len(takes),
+            "rendered": rendered,
             "clap": listener,
             "duration": args.duration,
             "seeds": args.seeds,

@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.image import imsave
+from PIL import Image  # which matplotlib brings
 
 from musicot_mlx.atomic import atomic_path
 from musicot_mlx.evaluation.renders import BARE, BASE, CAPTIONS, WORDINGS
@@ -17,6 +17,7 @@ from musicot_mlx.evaluation.scores import NEAR, PAPER_FAD
 from musicot_mlx.evaluation.signals import mel_decibels, power_spectrogram
 
 BANDS, COLUMNS, DYNAMIC_RANGE = 96, 420, 72.0  # of a small spectrogram; dB
+SHADES = 32  # a palette keeps a picture under 25 kB
 LABELS = {
     WORDINGS: "whole method",
     CAPTIONS: "captions of held-out songs",
@@ -30,10 +31,12 @@ def spectrogram(waveform: np.ndarray, sample_rate: int, path: str | Path) -> Non
     image = mel_decibels(power_spectrogram(waveform, sample_rate), BANDS, DYNAMIC_RANGE)
     edges = np.linspace(0, len(image), min(COLUMNS, len(image)) + 1).astype(int)
     pooled = np.maximum.reduceat(image, edges[:-1], axis=0)  # (columns, bands)
-    colours = matplotlib.colormaps["magma"]
-    shown = colours((pooled.T[::-1] + DYNAMIC_RANGE) / DYNAMIC_RANGE)[..., :3]
+    level = (pooled.T[::-1] + DYNAMIC_RANGE) / DYNAMIC_RANGE  # 0-1, low frequencies at the foot
+    picture = Image.fromarray(np.rint(level * (SHADES - 1)).astype(np.uint8))
+    colours = matplotlib.colormaps["magma"](np.linspace(0, 1, SHADES))[:, :3]
+    picture.putpalette(np.rint(colours * 255).astype(np.uint8).tobytes())
     with atomic_path(path) as temporary:
-        imsave(temporary, np.round(shown * 31).astype(np.uint8) * 8, format="png")
+        picture.save(temporary, format="PNG", optimize=True)
 
 
 def page(found: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
@@ -72,7 +75,8 @@ def _recipe(found: Mapping[str, Any]) -> str:
     return (
         f"Model `{found['model']}` ({found['fingerprint']}), musicot-mlx {found['version']}, "
         f"{found['machine']}. {settings['prompts']} prompts of {settings['duration']:g} s, "
-        f"{settings['takes']} renders in all, {found['minutes']:.1f} minutes."
+        f"{settings['takes']} renders in all, {settings['rendered']} of them in this run of "
+        f"{found['minutes']:.1f} minutes."
     )
 
 
@@ -122,10 +126,13 @@ def _goals(found: Mapping[str, Any]) -> str:
         text += (
             "\n\nThe paper's main claim, better music with thoughts than without at the same "
             "budget of training, is **not tested here**: that takes a second model, trained by "
-            "`configs/no-thoughts.yaml` and passed as `--without-thoughts`. What is shown below "
-            "leaves the chain out of sampling only, which a model that has always seen it is not "
-            "made for."
+            "`configs/no-thoughts.yaml` and passed as `--without-thoughts`."
         )
+        if found.get("ablations"):
+            text += (
+                " What is shown below leaves the chain out of sampling only, which a model that "
+                "has always seen it is not made for."
+            )
     return text
 
 
