@@ -164,6 +164,7 @@ def run(args: argparse.Namespace) -> int:
         found = scores.scores(
             pairs,
             embed=clap.embed_text,
+            embed_plan=model.clap.embed_text,
             labels=tagger.config.labels,
             real=heard,
             codec=trial,

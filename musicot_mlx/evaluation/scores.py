@@ -83,18 +83,23 @@ def fad_scores(songs: Sequence[np.ndarray], reference: Gaussian) -> dict[str, An
 
 
 def structure(
-    pairs: Sequence[Pair], embed: Callable[..., np.ndarray], labels: Sequence[str]
+    pairs: Sequence[Pair],
+    embed: Callable[..., np.ndarray],
+    labels: Sequence[str],
+    embed_plan: Callable[..., np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Does the audio hold, segment by segment, what the plan holds? Pearson's r per anchor.
 
     `clap`: planned activity against that of the render in CLAP's space; `tagger`: against what the
-    tagger hears. Over all segments of all songs, songs drawn again for the interval.
+    tagger hears. Over all segments of all songs, songs drawn again for the interval. embed_plan is
+    that of the CLAP whose space the plans live in, where another one listens.
     """
     planned = [(h.planned[: len(h.clap)], h) for _, h in pairs if len(h.planned)]
     if not planned:
         return {}
     texts = embed(list(ANCHORS))  # (anchors, dim)
-    songs = [(p @ texts.T, h.clap[: len(p)] @ texts.T, h.tags[: len(p)]) for p, h in planned]
+    asked = texts if embed_plan is None else embed_plan(list(ANCHORS))
+    songs = [(p @ asked.T, h.clap[: len(p)] @ texts.T, h.tags[: len(p)]) for p, h in planned]
     found: dict[str, Any] = {}
     for column, anchor in enumerate(ANCHORS):
 
@@ -181,10 +186,13 @@ def scores(
     *,
     embed: Callable[..., np.ndarray],
     labels: Sequence[str],
+    embed_plan: Callable[..., np.ndarray] | None = None,
     real: Mapping[str, tuple[Sequence[RealSong], Sequence[Heard]]] | None = None,
     codec: CodecTrial | None = None,
 ) -> dict[str, Any]:
-    """All figures. embed(texts) -> (texts, dim); real: training and held_out songs as heard."""
+    """All figures. embed(texts) -> (texts, dim) of the CLAP that listens, embed_plan of the model's
+    own; real: training and held_out songs as heard.
+    """
     reference, found = None, {}
     if real is not None:
         reference = gaussian(np.concatenate([h.clap for h in real["training"][1]]))
@@ -205,7 +213,7 @@ def scores(
         if real is not None and labels:
             held_out = [h for s, h in zip(*real["held_out"], strict=True) if any(s.captions)]
             found["caption_divergence"] = caption_divergence(group, held_out)
-    found["structure"] = structure(first, embed, labels)
+    found["structure"] = structure(first, embed, labels, embed_plan)
     if real is not None:
         found["diversity"] = diversity(by_variant[WORDINGS], *real["training"])
         if labels:
@@ -218,7 +226,7 @@ def scores(
         same = [pair for pair in first if pair[0].index in compared]
         found["ablations"] = {
             name: group_scores(group, reference, embed, labels)
-            | {"structure": structure(group, embed, labels)}
+            | {"structure": structure(group, embed, labels, embed_plan)}
             | _against(same, group, embed, reference)
             for name, group in {
                 WORDINGS: same,
