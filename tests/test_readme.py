@@ -54,13 +54,16 @@ def _snippets(language: str) -> Iterator[str]:
 @pytest.fixture
 def here(
     tiny_model: Path,
+    tiny_musicgen_upstream: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """An empty current folder in which the embedded model is the tiny one."""
+    """A current folder where the embedded model is the tiny one, and so is MusicGen: a folder of
+    the name that the Hub has.
+    """
     weights, folder = tmp_path / "weights", tmp_path / "here"
     shutil.copytree(tiny_model, weights / "musicot-mini")
-    folder.mkdir()
+    shutil.copytree(tiny_musicgen_upstream, folder / "facebook" / "musicgen-small")
     monkeypatch.setattr(hub, "_FOLDER", weights)
     monkeypatch.chdir(folder)
     return folder

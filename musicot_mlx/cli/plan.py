@@ -77,7 +77,10 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     import musicot_mlx as mc
 
-    model = mc.load(args.model or "musicot-mini", adapter_path=args.adapter_path)
+    name = args.model or "musicot-mini"
+    model = mc.load(name, adapter_path=args.adapter_path)
+    if not hasattr(model, "plan"):
+        raise MusicotError(f"{name} makes no plan of thoughts; pass a MusiCoT model")
     started = time.perf_counter()
     plan = first = _first_plan(model, args)
     for edit in _edits(model, args):

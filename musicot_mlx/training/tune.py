@@ -74,7 +74,9 @@ class Proof:
 
 def task_of(model: Any, options: LoraOptions) -> Any:
     """The task of the network that is to be tuned: options.part, or the family's first."""
-    parts = TASKS[model.family]
+    parts = TASKS.get(getattr(model, "family", None))
+    if parts is None:
+        raise MusicotError(f"{options.model} can't be tuned; MusiCoT models can")
     part = options.part or next(iter(parts))
     if part not in parts:
         raise MusicotError(f"part is {part!r}; of {options.model} {', '.join(parts)} can be tuned")
