@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 from tokenizers import Tokenizer
 
 from musicot_mlx import __version__
@@ -36,6 +37,7 @@ from musicot_mlx.weights.checkpoint import (
     prepare,
     quantization_of,
     read_config,
+    require_finite,
     require_parts,
 )
 from musicot_mlx.weights.config import config_from_dict
@@ -76,13 +78,22 @@ def load(
     missing = sorted(set(PARTS) - set(config))
     if missing:
         raise MusicotError(f"{folder}/config.json lacks the section {missing[0]!r}")
-    arrays = load_arrays(folder)
+    arrays = load_arrays(folder, lazy=True)
     require_parts(arrays, PARTS, where=str(folder))
+    by_part = {key: part(arrays, key) for key in PARTS}
+    del arrays  # so that memory holds the weights once, and not in their stored form as well
     parts = {}
     for key, (network, config_class) in PARTS.items():
         section = config_from_dict(config_class, config[key], where=key)
         stored = {"quantization": quantization_of(config, key)}
-        parts[key] = prepare(network(section), stored, part(arrays, key), where=key)
+        try:
+            parts[key] = prepare(network(section), stored, by_part.pop(key), where=key)
+        except RuntimeError as error:  # MLX reads now what the file said it has
+            raise MusicotError(f"{folder}: the weights are broken ({error})") from error
+        weights = dict(tree_flatten(parts[key].parameters()))
+        require_finite({f"{key}.{name}": value for name, value in weights.items()}, folder)
+        del weights
+    mx.clear_cache()
     sampling = config_from_dict(Sampling, config.get("sampling", {}), where="sampling")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():

@@ -101,7 +101,7 @@ def load_arrays(folder: str | Path, *, lazy: bool = False) -> dict[str, mx.array
             raise MusicotError(f"{folder}: {_few(twice)} stands in more than one file")
         arrays.update(found)
     if not lazy:
-        _require_finite(arrays, folder)
+        require_finite(arrays, folder)
     return arrays
 
 
@@ -138,7 +138,8 @@ def _load_file(path: Path) -> dict[str, mx.array]:
         ) from error
 
 
-def _require_finite(arrays: Mapping[str, mx.array], folder: Path) -> None:
+def require_finite(arrays: Mapping[str, mx.array], folder: Path) -> None:
+    """Raise MusicotError that names the first few weights that are not finite."""
     checks = {
         key: mx.isfinite(value).all()
         for key, value in arrays.items()
@@ -223,8 +224,11 @@ def prepare(
             ),
         )
     load_strict(module, arrays, where=where)
+    del arrays
     module.eval()
-    mx.eval(module.parameters())
+    # one by one: what a weight was made from is let go before the next is made
+    for _, value in tree_flatten(module.parameters()):
+        mx.eval(value)
     return module
 
 
