@@ -236,3 +236,31 @@ def test_a_pickle_asks_for_torch(
     ):
         convert(folder, tmp_path / "mlx")
     convert(tiny_musicgen_upstream, tmp_path / "mlx")  # safetensors need none
+
+
+@pytest.mark.parametrize("kind", ["stereo", "melody"])
+def test_check_runs_transformers_beside(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = request.getfixturevalue(f"tiny_musicgen_{kind}")
+    paths = ["--hf-path", str(source), "--mlx-path", str(tmp_path / "mlx")]
+    assert main(["convert", *paths, "--dtype", "float32", "--check"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["text_encoder", "decoder", "codec", "codec"]
+    for row in rows:
+        if "codes" in row:
+            assert row[2] == "0.00"  # percent differ
+        else:
+            assert float(row[-3]) < 1e-4 * max(1.0, float(row[-1])), row
+    assert main(["convert", *paths[:2], "--mlx-path", str(tmp_path / "half"), "--check"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert 1e-5 < float(rows[1][-3]) < 0.1  # what 16 bits cost
+
+
+def test_check_refuses_audiocraft(
+    tiny_musicgen_upstream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_musicgen.write_audiocraft(tmp_path / "a", tiny_musicgen_upstream)
+    arguments = ["--hf-path", str(folder), "--mlx-path", str(tmp_path / "mlx"), "--check"]
+    assert main(["convert", *arguments, "--text-encoder", str(folder / "t5")]) == 2
+    assert "does not read audiocraft's files" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.weights.checkpoint import read_config
 
 # model_type of the MLX folder -> module of this package
-CHECKS = {"musicot": "musicot", "clap": "clap", "rvq": "rvq"}
+CHECKS = {"musicot": "musicot", "musicgen": "musicgen", "clap": "clap", "rvq": "rvq"}
 
 
 @dataclass(frozen=True)
