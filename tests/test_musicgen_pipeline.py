@@ -233,6 +233,32 @@ def test_settings_make_the_file_again(tiny_musicgen_melody: Path, here: Path, tu
     np.testing.assert_allclose(a, c, atol=2e-3)
 
 
+def test_candidates_near_a_reference(
+    tiny_model: Path,
+    tiny_musicgen_upstream: Path,
+    here: Path,
+    tune: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from musicot_mlx.weights import hub
+
+    (here.parent / "weights").mkdir()
+    (here.parent / "weights" / "musicot-mini").symlink_to(tiny_model)
+    monkeypatch.setattr(hub, "_FOLDER", here.parent / "weights")  # whose CLAP is the default
+    base = ["generate", "--model", str(tiny_musicgen_upstream), "-p", "piano", "--duration", "1"]
+    base += ["--reference", str(tune), str(tune)]
+    assert main([*base, "-o", "a.wav"]) == 2
+    assert "no thoughts to borrow from a reference" in capsys.readouterr().err
+    assert main([*base, "--candidates", "2", "--json", "-o", "a.wav"]) == 0
+    out, error = capsys.readouterr()
+    assert error.count(", kept") == 1 and "reference " in error
+    report = json.loads(out)
+    assert report["seed"] == 0 and len(report["chosen"]["scores"]) == 2
+    assert main(["generate", "--config-from", "a.json", "-o", "b.wav"]) == 0
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
+
+
 def test_prompt_file_is_one_batch(
     tiny_musicgen_stereo: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

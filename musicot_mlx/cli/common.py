@@ -90,7 +90,8 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference",
         nargs="+",
         metavar="FILE",
-        help="audio of any length whose thoughts the song borrows; several are blended",
+        help="audio of any length whose thoughts the song borrows; several are blended (with "
+        "MusicGen: what the candidates are compared with)",
     )
     add(
         "--reference-weights",

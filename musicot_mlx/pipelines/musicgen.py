@@ -145,7 +145,7 @@ class RenderOptions(TypedDict, total=False):
     negative_prompt: str | None  # what guidance leads away from
     melody: str | Path | None  # audio file whose melody the song follows; melody models only
     continuation: str | Path | None  # audio file that the song goes on from; part of the duration
-    reference: str | Path | None  # audio file that candidates are compared with
+    reference: str | Path | Sequence[str | Path] | None  # audio that candidates are compared with
     candidates: int  # songs drawn in one batch, of which CLAP chooses one
     clap: Embedder | None  # what chooses; None: the CLAP of the embedded model
     lyrics: str | None  # no MusicGen sings: a warning
@@ -237,8 +237,11 @@ class MusicgenPipeline:
         for name in _SAMPLED:
             if values[name] is None:
                 values[name] = getattr(self.sampling, name)
-        for name in ("melody", "continuation", "reference"):
+        for name in ("melody", "continuation"):
             values[name] = None if values[name] is None else str(values[name])
+        if values["reference"] is not None:
+            files = [str(file) for file in _files(values["reference"])]
+            values["reference"] = files[0] if len(files) == 1 else files
         if self.adapters:
             values["adapter_path"] = list(self.adapters)
         return {**values, "prompt": prompt, "model": self.name, "version": __version__}
@@ -423,7 +426,8 @@ class _Run:
             self.clap = load_any().clap
         towards = {} if prompt is None else {"prompt": self.clap.embed_text([prompt])[0]}
         if self.reference is not None:
-            heard = self.clap.embed_audio(*read_audio(self.reference)).mean(axis=0)
+            files = [self.clap.embed_audio(*read_audio(file)) for file in _files(self.reference)]
+            heard = np.mean([windows.mean(axis=0) for windows in files], axis=0)
             towards["reference"] = heard / np.linalg.norm(heard).clip(min=1e-9)
         if not towards:
             raise MusicotError("candidates need a prompt or a reference to be chosen by")
@@ -440,6 +444,10 @@ class _Run:
                 found |= {"score": float(np.mean(list(cosines.values()))), **cosines}
             scores.append(found)
         return scores
+
+
+def _files(reference: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [reference] if isinstance(reference, (str, Path)) else list(reference)
 
 
 def _is_broken(waveform: np.ndarray, sample_rate: int) -> bool:
