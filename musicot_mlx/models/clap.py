@@ -2,8 +2,9 @@
 
 Paper: Wu et al., "Large-scale Contrastive Language-Audio Pretraining" (arXiv 2211.06687). MusiCoT
 (arXiv 2503.19611) takes its prompt vector (eq 4) and its thoughts, one embedding per 10 s, from
-here. Reference: transformers.ClapModel without fusion, whose parameter names are kept, and
-transformers.ClapFeatureExtractor with truncation="rand_trunc".
+here. References: transformers.ClapModel without fusion, whose parameter names are kept, and
+transformers.ClapFeatureExtractor with truncation="rand_trunc"; laion_clap's CLAP, whose published
+files differ in layer_norm_eps, in the length of a text and in rounding audio to 16 bits.
 
 The audio tower is HTSAT (arXiv 2202.00874): a Swin transformer over the log-mel spectrogram, cut in
 time into spec_size / num_mel_bins pieces that are stacked in frequency to a square image. The text

@@ -357,6 +357,31 @@ def test_refusals(
     assert not list(Path(".").glob(".musicot*"))
 
 
+def test_tokenizer_from_the_hub_or_from_anywhere(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "tokenizer.json").write_text(tiny.tokenizer().to_str())
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "a.pt").symlink_to(file)
+    asked = []
+
+    def download(name: str, filename: str) -> str:
+        asked.append((name, filename))
+        return str(tmp_path / "elsewhere" / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    paths = ["--hf-path", str(tmp_path / "alone" / "a.pt"), "--mlx-path"]
+    assert main(["convert", *paths, str(tmp_path / "a")]) == 0
+    assert asked == [("FacebookAI/roberta-base", "tokenizer.json")]
+    given = ["--tokenizer", str(tmp_path / "elsewhere")]
+    assert main(["convert", *paths, str(tmp_path / "b"), *given]) == 0 and len(asked) == 1
+    expected = mc.load(tmp_path / "a").embed_text(TEXTS)
+    assert np.array_equal(mc.load(tmp_path / "b").embed_text(TEXTS), expected)
+
+
 def test_without_torch_a_line_says_what_to_install(file: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
     root = Path(__file__).resolve().parents[2]
