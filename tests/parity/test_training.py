@@ -30,7 +30,7 @@ from musicot_mlx.reference.clap import embed_text, tokenize  # noqa: E402
 from musicot_mlx.reference.data import SongData  # noqa: E402
 from musicot_mlx.reference.musicot import PARTS, MusicotReference  # noqa: E402
 from musicot_mlx.reference.semantic_lm import SemanticLM  # noqa: E402
-from musicot_mlx.reference.train import codes, command, encode  # noqa: E402
+from musicot_mlx.reference.train import codes, command, encode, noise  # noqa: E402
 from musicot_mlx.reference.train.start import Start  # noqa: E402
 from musicot_mlx.reference.train.studio import MINI, Studio, read_config  # noqa: E402
 from musicot_mlx.reference.trainer import Trainer, TrainingConfig, load_weights  # noqa: E402
@@ -303,6 +303,7 @@ def tiny_config() -> dict:
     config["training"] = {
         "vae": {**common, "seconds": 1.0, "kl_weight": 0.02, "accumulate": 2},
         "clap": common,
+        "clap_noise": common,
         "rvq": common,
         "best_rq": common,
         "semantic_tokenizer": {**common, "precision": "no"},
@@ -354,7 +355,8 @@ def stirred(studio: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_every_stage_leaves_its_weights(studio: dict[str, Path]) -> None:
     out = studio["out"]
-    for stage in ("vae", "clap", "best_rq", "semantic_tokenizer", "semantic_lm", "diffusion"):
+    stages = set(command.STAGES) - {"encode", "encode_latents", "rvq", "assemble"}
+    for stage in stages:
         log = json.loads((out / stage / "log.json").read_text())
         assert [row["step"] for row in log["valid"]] == [2], stage
         assert all(math.isfinite(row["loss"]) for row in log["valid"]), stage
@@ -372,6 +374,36 @@ def test_every_stage_leaves_its_weights(studio: dict[str, Path]) -> None:
     latents = np.concatenate([np.load(out / "encoded" / f"{song}.npy") for song in "bcd"])
     scale = config["diffusion"]["latent_scale"]
     assert scale * latents.astype(np.float32).std() == pytest.approx(1, rel=1e-3)
+
+
+def test_noise_teaches_the_audio_tower_alone(studio: dict[str, Path]) -> None:
+    before, after = (load_weights(studio["out"] / stage) for stage in ("clap", "clap_noise"))
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert changed and all(key.startswith("clap.audio_") for key in changed)
+    assert not any("running" in key for key in changed)
+
+
+def test_degraded_windows_are_the_music_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = torch.full((1, 1001, 64), -20.0)
+    window[:, :, ::7] = -90.0  # bands in which there is only noise
+    degrade = noise.Degradation(64, seconds=11.0)
+    heard = degrade(window, np.random.default_rng(0))
+    assert heard.shape == window.shape and torch.isfinite(heard).all()
+    assert not torch.equal(heard, degrade(window, np.random.default_rng(1)))
+    assert torch.equal(heard, degrade(window, np.random.default_rng(0)))
+    assert torch.isfinite(
+        degrade(torch.full((1, 1001, 64), -100.0), np.random.default_rng(0))
+    ).all()
+
+    monkeypatch.setattr(noise, "GAIN", 0.0)
+    monkeypatch.setattr(noise, "EQUALISER", 0.0)
+    monkeypatch.setattr(noise, "LEVELS", (-200.0, -200.0))
+    assert torch.allclose(degrade(window, np.random.default_rng(2)), window, atol=0.01)
+    monkeypatch.setattr(noise, "LEVELS", (-20.0, -20.0))
+    monkeypatch.setattr(noise, "COLOURS", (0.0, 0.0))
+    heard = degrade(window, np.random.default_rng(2))
+    assert heard[..., 1::7].mean().item() == pytest.approx(-20, abs=0.5)
+    assert -45 < heard[..., ::7].mean().item() < -35
 
 
 def test_finished_stages_have_nothing_to_do(studio: dict[str, Path]) -> None:

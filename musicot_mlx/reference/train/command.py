@@ -29,12 +29,14 @@ from musicot_mlx.reference.train.audio import (
 )
 from musicot_mlx.reference.train.codes import train_diffusion, train_rvq, train_semantic_lm
 from musicot_mlx.reference.train.encode import encode, encode_latents
+from musicot_mlx.reference.train.noise import train_clap_noise
 from musicot_mlx.reference.train.start import Start
 from musicot_mlx.reference.train.studio import MINI, Studio, read_config
 
 STAGES: dict[str, Callable[[Studio], None]] = {
     "vae": train_vae,
     "clap": train_clap,
+    "clap_noise": train_clap_noise,
     "best_rq": train_best_rq,
     "semantic_tokenizer": train_semantic_tokenizer,
     "encode": encode,

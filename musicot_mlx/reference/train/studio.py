@@ -167,9 +167,11 @@ class Studio:
         model.load_state_dict(self.weights("vae", "vae."))
         return model.eval()
 
-    def clap(self) -> nn.Module:
+    def clap(self, stage: str | None = None) -> nn.Module:
+        """CLAP as `stage` left it; None: after the stage that hears through noise, if it ran."""
+        stage = stage or ("clap_noise" if self.has("clap_noise") else "clap")
         model = clap_parts.build_clap(self.config["clap"])
-        model.load_state_dict(self.weights("clap", "clap."))
+        model.load_state_dict(self.weights(stage, "clap."))
         return model.eval()
 
     def tokenizer(self) -> Any:
