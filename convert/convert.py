@@ -17,6 +17,7 @@ import mlx.nn as nn
 
 from musicot_mlx.convert import families
 from musicot_mlx.convert.families import Checkpoint
+from musicot_mlx.convert.peft import convert_peft, is_peft
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.weights.checkpoint import (
     load_strict,
@@ -67,6 +68,10 @@ def convert(
     folder, target = checkpoint_path(source), Path(target)
     if target.exists() and target.resolve() == folder.resolve():
         raise MusicotError(f"--mlx-path {target} is the checkpoint itself; name another folder")
+    if is_peft(folder):
+        if quantize or q_parts:
+            raise MusicotError("adapters are not quantised; leave out -q")
+        return convert_peft(folder, target)
     # beside the target: where a model has room, and not in a /tmp that is memory
     beside = next(parent for parent in target.absolute().parents if parent.is_dir())
     with tempfile.TemporaryDirectory(prefix=".musicot-convert-", dir=beside) as scratch:

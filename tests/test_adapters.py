@@ -10,10 +10,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 import musicot_mlx as mc
+from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.nn import adapters as nn_adapters
 from musicot_mlx.nn.adapters import add_layers, apply_adapters, dense_weight, fingerprint
+from musicot_mlx.training.fuse import fuse
 from musicot_mlx.weights.adapters import read_adapters, save_adapter
+from musicot_mlx.weights.checkpoint import load_arrays, part, quantize_arrays, save_checkpoint
 from tests import tiny
 from tests.test_semantic_lm import tiny_lm
 
@@ -254,3 +257,71 @@ def test_an_adapter_for_another_model_is_refused_by_name(tiny_model: Path, tmp_p
     folder = write_adapter(tmp_path / "a", other.diffusion, "diffusion", base=config)
     with pytest.raises(MusicotError, match=f"was made for other, not for {tiny_model}"):
         mc.load(tiny_model, adapter_path=folder)
+
+
+# --- fused ----------------------------------------------------------------------------------------
+
+
+def both_parts(model: Path, folder: Path, kind: str = "lora") -> list[str]:
+    """Adapters of both networks, one of them at half strength."""
+    write_adapter(folder / "lm", mc.load(model).semantic_lm, "semantic_lm", kind=kind)
+    write_adapter(folder / "dit", mc.load(model).diffusion, "diffusion", kind=kind)
+    return [str(folder / "lm"), f"{folder / 'dit'}:0.5"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+def test_fused_is_base_and_adapter(
+    tiny_model: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapters = both_parts(tiny_model, tmp_path, kind)
+    out = tmp_path / "fused"
+    command = ["fuse", "--model", str(tiny_model), "--save-path", str(out), "--adapter-path"]
+    assert main([*command, *adapters]) == 0
+    assert "adapter keys fused into" in capsys.readouterr().out
+    worn, fused = mc.load(tiny_model, adapter_path=adapters), mc.load(out)
+    for network in ("semantic_lm", "diffusion"):
+        expected = dict(tree_flatten(getattr(worn, network).parameters()))
+        for name, value in tree_flatten(getattr(fused, network).parameters()):
+            assert mx.abs(value - expected[name]).max().item() < 1e-6, name
+    lm, other = worn.semantic_lm, fused.semantic_lm
+    assert np.abs(out_of(lm) - out_of(other)).max() < 1e-5 * np.abs(out_of(lm)).max()
+    one, two = (m.generate("piano", duration=2, seed=1).waveform for m in (worn, fused))
+    assert np.abs(one - two).max() < 1e-4
+    with pytest.raises(MusicotError, match="is the model itself"):
+        fuse(tiny_model, adapters, tiny_model, load=mc.load)
+
+
+def out_of(lm: nn.Module) -> np.ndarray:
+    return np.array(lm(mx.arange(40)[None]))
+
+
+@pytest.mark.parametrize("dequantize", [False, True])
+def test_a_quantised_model_is_fused(tmp_path: Path, dequantize: bool) -> None:
+    config = json.loads(json.dumps(tiny.CONFIG))
+    config["semantic_lm"] |= {"hidden_size": 32, "intermediate_size": 64}
+    plain, packed = tiny.write_model(tmp_path / "plain", config), tmp_path / "packed"
+    arrays = load_arrays(plain)
+    lm = mc.load(plain).semantic_lm
+    packing = {"group_size": 32, "bits": 8}
+    quantised = quantize_arrays(lm, part(arrays, "semantic_lm"), **packing)
+    rest = {k: v for k, v in arrays.items() if not k.startswith("semantic_lm.")}
+    config["quantization"] = packing
+    whole = {**rest, **{f"semantic_lm.{k}": v for k, v in quantised.items()}}
+    save_checkpoint(packed, config, whole, {"tokenizer.json": plain / "tokenizer.json"})
+
+    adapter = write_adapter(tmp_path / "a", mc.load(packed).semantic_lm, "semantic_lm")
+    made = fuse(packed, adapter, tmp_path / "fused", load=mc.load, dequantize=dequantize)
+    expected = out_of(mc.load(packed, adapter_path=adapter).semantic_lm)
+    found = out_of(mc.load(tmp_path / "fused").semantic_lm)
+    stored = load_arrays(tmp_path / "fused")
+    key = "semantic_lm.model.layers.0.self_attn.q_proj"
+    assert (f"{key}.scales" in stored) == (not dequantize)
+    if dequantize:
+        assert "quantization" not in json.loads((tmp_path / "fused" / "config.json").read_text())
+        assert made.error < 1e-6
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    else:
+        assert 1e-4 < made.error < 1e-2, "the rounding is told"
+        assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+        untouched = "semantic_lm.lm_head.weight"
+        assert (stored[untouched] == load_arrays(packed)[untouched]).all()

@@ -23,6 +23,7 @@ COMMANDS = {
     "analyze": "what a song holds over time, and whether it followed its plan",
     "convert": "turn a PyTorch checkpoint into an MLX folder",
     "lora": "tune a model on your own songs",
+    "fuse": "melt adapters into a model",
     "eval": "measure how good a model is, with intervals, and write a page of results",
     "bench": "how fast songs are made here: seconds, memory and limits of each stage",
     "rvq": "fit codebooks of musical thoughts to a CLAP's embeddings",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.atomic import write_json
-from musicot_mlx.cli import common, play
+from musicot_mlx.cli import common, hosts, play
 from musicot_mlx.errors import MusicotError
 
 FORMATS = ("wav", "flac", "mp3")
@@ -142,6 +142,11 @@ def run(args: argparse.Namespace) -> int:
     _require_apart(paths, args)
     if args.play:
         play.require_player(paths[0])
+    if (args.play or args.stream) and hosts.launched():
+        raise MusicotError(
+            "songs made on several hosts are not heard while they are made; leave "
+            "out --play and --stream"
+        )
 
     import musicot_mlx as mc
 
@@ -158,6 +163,8 @@ def run(args: argparse.Namespace) -> int:
     loaded = time.perf_counter() - started
 
     stream = args.stream or (budget is not None and budget.stream)
+    if hosts.launched():
+        return _on_hosts(model, songs, paths, rate, options, args)
     jobs = list(zip(songs, paths, strict=True))
     together = 1 if stream or budget else getattr(model, "batch", 1)
     if budget is not None:
@@ -205,6 +212,62 @@ def _budget(args: argparse.Namespace, settings: dict[str, Any], name: str) -> An
     print(found.line(), file=sys.stderr)
     found.apply()
     return found
+
+
+def _on_hosts(
+    model: Any,
+    songs: list[tuple[str | None, int]],
+    paths: list[Path],
+    rate: int | None,
+    options: dict[str, Any],
+    args: argparse.Namespace,
+) -> int:
+    """The songs, or each song's candidates, shared out among the hosts of mlx.launch."""
+    from musicot_mlx.pipelines.candidates import candidate_seeds, score
+
+    options = dict(options)
+    count = options.pop("candidates", None) or 1
+    if count > 1 and "plan" not in model.options:
+        raise MusicotError(
+            "MusicGen's candidates are one batch on one host; leave out --candidates"
+        )
+    jobs = [
+        hosts.Job(number, prompt, own, path)
+        for number, ((prompt, seed), path) in enumerate(zip(songs, paths, strict=True))
+        for own in candidate_seeds(seed, count)
+    ]
+
+    def render(job: hosts.Job, path: Path) -> dict[str, Any]:
+        started = time.perf_counter()
+        song = model.generate(job.prompt, **options, seed=job.seed)
+        song.save(path, sample_rate=rate)
+        report = {"seed": job.seed, "duration": song.duration, "prompt": job.prompt}
+        report |= {"sample_rate": rate or song.sample_rate}
+        if count > 1:
+            vectors = {"prompt": song.plan.vector, "thoughts": song.plan.embeddings}
+            found = score(model.clap, song.waveform, song.sample_rate, seed=job.seed, **vectors)
+            report["score"] = found.to_dict()
+        return {**report, "elapsed_seconds": round(time.perf_counter() - started, 3)}
+
+    def finish(made: list[tuple[hosts.Job, hosts.Result]]) -> None:
+        job, kept = made[0]
+        if count > 1:
+            job, kept = max(made, key=lambda pair: pair[1].report["score"]["score"])
+            scores = [result.report.pop("score") for _, result in made]
+            chosen = {"of_seed": songs[job.song][1], "scores": scores}
+            settings = json.loads(kept.files[".json"]) | {"chosen": chosen}
+            kept.files[".json"] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+        hosts.write(job.path, kept.files)
+        report = kept.report
+        elapsed = report["elapsed_seconds"]
+        line = common.summary(job.path, report["duration"], report["sample_rate"], elapsed)
+        line = f"{line}, host {kept.host}"
+        print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+        if args.json:
+            files = [str(job.path), str(job.path.with_suffix(".json"))]
+            print(json.dumps({**report, "files": files, "host": kept.host}, sort_keys=True))
+
+    return hosts.make(jobs, render, finish)
 
 
 def _generate(

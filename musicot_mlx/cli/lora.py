@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--part",
         metavar="NAME",
-        help="network to tune: semantic_lm or diffusion (default: semantic_lm)",
+        help="network to tune: semantic_lm or diffusion, or MusicGen's decoder (default: the "
+        "model's first)",
     )
     add("--fine-tune-type", choices=("lora", "dora", "full"), help="(default: lora)")
     add(
@@ -165,11 +166,9 @@ def run(args: argparse.Namespace) -> int:
                 callback=_callback(options),
             )
         except KeyboardInterrupt:
-            print(
-                "stopped; the same command with --resume goes on from the last checkpoint",
-                file=sys.stderr,
-            )
-            raise
+            again = "the same command with --resume goes on from the last checkpoint"
+            print(f"musicot: interrupted; {again}", file=sys.stderr)
+            return 130
     return 0
 
 

@@ -98,12 +98,13 @@ def load(
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
-    apply_adapters(parts, adapters, model=name)
+    applied = apply_adapters(parts, adapters, model=name)
     return MusicgenPipeline(
         tokenizer=Tokenizer.from_file(str(tokenizer)),
         sampling=sampling,
         name=name,
         adapters=[adapter.spec for adapter in adapters],
+        adapter_keys=applied,
         **parts,
     )
 
@@ -169,10 +170,11 @@ class MusicgenPipeline:
         sampling: Sampling,
         name: str,
         adapters: Sequence[str] = (),
+        adapter_keys: int = 0,
     ) -> None:
         self.text_encoder, self.decoder, self.codec = text_encoder, decoder, codec
         self.tokenizer, self.sampling, self.name = tokenizer, sampling, name
-        self.adapters = tuple(adapters)
+        self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
 
     @property
     def sample_rate(self) -> int:

@@ -67,6 +67,20 @@ class World:
         sent = mx.array(np.pad(mine.astype(np.int32), (0, length - len(mine))))
         return bytes(np.array(self.sum(sent)).astype(np.uint8)).decode()
 
+    def gather(self, data: bytes) -> list[bytes]:
+        """The bytes of every process, in order of rank; the first alone is given the others'.
+
+        Raises RuntimeError when a process is lost.
+        """
+        if self.size == 1:
+            return [data]
+        mine = np.frombuffer(data, dtype=np.uint8)
+        lengths = np.array(mx.distributed.all_gather(mx.array([len(mine)]), stream=mx.cpu))
+        longest = int(lengths.max())
+        sent = mx.array(np.pad(mine, (0, longest - len(mine))))
+        found = np.array(mx.distributed.all_gather(sent[None], stream=mx.cpu))
+        return [bytes(row[:length]) for row, length in zip(found, lengths, strict=True)]
+
     def require_same(self, what: str, number: int) -> None:
         """Raise RunError where the processes have other numbers (of 31 bits)."""
         if self.size == 1:

@@ -249,7 +249,7 @@ class SemanticLMTask(MusicotTask):
         for song in songs:
             length = self._longest(song)
             stretches += [(song, s) for s in range(0, song.steps - length + 1, length)]
-        chosen = _spread(stretches, limit)
+        chosen = spread(stretches, limit)
         return [self._chain(s, first, self._longest(s), s.tags, rng) for s, first in chosen]
 
     def weight(self, item: Chain) -> float:
@@ -317,7 +317,7 @@ class DiffusionTask(MusicotTask):
         hop = max(1, round(self.model.diffusion.config.window_seconds / HOP))
         places = [(s, f) for s in songs for f in range(0, self._last_start(s) + 1, hop)]
         items = []
-        for index, (song, first) in enumerate(_spread(places, limit)):
+        for index, (song, first) in enumerate(spread(places, limit)):
             quantile = ((index + 0.5) * _GOLDEN) % 1
             t = 1 / (1 + math.exp(-NormalDist().inv_cdf(min(max(quantile, 1e-3), 1 - 1e-3))))
             items.append(self._window(song, first, rng, t, dropped=False, crop=False))
@@ -397,7 +397,7 @@ class DiffusionTask(MusicotTask):
         return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(min=1e-9)
 
 
-def _spread(items: list, limit: int) -> list:
+def spread(items: list, limit: int) -> list:
     """At most `limit` of the items, evenly; a negative limit is all."""
     if limit < 0 or len(items) <= limit:
         return items

@@ -6,7 +6,6 @@ cache serves every data set.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from musicot_mlx.atomic import atomic_path
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.training.data import Entry, Skipped
+from musicot_mlx.weights.cache import cache_root
 
 FORMAT = "1"  # of the cached files; another number leaves old ones unread
 SHORTEST_PIECE = 5.0  # seconds; a shorter rest at the end of a song is left out
@@ -67,8 +67,7 @@ def cache_folder(chosen: str | Path | None = None) -> Path:
     """Where encoded songs are kept: as chosen, else in the user's cache folder."""
     if chosen:
         return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "musicot-mlx" / "encoded"
+    return cache_root() / "encoded"
 
 
 def encode_songs(

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -227,6 +227,15 @@ class Trainer:
             mx.eval(total)
         return (world.sum(total) / sum(map(self.task.weight, items))).item()
 
+    def restore_best(self) -> None:
+        """Put the kept weights back into the module, where later ones were no better."""
+        if self.log.best in (0, self.step):
+            return
+        if self.world.first:
+            self._load_weights(self.folder / ADAPTER_FILE)
+        module = self.task.module
+        module.update(self.world.from_first(module.trainable_parameters()))
+
     def _validate(self) -> None:
         began = time.perf_counter()
         value = self.evaluate(self.checks)
@@ -381,10 +390,15 @@ def checkpointed(blocks: Sequence[nn.Module]):
 
 def _checkpointed_class(kind: type) -> type:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # arrays inside a dataclass would be constants to mx.checkpoint: no gradient would pass
+        kinds = [type(a) if is_dataclass(a) else None for a in args]
+        plain = [vars(a) if made else a for a, made in zip(args, kinds, strict=True)]
+
         def inner(parameters: Any, *args: Any, **kwargs: Any) -> Any:
             self.update(parameters)
+            args = [made(**a) if made else a for a, made in zip(args, kinds, strict=True)]
             return kind.__call__(self, *args, **kwargs)
 
-        return mx.checkpoint(inner)(self.trainable_parameters(), *args, **kwargs)
+        return mx.checkpoint(inner)(self.trainable_parameters(), *plain, **kwargs)
 
     return type(kind.__name__, (kind,), {"__call__": call})

@@ -10,7 +10,7 @@ and how many keys of the saved adapter a freshly loaded model took.
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,19 @@ from musicot_mlx.nn.adapters import add_layers, fingerprint
 from musicot_mlx.training.curves import plot_losses
 from musicot_mlx.training.data import read_data, require_enough
 from musicot_mlx.training.distributed import World
+from musicot_mlx.training.musicgen import DecoderTask
 from musicot_mlx.training.musicot import DiffusionTask, LearningOptions, SemanticLMTask
 from musicot_mlx.training.options import LoraOptions
 from musicot_mlx.training.songs import Progress, cache_folder, encode_songs
 from musicot_mlx.training.trainer import Trainer
+from musicot_mlx.weights.adapters import read_adapters
 
-TASKS = {"musicot": {"semantic_lm": SemanticLMTask, "diffusion": DiffusionTask}}
+TASKS = {
+    "musicot": {"semantic_lm": SemanticLMTask, "diffusion": DiffusionTask},
+    "musicgen": {"decoder": DecoderTask},
+}
 LICENCES = "You tune on your own files: that you may use them so is yours to know."
+_LEARNED = ("part", "trigger", "thought_weight", "max_seq_length", "text_condition_share")
 Load = Callable[..., Any]  # load(name, adapter_path=...) -> a model that generates
 
 
@@ -72,16 +78,22 @@ class Proof:
         return lines
 
 
-def task_of(model: Any, options: LoraOptions) -> Any:
-    """The task of the network that is to be tuned: options.part, or the family's first."""
+def task_of(model: Any, options: LoraOptions, load: Load | None = None) -> Any:
+    """The task of the network that is to be tuned: options.part, or the family's first.
+
+    load gives MusicGen, which has no CLAP of its own, the embedded model's to judge renders with.
+    """
     parts = TASKS.get(getattr(model, "family", None))
     if parts is None:
-        raise MusicotError(f"{options.model} can't be tuned; MusiCoT models can")
+        raise MusicotError(f"{options.model} can't be tuned; MusiCoT and MusicGen models can")
     part = options.part or next(iter(parts))
     if part not in parts:
         raise MusicotError(f"part is {part!r}; of {options.model} {', '.join(parts)} can be tuned")
     names = ("thought_weight", "condition_dropout", "text_condition_share", "max_seq_length")
     learning = LearningOptions(**{name: getattr(options, name) for name in names})
+    if model.family == "musicgen":
+        listener = load("musicot-mini").clap if load and options.render_seconds else None
+        return DecoderTask(model, learning, listener)
     return parts[part](model, learning)
 
 
@@ -150,7 +162,7 @@ def tune(
     world, folder = World(), Path(options.adapter_path)
     say = say if world.first else lambda line: None
     model = load(options.model)
-    task = task_of(model, options)
+    task = task_of(model, options, load)
     say(LICENCES)
     songs, used, skipped = songs_of(task, options, say=say, progress=progress)
     number = _digest(songs["train"] + songs["valid"])
@@ -188,14 +200,18 @@ def tune(
     log = trainer.run(resume=resume)
     test_loss = None
     if options.test and songs["test"]:
+        trainer.restore_best()
         test_loss = trainer.evaluate(_test_items(task, songs, options))
     proof = None
     if world.first:
         fresh = load(options.model, adapter_path=str(folder))
         if options.render_seconds:
             renders.several(fresh, "after")
-        centre = task.centre(songs["train"])
-        clap = getattr(fresh, "clap", None) or load("musicot-mini").clap
+        clap = getattr(fresh, "clap", None) or getattr(task, "listener", None)
+        near = {
+            name: renders.similarity(name, clap, task.centre(songs["train"])) if clap else None
+            for name in ("before", "after")
+        }
         proof = Proof(
             part=task.part,
             songs=used,
@@ -204,8 +220,8 @@ def tune(
             best=log.best,
             loss_before=log.before,
             loss_after=log.after,
-            similarity_before=renders.similarity("before", clap, centre),
-            similarity_after=renders.similarity("after", clap, centre),
+            similarity_before=near["before"],
+            similarity_after=near["after"],
             keys_applied=fresh.adapter_keys,
             test_loss=test_loss,
         )
@@ -224,8 +240,12 @@ def evaluate(
     progress: Progress | None = None,
 ) -> float:
     """Mean loss on the test songs of the model with the adapter in options.adapter_path, or, where
-    that is empty, of the model alone.
+    that is empty, of the model alone. Captions and weights are those that the adapter learned by.
     """
+    learned = {}
+    for adapter in read_adapters(options.adapter_path or None):
+        learned |= {name: adapter.config[name] for name in _LEARNED if name in adapter.config}
+    options = replace(options, **learned)
     model = load(options.model, adapter_path=options.adapter_path or None)
     task = task_of(model, options)
     songs, _, _ = songs_of(task, options, say=say, progress=progress)

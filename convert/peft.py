@@ -1,0 +1,235 @@
+"""A LoRA checkpoint in PEFT's layout to an adapter folder of ours.
+
+`adapter_model.safetensors` holds `base_model.model.<path>.lora_A.weight` (rank, in) and
+`.lora_B.weight` (out, rank) of each layer, and `adapter_config.json` alpha: PEFT multiplies by
+alpha / rank (by alpha / sqrt(rank) with rslora), which is mlx-lm's `scale`. Where our networks have
+query, key and value in one matrix, the three adapters stand side by side in one of the sum of their
+ranks, its lora_b zero wherever one does not write. No torch and no peft is needed.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.weights.adapters import ADAPTER_CONFIG, few, save_adapter
+
+WEIGHTS = "adapter_model.safetensors"
+_PREFIX = re.compile(r"^(base_model\.model\.)?")
+_TENSOR = re.compile(
+    r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(\.default)?(\.weight)?$"
+)
+_QKV, _KV = ("q", "k", "v"), ("k", "v")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer of PyTorch's network, where it is in ours, and the pieces of a joined matrix."""
+
+    pattern: str
+    target: str
+    order: tuple[str, ...] = ()
+
+
+# The first pattern that matches a whole path counts; `part` is the piece of a joined matrix.
+PLACES = [
+    # transformers' MusicGen
+    Place(
+        r"(?:decoder\.)?model\.decoder\.layers\.(\d+)\.self_attn\.(?P<part>[qkv])_proj",
+        r"decoder.layers.\1.self_attn.qkv",
+        _QKV,
+    ),
+    Place(
+        r"(?:decoder\.)?model\.decoder\.layers\.(\d+)\.encoder_attn\.(?P<part>[kv])_proj",
+        r"decoder.layers.\1.encoder_attn.kv",
+        _KV,
+    ),
+    Place(
+        r"(?:decoder\.)?model\.decoder\.layers\.(\d+)\."
+        r"((?:self|encoder)_attn\.(?:q|out)_proj|fc[12])",
+        r"decoder.layers.\1.\2",
+    ),
+    Place(r"(audio_)?enc_to_dec_proj", r"decoder.\1enc_to_dec_proj"),
+    # the semantic LM: transformers' LLaMA, alone or inside the reference
+    Place(
+        r"(?:llama\.)?model\.layers\.(\d+)\.((?:self_attn|mlp)\.\w+_proj)",
+        r"semantic_lm.model.layers.\1.\2",
+    ),
+    Place(r"(?:llama\.)?model\.embed_tokens", "semantic_lm.model.embed_tokens"),
+    Place(r"(?:llama\.)?lm_head", "semantic_lm.lm_head"),
+    Place(r"clap_proj", "semantic_lm.clap_proj"),
+    # the diffusion: diffusers' Stable Audio transformer, alone or inside the reference
+    Place(
+        r"(?:dit\.)?transformer_blocks\.(\d+)\.attn1\.to_(?P<part>[qkv])",
+        r"diffusion.dit.transformer_blocks.\1.attn1.to_qkv",
+        _QKV,
+    ),
+    Place(
+        r"(?:dit\.)?transformer_blocks\.(\d+)\.attn2\.to_(?P<part>[kv])",
+        r"diffusion.dit.transformer_blocks.\1.attn2.to_kv",
+        _KV,
+    ),
+    Place(
+        r"(?:dit\.)?transformer_blocks\.(\d+)\.attn2\.to_q",
+        r"diffusion.dit.transformer_blocks.\1.attn2.to_q",
+    ),
+    Place(
+        r"(?:dit\.)?transformer_blocks\.(\d+)\.(attn[12])\.to_out\.0",
+        r"diffusion.dit.transformer_blocks.\1.\2.to_out",
+    ),
+    Place(
+        r"(?:dit\.)?transformer_blocks\.(\d+)\.ff\.net\.0\.proj",
+        r"diffusion.dit.transformer_blocks.\1.ff.gate_up",
+    ),
+    Place(
+        r"(?:dit\.)?transformer_blocks\.(\d+)\.ff\.net\.2",
+        r"diffusion.dit.transformer_blocks.\1.ff.down",
+    ),
+    Place(r"(?:dit\.)?(proj_in|proj_out)", r"diffusion.dit.\1"),
+]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's adapter as PEFT has it: a (rank, in), b (out, rank), DoRA's magnitudes (out,)."""
+
+    path: str
+    a: mx.array
+    b: mx.array
+    magnitude: mx.array | None
+    scale: float
+
+    @property
+    def scaled_b(self) -> mx.array:
+        return self.scale * self.b.astype(mx.float32)
+
+
+def is_peft(folder: Path) -> bool:
+    """Whether a folder holds a PEFT checkpoint."""
+    file = folder / ADAPTER_CONFIG
+    return file.is_file() and "peft_type" in file.read_text(encoding="utf-8", errors="replace")
+
+
+def convert_peft(source: Path, target: Path) -> str:
+    """Write the adapter folder `target`; a line that says what is in it.
+
+    Raises MusicotError for other kinds of PEFT than LoRA and DoRA, and for layers that our networks
+    do not have.
+    """
+    config = json.loads((source / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise MusicotError(f"{source} is PEFT's {config.get('peft_type')}; only LORA is converted")
+    if not (source / WEIGHTS).is_file():
+        raise MusicotError(
+            f"{source} holds no {WEIGHTS}; save it with save_pretrained(safe_serialization=True)"
+        )
+    layers = list(_layers(mx.load(str(source / WEIGHTS)), config))
+    dora = any(layer.magnitude is not None for layer in layers)
+    joined: dict[tuple[str, tuple[str, ...]], dict[str, Layer]] = {}
+    unknown = []
+    for layer in layers:
+        found = _place(layer.path)
+        if found is None:
+            unknown.append(layer.path)
+        else:
+            joined.setdefault(found[:2], {})[found[2]] = layer
+    if unknown or not layers:
+        raise MusicotError(
+            f"{source}: {len(unknown)} of {len(layers)} layers have no place in our networks: "
+            f"{few(unknown)}"
+        )
+    arrays: dict[str, mx.array] = {}
+    for (path, order), parts in joined.items():
+        for name, value in _joined(path, order, parts).items():
+            arrays[f"{path}.{name}"] = value
+    ranks = {arrays[key].shape[1] for key in arrays if key.endswith("lora_a")}
+    out_config = {
+        "fine_tune_type": "dora" if dora else "lora",
+        "num_layers": -1,
+        "lora_parameters": {"rank": max(ranks), "scale": 1.0, "dropout": 0.0},
+        "converted_from": {"peft": config.get("base_model_name_or_path"), "r": config.get("r")},
+    }
+    save_adapter(target, out_config, arrays)
+    return f"{target}: {len(layers)} PEFT layers in {len(joined)} of ours, {len(arrays)} keys"
+
+
+def _layers(arrays: Mapping[str, mx.array], config: Mapping[str, Any]) -> Iterator[Layer]:
+    """The layers of the file; MusicotError for keys that are no LoRA."""
+    found: dict[str, dict[str, mx.array]] = {}
+    other = []
+    for key, value in arrays.items():
+        match = _TENSOR.search(key)
+        if match is None:
+            other.append(key)
+            continue
+        path = _PREFIX.sub("", key[: match.start()])
+        found.setdefault(path, {})[match[1].removeprefix("lora_")] = value
+    if other:
+        raise MusicotError(
+            f"{len(other)} keys are no LoRA weights (modules_to_save or biases): {few(other)}"
+        )
+    for path, tensors in found.items():
+        embedding = "embedding_A" in tensors
+        a = tensors.get("embedding_A" if embedding else "A")
+        b = tensors.get("embedding_B" if embedding else "B")
+        if a is None or b is None:
+            raise MusicotError(f"{path} lacks lora_A or lora_B; the checkpoint is incomplete")
+        rank = a.shape[0]
+        alpha = _by_pattern(config.get("alpha_pattern") or {}, path, config.get("lora_alpha", rank))
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        yield Layer(path, a, b, tensors.get("magnitude_vector"), scale)
+
+
+def _by_pattern(patterns: Mapping[str, float], path: str, default: float) -> float:
+    """PEFT's alpha_pattern: the first name or regular expression that the path ends with."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", path):
+            return float(value)
+    return float(default)
+
+
+def _place(path: str) -> tuple[str, tuple[str, ...], str] | None:
+    """(our layer, the order of its pieces, this one's piece), or None."""
+    for place in PLACES:
+        if match := re.fullmatch(place.pattern, path):
+            target = re.sub(r"\\(\d)", lambda m, found=match: found[int(m[1])] or "", place.target)
+            return target, place.order, match.groupdict().get("part") or ""
+    return None
+
+
+def _joined(path: str, order: tuple[str, ...], parts: Mapping[str, Layer]) -> dict[str, mx.array]:
+    """lora_a (in, ranks), lora_b (ranks, out) and, for DoRA, m of our layer, at scale 1."""
+    if not order:
+        (layer,) = parts.values()
+        return _named(layer.a.T, layer.scaled_b.T, layer.magnitude)
+    present = [name for name in order if name in parts]
+    magnitudes = [parts[name].magnitude for name in present]
+    dora = magnitudes[0] is not None
+    if dora and len(present) < len(order):
+        raise MusicotError(
+            f"{path}: DoRA of {', '.join(present)} alone can't stand in a matrix that holds "
+            f"{', '.join(order)}; train all of them, or LoRA"
+        )
+    rows = parts[present[0]].b.shape[0]
+    if any(parts[name].b.shape[0] != rows for name in present):
+        raise MusicotError(f"{path}: {', '.join(present)} have different sizes")
+    pieces = []
+    for name in present:
+        b = parts[name].scaled_b.T  # (rank, rows)
+        at = order.index(name)
+        pieces.append(mx.pad(b, ((0, 0), (at * rows, (len(order) - 1 - at) * rows))))
+    a = mx.concatenate([parts[name].a.T for name in present], axis=1)
+    m = mx.concatenate([v.reshape(-1) for v in magnitudes]) if dora else None
+    return _named(a, mx.concatenate(pieces), m)
+
+
+def _named(a: mx.array, b: mx.array, m: mx.array | None) -> dict[str, mx.array]:
+    found = {"lora_a": a.astype(mx.float32), "lora_b": b}
+    return found if m is None else {**found, "m": m.reshape(-1).astype(mx.float32)}
