@@ -32,11 +32,13 @@ DURATION, SEGMENT = 30.0, 1
 ANCHORS = ["drums", "piano"]
 
 
-def segment_of(model: Any, plan: Any, seed: int) -> np.ndarray:
-    """The rendered waveform of the edited segment (frames, channels); no later audio is made."""
+def segment_of(model: Any, plan: Any, before: Any, seed: int) -> np.ndarray:
+    """The rendered waveform of the edited segment (frames, channels), after what both songs share;
+    no later audio is made.
+    """
     first, last = (round((SEGMENT + i) * plan.thought_seconds * model.sample_rate) for i in (0, 1))
     pieces, made = [], 0
-    for chunk in model.stream(plan=plan, seed=seed):
+    for chunk in model.stream(plan=plan, keep=before, seed=seed):
         pieces.append(chunk)
         made += len(chunk)
         if made >= last:
@@ -47,11 +49,12 @@ def segment_of(model: Any, plan: Any, seed: int) -> np.ndarray:
 def one_song(model: Any, prompt: str, seed: int) -> dict[str, Any]:
     plan = model.plan(prompt, duration=DURATION, seed=seed)
     found: dict[str, Any] = {"prompt": prompt, "seed": seed, "others_unchanged": True}
+    before = model.generate(plan=plan[:SEGMENT], seed=seed)
     for text in (QUIET, LOUD):
         edited = plan.replace(SEGMENT, text, seed=seed)
         others = np.delete(np.arange(plan.segments), SEGMENT)
         found["others_unchanged"] &= bool((edited.codes[:, others] == plan.codes[:, others]).all())
-        share = percussive_share(segment_of(model, edited, seed), model.sample_rate)
+        share = percussive_share(segment_of(model, edited, before, seed), model.sample_rate)
         activity = edited.activity(ANCHORS)[SEGMENT]
         found[text] = {
             "percussive_share": round(float(share), 4),

@@ -199,3 +199,31 @@ def test_wrong_sampler_or_steps_are_refused_in_words():
         song(tiny_diffusion(), 50, codes=np.zeros(0, np.int32))
     with pytest.raises(MusicotError, match="at least 1"):
         song(tiny_diffusion(), 50, steps=0)
+
+
+def test_segments_may_be_asked_for_different_things():
+    model, settings = tiny_diffusion(), {"frames": 200, "thought_seconds": 1.5, "steps": 2}
+
+    def render(vector: np.ndarray) -> list[np.ndarray]:
+        key = mx.random.key(7)
+        chunks = sample_windows(model, song_codes(200), vector, THOUGHTS, key=key, **settings)
+        return [np.array(chunk) for chunk in chunks]
+
+    alike, apart = np.tile(VECTOR, (4, 1)), np.tile(VECTOR, (4, 1))
+    apart[2] = -VECTOR
+    plain, same, other = render(VECTOR), render(alike), render(apart)
+    for a, b in zip(plain, same, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(plain[0], other[0])  # its middle lies in the first segment
+    assert (plain[-1] != other[-1]).any()
+
+
+def test_a_song_goes_on_from_latents_that_are_there():
+    model = tiny_diffusion()
+    whole = np.concatenate(song(model, 200), axis=1)
+    first = 150  # where the first two windows of this song end
+    rest = song(model, 200, first=first, made=mx.array(whole[:, :first]))
+    np.testing.assert_allclose(np.concatenate(rest, axis=1), whole[:, first:], atol=1e-5)
+    later = song(model, 200, first=170, made=mx.array(whole[:, 60:170]))
+    assert np.concatenate(later, axis=1).shape[1] == 30
+    assert song(model, 200, first=200, made=mx.array(whole)) == []

@@ -566,3 +566,18 @@ def test_candidates_keep_the_same_beginning(model: MusicotPipeline, song: mc.Son
     np.testing.assert_array_equal(best.codes[:, :250], song.codes[:, :250])
     seed = best.settings["chosen"]["scores"][0]["seed"]
     assert seed == 1 and len(best.settings["chosen"]["scores"]) == 2
+
+
+def test_words_ask_the_render_for_themselves(model: MusicotPipeline, plan: mc.Plan) -> None:
+    edited = plan.replace([1, 2], "drums", seed=3)
+    assert edited.words() == [None, "drums", "drums", None]
+    vectors = edited.vectors()
+    np.testing.assert_array_equal(vectors[[0, 3]], [plan.vector] * 2)
+    np.testing.assert_array_equal(vectors[[1, 2]], edited.embeddings[[1, 2]])
+    np.testing.assert_array_equal(plan.vectors(), plan.vector)
+    changes = model._changes(edited, 1)
+    assert sorted(changes) == [1, 2, 3] and model._changes(plan, 1) == {}
+    np.testing.assert_array_equal(changes[2][0].clap, edited.embeddings[2])
+    assert changes[3][0].tags == model._condition(plan.vector, plan.tags, "").tags
+    near = model._tags(model.clap.embed_text(["drums"])[0], None)
+    assert changes[1][0].tags == model._condition(plan.vector, near, "").tags

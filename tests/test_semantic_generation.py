@@ -326,3 +326,24 @@ def test_bad_settings_are_refused_at_the_call(lm, condition, settings, message):
 def test_bad_locks_are_refused(lm, condition, given):
     with pytest.raises(ValueError, match="given"):
         plan_thoughts(lm, condition, segments=3, key=KEY, given=given)
+
+
+def test_a_segment_may_be_asked_for_something_else(lm, condition):
+    other = Condition(clap=-condition.clap, tags=[31])
+    thoughts = np.arange(9, dtype=np.int32).reshape(1, 3, 3) % 8
+    settings = {"frames": 60, "keys": [KEY], "temperature": 1.0}
+
+    def draw(asked, **more) -> np.ndarray:
+        blocks = audio_many(lm, [asked], thoughts, **settings, **more)
+        return np.concatenate(list(blocks), axis=1)
+
+    edge = [lm.config.first_frame(segment) for segment in range(3)]
+    plain, changed = draw(condition), draw(condition, changes={1: [other], 2: [condition]})
+    np.testing.assert_array_equal(changed[:, : edge[1]], plain[:, : edge[1]])
+    # from there on it is a song of the other wish that goes on from these codes, and then back
+    middle = draw(other, start=changed[:, : edge[1]])[:, : edge[2] - edge[1]]
+    np.testing.assert_array_equal(changed[:, edge[1] : edge[2]], middle)
+    np.testing.assert_array_equal(
+        changed[:, edge[2] :], draw(condition, start=changed[:, : edge[2]])
+    )
+    assert (changed != plain).any()

@@ -330,7 +330,8 @@ def sample_windows(
     """Latents of one song, float32 chunks (1, new frames, latent_dim) in order, evaluated.
 
     codes: int32 (frames25,) of the song, or blocks of them as they are made, read no further than
-    the window at hand needs. vector (clap_dim,): CLAP of the prompt. thoughts (segments, clap_dim).
+    the window at hand needs. vector (clap_dim,): CLAP of the prompt, or (segments,
+    clap_dim) where segments are asked for different things. thoughts (segments, clap_dim).
     frames: latent frames in all; duration: seconds of the song, frames / latent_rate by default.
     first, made: latents (1, some, latent_dim) that end where frame `first` begins, a window of them
     or all there are; what is handed out goes on from there.
@@ -360,8 +361,10 @@ def sample_windows(
         window_codes = reader.upto(math.ceil(end * config.audio_frame_rate))
         if not len(window_codes):
             raise MusicotError("there are no audio codes to render")
+        middle = (window.fresh + window.stop) / 2 / config.latent_rate
+        asked = np.atleast_2d(vector)  # one for the song, or one a segment
         clap = window_vectors(
-            vector,
+            asked[min(int(middle / thought_seconds), len(asked) - 1)],
             thoughts,
             # centres, because a window of 10 s is a fraction of a frame longer than 10 s
             first=(window.start + 0.5) / config.latent_rate,

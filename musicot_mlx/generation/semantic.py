@@ -17,7 +17,7 @@ Several songs run in one batch as well (`plan_many`, `audio_many`): candidates c
 one song, because a step reads the weights once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -202,10 +202,12 @@ def audio_many(
     top_k: int = 0,
     top_p: float = 1.0,
     start: np.ndarray | None = None,
+    changes: Mapping[int, Sequence[Condition]] | None = None,
 ) -> Iterator[np.ndarray]:
     """audio_tokens for several songs of one length in one batch: blocks (songs, codes).
 
     thoughts: (songs, levels, segments); start: (songs, codes); a condition and a key each.
+    changes: the conditions from a segment on, where a song is asked for something else there.
     """
     config, vocabulary = lm.config, lm.config.vocabulary
     check_sampling(temperature, top_k, top_p)
@@ -232,18 +234,22 @@ def audio_many(
             f"for {songs}"
         )
     vocabulary.audio_ids(kept)  # checks the range
+    asked = {0: conditions, **(changes or {})}
+    for changed in asked.values():
+        _check_conditions(vocabulary, changed, keys)
 
     def blocks() -> Iterator[np.ndarray]:
         codes = kept.astype(np.int32)  # (songs, frames so far)
         step_keys = zip(*(keys_by_step(k, skip=codes.shape[1]) for k in keys), strict=True)
         head = lm.head(*vocabulary.audio_range)
-        for window in windows(segments, config.context_segments):
-            stop = min(frames, config.first_frame(window.stop))
+        for window, first, last in _stretches(segments, config.context_segments, asked):
+            stop = min(frames, config.first_frame(last))
             if stop <= codes.shape[1]:
                 continue
             past = codes[:, config.first_frame(window.start) :]
             held = _held_thoughts(config, thoughts, window)
-            rows = _audio_rows(lm, conditions, held, past, guidance_scale, unconditional)
+            now = asked[max(segment for segment in asked if segment <= first)]
+            rows = _audio_rows(lm, now, held, past, guidance_scale, unconditional)
             run = _Run(lm, rows, songs)
             waiting: list[mx.array] = []
             for _ in range(codes.shape[1], stop):
@@ -267,6 +273,17 @@ def audio_many(
             yield block
 
     return blocks()
+
+
+def _stretches(
+    segments: int, context: int, starts: Collection[int]
+) -> Iterator[tuple[Window, int, int]]:
+    """Each window of a song, cut where one of `starts` lies in it: window, first, last segment."""
+    for window in windows(segments, context):
+        inside = sorted(start for start in starts if window.start < start < window.stop)
+        ends = [*inside, window.stop]
+        for first, last in zip([window.start, *inside], ends, strict=True):
+            yield window, first, last
 
 
 class _Run:

@@ -541,8 +541,25 @@ class MusicotPipeline:
             top_k=top_k,
             top_p=top_p,
             start=start,
+            changes=self._changes(plans[0], len(plans)),
         )
         return blocks if start is None else itertools.chain([start], blocks)
+
+    def _changes(self, plan: Plan, songs: int) -> dict[int, list[Condition]]:
+        """What the LM is asked for from a segment on: where a segment was set to words, these and
+        its own thought, as in training, where the vector is that of audio; then the song again.
+        """
+        changes: dict[int, list[Condition]] = {}
+        words = plan.words()
+        for segment, text in enumerate(words):
+            if text is not None:
+                tags = self._tags(self.clap.embed_text([text])[0], None)
+                own = self._condition(plan.embeddings[segment], tags, plan.lyrics)
+                changes[segment] = [own] * songs
+            elif segment and words[segment - 1] is not None:
+                song = self._condition(plan.vector, plan.tags, plan.lyrics)
+                changes[segment] = [song] * songs
+        return changes
 
     def _kept(self, keep: Song | str | Path | None, plan: Plan | None) -> Kept | None:
         """What stays of an earlier song."""
@@ -677,7 +694,7 @@ class MusicotPipeline:
         latents = sample_windows(
             self.diffusion,
             list(codes()) if stages_in_turn else codes(),
-            plan.vector,
+            plan.vectors(),
             plan.embeddings,
             frames=-(-samples // self.vae.config.samples_per_latent),
             duration=plan.duration,

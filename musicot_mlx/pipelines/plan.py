@@ -102,6 +102,19 @@ class Plan:
         places = self._places(where)
         return self._arranged(places, {"edit": "take", "segments": places})
 
+    def words(self) -> list[str | None]:
+        """What each segment was set to in words, None where the song's own prompt holds."""
+        return [origin.words if origin.kind == "words" else None for origin in self.origins]
+
+    def vectors(self) -> np.ndarray:
+        """What each segment is asked to be, float32 (segments, dim): the song's vector, and in a
+        segment that was set to words its own thought. (dim,) where no segment was.
+        """
+        own = [text is not None for text in self.words()]
+        if not any(own):
+            return self.vector
+        return np.where(np.array(own)[:, None], self.embeddings, self.vector)
+
     def changed(self, other: "Plan") -> int:
         """The first segment whose thought differs from the other plan's; where one ends, if none
         does.
