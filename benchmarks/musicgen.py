@@ -84,7 +84,7 @@ def steps(rounds: int) -> dict[str, Any]:
     rows = []
     for count in (60, 240):
         ours, theirs = [], []
-        for _ in range(rounds if count < 100 else 2):
+        for _ in range(rounds if count < 100 else 1 + rounds // 4):
             theirs.append(1e3 * beside(count))
             ours.append(1e3 * seconds_a_step(lm, 1, count))
         rows.append({"steps": count, "mlx_ms": _spread(ours), "torch_ms": _spread(theirs)})
@@ -235,21 +235,22 @@ def batch(rounds: int) -> dict[str, Any]:
     return out
 
 
-LENGTHS = ((30.0, 24), (30.0, 4), (90.0, 4))  # seconds, layers
+# seconds, layers, seconds that are given: whole depth at the end of 30 s, and beyond one window
+LENGTHS = ((30.0, 24, 29.0), (30.0, 2, 0.0), (90.0, 2, 0.0))
 
 
 def memory(rounds: int) -> dict[str, Any]:
-    """Peak memory of the decoder alone; 30 s whole, and beyond one window at fewer layers."""
+    """Peak memory of the decoder alone: at 30 s, and beyond one window at fewer layers."""
     rows = []
-    for seconds, layers in LENGTHS:
-        command = [sys.executable, __file__, "--one-memory", str(seconds), str(layers)]
+    for length in LENGTHS:
+        command = [sys.executable, __file__, "--one-memory", *map(str, length)]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         rows.append(json.loads(out))
     return {"rows": rows}
 
 
-def one_memory(seconds: float, layers: int) -> dict[str, Any]:
-    """Generate so much in this process and say what was held at most."""
+def one_memory(seconds: float, layers: int, given: float) -> dict[str, Any]:
+    """Generate so much in this process, its first seconds given; say what was held at most."""
     config = dataclasses.replace(MUSICGEN_SMALL, num_hidden_layers=layers)
     lm = network(config)
     weights = sum(value.nbytes for _, value in tree_flatten(lm.parameters()))
@@ -258,15 +259,18 @@ def one_memory(seconds: float, layers: int) -> dict[str, Any]:
     cached = -(-cached // 256) * 256  # the cache grows in blocks
     text = 2 * TEXT_TOKENS * config.hidden_size * 4 * layers
     caches = 2 * 2 * cached * config.hidden_size * 4 * layers + text
+    shape = (1, config.num_codebooks, round(given * config.frame_rate))
+    start = np.random.default_rng(0).integers(0, config.vocab_size, shape)
     mx.clear_cache()
     mx.reset_peak_memory()
     most_cached = 0
-    for _ in blocks(lm, 1, frames):
+    for _ in blocks(lm, 1, frames, start=start):
         most_cached = max(most_cached, mx.get_cache_memory())
     peak = mx.get_peak_memory()
     scale = 1 if sys.platform == "darwin" else 1024
     return {
         "seconds": seconds,
+        "of_them_given": given,
         "layers": layers,
         "weights_bytes": weights,
         "caches_bytes": caches,
@@ -337,16 +341,20 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("sections", nargs="*", help=f"all, or some of {', '.join(SECTIONS)}")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="keep the results here, section by section")
-    parser.add_argument("--one-memory", nargs=2, type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--one-memory", nargs=3, type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one_memory:
-        print(json.dumps(one_memory(args.one_memory[0], int(args.one_memory[1]))))
+        seconds, layers, given = args.one_memory
+        print(json.dumps(one_memory(seconds, int(layers), given)))
         return 0
     results = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
-    for name in args.sections:
+    unknown = sorted(set(args.sections) - set(SECTIONS))
+    if unknown:
+        parser.error(f"unknown section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
+    for name in args.sections or SECTIONS:
         results[name] = globals()[name](args.rounds)
         results |= {"recipe": f"{args.rounds} rounds in turns, medians", "machine": machine()}
         if args.json:
