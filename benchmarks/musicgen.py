@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import musicot_mlx  # noqa: F401  (OpenBLAS before MLX)
+import musicot_mlx  # (OpenBLAS before MLX)
 
 # isort: split
 import mlx.core as mx
@@ -295,14 +295,14 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    names = ("mlx", "torch", "transformers", "numpy", "musicot-mlx")
+    packages = {name: version(name) for name in ("mlx", "torch", "transformers", "numpy")}
     return {
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": THREADS,
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in names},
+        "packages": {**packages, "musicot-mlx": musicot_mlx.__version__},
     }
 
 
