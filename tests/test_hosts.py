@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,13 @@ def launch(script: Path) -> str:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    deadline = threading.Timer(150, run.kill)  # a hang is a failed test, not a suite that stands
+    deadline.start()
     try:
-        said = run.stdout.read()
+        return run.stdout.read()
     finally:
+        deadline.cancel()
         run.kill()
-    return said
 
 
 @pytest.mark.skipif(not LAUNCH.is_file() or not shutil.which("ps"), reason="needs mlx.launch, ps")
