@@ -10,7 +10,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 import musicot_mlx as mc
-from musicot_mlx.convert.convert import EXACT
+from musicot_mlx.convert.families.musicot import EXACT
 from musicot_mlx.pipelines.musicot import PARTS
 from musicot_mlx.weights import checkpoint
 from musicot_mlx.weights.config import config_from_dict
