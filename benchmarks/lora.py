@@ -92,13 +92,13 @@ def style(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     before = model_hash(args.model)
     parts = {}
     for part, more in (
-        ("semantic_lm", ["--learning-rate", "5e-4", "--max-seq-length", "400"]),
-        ("diffusion", ["--learning-rate", "3e-4"]),
+        ("semantic_lm", ["--batch-size", "2", "--learning-rate", "5e-4", "--max-seq-length", "400"]),
+        ("diffusion", ["--batch-size", "8", "--learning-rate", "6e-4"]),
     ):
         out = work / part
         shutil.rmtree(out, ignore_errors=True)
         began = time.perf_counter()
-        common = ["--part", part, "--batch-size", "2", "--steps-per-eval", str(args.steps // 4)]
+        common = ["--part", part, "--steps-per-eval", str(args.steps // 4)]
         common += ["--val-batches", "12", "--render-seconds", "0", *more]
         found = lora(args.model, data, out, args.steps, *common)
         parts[part] = {
