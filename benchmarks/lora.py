@@ -92,7 +92,10 @@ def style(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     before = model_hash(args.model)
     parts = {}
     for part, more in (
-        ("semantic_lm", ["--batch-size", "2", "--learning-rate", "5e-4", "--max-seq-length", "400"]),
+        (
+            "semantic_lm",
+            ["--batch-size", "2", "--learning-rate", "5e-4", "--max-seq-length", "400"],
+        ),
         ("diffusion", ["--batch-size", "8", "--learning-rate", "6e-4"]),
     ):
         out = work / part
