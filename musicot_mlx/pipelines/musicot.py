@@ -54,6 +54,7 @@ from musicot_mlx.weights.checkpoint import (
 )
 from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.hub import resolve
+from musicot_mlx.weights.tags import near_tags
 
 Progress = Callable[[str, int, int], None]
 
@@ -269,7 +270,7 @@ class MusicotPipeline:
             vector = unit(heard.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
             names = " + ".join(Path(file).name for file in files)
             origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
-        chosen = self._tags(vector, tags)
+        chosen = self._tags(vector, tags, prompt)
         if reference is not None:
             codes = quantised(self, heard)
         else:
@@ -345,7 +346,7 @@ class MusicotPipeline:
             thought_seconds=step,
             seed=seed,
             prompt=prompt,
-            tags=tuple(self._tags(vector, tags)),
+            tags=tuple(self._tags(vector, tags, prompt)),
             lyrics=lyrics or "",
             origins=tuple(origins),
         )
@@ -553,7 +554,7 @@ class MusicotPipeline:
         words = plan.words()
         for segment, text in enumerate(words):
             if text is not None:
-                tags = self._tags(self.clap.embed_text([text])[0], None)
+                tags = self._tags(self.clap.embed_text([text])[0], None, text, plan.prompt)
                 own = self._condition(plan.embeddings[segment], tags, plan.lyrics)
                 changes[segment] = [own] * songs
             elif segment and words[segment - 1] is not None:
@@ -775,16 +776,18 @@ class MusicotPipeline:
         """CLAP text embeddings of the model's tags, (tags, dim); constant for a model."""
         return self.clap.embed_text(list(self.semantic_lm.config.tags))
 
-    def _tags(self, vector: np.ndarray, wanted: Sequence[str] | None) -> list[str]:
-        """The tags asked for, or every tag whose CLAP-text cosine with the prompt exceeds delta (eq
-        5).
+    def _tags(
+        self, vector: np.ndarray, wanted: Sequence[str] | None, *words: str | None
+    ) -> list[str]:
+        """The tags asked for, or those near the prompt's CLAP vector and the tempo that its words
+        name.
         """
         names = self.semantic_lm.config.tags
         if wanted is None:
             if not names:
                 return []
-            near = self._tag_vectors @ vector > self.sampling.tag_threshold
-            return [name for name, is_near in zip(names, near, strict=True) if is_near]
+            cosine = self._tag_vectors @ vector
+            return near_tags(names, cosine, self.sampling.tag_threshold, words)
         for tag in wanted:
             if tag not in names:
                 near = difflib.get_close_matches(tag, names, n=1)

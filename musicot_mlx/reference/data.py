@@ -4,7 +4,7 @@ given, the score.
 The file is a list with an entry a song: `audio_file, text_prompt, lyrics, genre_tags,
 instrument_tags, duration, artist, title`, of which audio_file (relative to the metadata),
 text_prompt and duration (seconds) must be there; tags are a list or one string with commas. An
-entry may also hold `captions` (other wordings of the prompt) and `windows` (`start`,
+entry may also hold `bpm`, `captions` (other wordings of the prompt) and `windows` (`start`,
 `end`, `captions` of a stretch), and a `.npz` beside the audio with `roll`, the score at 25 frames a
 second; the procedural band writes all three.
 """
@@ -20,6 +20,7 @@ import soundfile
 import soxr
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.weights.tags import tempo_of
 
 ROLL_RATE = 25.0
 
@@ -56,6 +57,7 @@ class SongEntry:
         if not all(isinstance(w, dict) and w.get("captions") and "start" in w for w in windows):
             raise MusicotError(f"{name}: each of windows needs start and captions")
         tags = (*_strings(record, "genre_tags"), *_strings(record, "instrument_tags"))
+        tags += tempo_of(record)
         return cls(
             path=folder / name,
             duration=duration,

@@ -21,6 +21,7 @@ from typing import Any
 import soundfile
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.weights.tags import tempo_of
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff"}
 SPLITS = ("train", "valid", "test")
@@ -194,8 +195,11 @@ def _entry(folder: Path, record: dict[str, Any], trigger: str | None, minutes: f
         tags=tuple(
             dict.fromkeys(
                 tag
-                for name in ("tags", "genre_tags", "instrument_tags")
-                for tag in _strings(record.get(name))
+                for tags in (
+                    *(_strings(record.get(n)) for n in ("tags", "genre_tags", "instrument_tags")),
+                    tempo_of(record),
+                )
+                for tag in tags
             )
         ),
         windows=tuple(

@@ -32,6 +32,7 @@ from musicot_mlx.training.losses import (
     diffusion_loss,
 )
 from musicot_mlx.training.songs import Encoder, Piece, digest, mono, with_channels
+from musicot_mlx.weights.tags import is_tempo, near_tags
 
 HOP = 2.5  # seconds between two CLAP windows of a song
 WINDOW = 10.0  # seconds of one
@@ -208,11 +209,12 @@ class MusicotTask:
         if not config.tags:
             return ()
         if tags:
-            self.unknown_tags |= set(tags) - set(config.tags)
+            self.unknown_tags |= {tag for tag in tags if not is_tempo(tag)} - set(config.tags)
             chosen = [config.tags.index(tag) for tag in tags if tag in config.tags]
         else:
-            near = self._tag_vectors @ caption > self.model.sampling.tag_threshold
-            chosen = np.flatnonzero(near).tolist()
+            threshold = self.model.sampling.tag_threshold
+            near = near_tags(config.tags, self._tag_vectors @ caption, threshold)
+            chosen = [config.tags.index(tag) for tag in near]
         return tuple(config.vocabulary.tag_id(index) for index in chosen)
 
     def _lyrics_ids(self, lyrics: str) -> list[int]:

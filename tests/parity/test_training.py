@@ -8,7 +8,9 @@ import ast
 import copy
 import json
 import math
+import re
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import mlx.core as mx
@@ -28,6 +30,7 @@ from musicot_mlx.reference import clap as clap_parts  # noqa: E402
 from musicot_mlx.reference import trainer  # noqa: E402
 from musicot_mlx.reference.clap import embed_text, tokenize  # noqa: E402
 from musicot_mlx.reference.data import SongData  # noqa: E402
+from musicot_mlx.reference.from_mlx import from_mlx  # noqa: E402
 from musicot_mlx.reference.musicot import PARTS, MusicotReference  # noqa: E402
 from musicot_mlx.reference.semantic_lm import SemanticLM  # noqa: E402
 from musicot_mlx.reference.train import codes, command, encode, noise  # noqa: E402
@@ -656,11 +659,38 @@ def test_start_from_a_checkpoint(studio: dict[str, Path], tmp_path: Path) -> Non
     assert torch.equal(rows[new.thought_id(1, 2)], learned[old.thought_id(1, 2)])
 
 
+def test_mlx_folder_turned_back(stirred: dict[str, Path]) -> None:
+    """Every weight that conversion keeps comes back, bit for bit, where it was."""
+    before = MusicotReference.from_pretrained(stirred["torch"]).state_dict()
+    after = from_mlx(stirred["mlx"]).state_dict()
+    assert after.keys() == before.keys()
+    for name in PARTS:
+        rules = import_module(f"musicot_mlx.convert.keymaps.{name}").RULES
+        for key in (k.removeprefix(f"{name}.") for k in before if k.startswith(f"{name}.")):
+            rule = next(rule for rule in rules if re.fullmatch(rule.pattern, key))
+            same = torch.equal(after[f"{name}.{key}"], before[f"{name}.{key}"])
+            assert same or rule.target is None, key
+    config = json.loads((stirred["torch"] / "config.json").read_text())
+    assert Start.read(stirred["mlx"]).config["diffusion"] == config["diffusion"]
+    with pytest.raises(MusicotError, match="is a PyTorch checkpoint"):
+        from_mlx(stirred["torch"])
+
+
 def test_start_from_trains_on(studio: dict[str, Path], tmp_path: Path, capsys) -> None:
     paths = {**studio, "out": tmp_path / "out"}
     begin = ("--start-from", str(studio["out"] / "checkpoint"))
-    assert run(paths, *begin, "--stage", "clap", "best_rq", "semantic_tokenizer", "rvq") == 0
+    stages = ("clap", "best_rq", "semantic_tokenizer", "encode", "rvq")
+    assert run(paths, *begin, "--stage", *stages) == 0
     assert capsys.readouterr().out.count(", from ") == 2  # the tokenizer goes on from best_rq
+    alone = {**studio, "out": tmp_path / "alone"}
+    assert run(alone, *begin, "--stage", "rvq") == 0
+    books = [
+        [v for k, v in load_weights(out / "rvq").items() if k.endswith("embed")]
+        for out in (studio["out"], paths["out"], alone["out"])
+    ]
+    for first, followed, kept in zip(*books, strict=True):
+        assert torch.equal(first, kept)  # CLAP is the one they were made for
+        assert not torch.equal(first, followed)
     was = load_weights(studio["out"] / "clap")
     moved = [
         float((value.float() - was[key].float()).abs().max())

@@ -1,10 +1,12 @@
 """The stages that learn from encoded songs: thought codebooks, language model, diffusion."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from musicot_mlx.atomic import write_text
 from musicot_mlx.reference import clap as clap_parts
@@ -19,12 +21,14 @@ from musicot_mlx.reference.trainer import Batch, Metrics, save_atomic, to_device
 
 def train_rvq(studio: Studio) -> None:
     """Fit the codebooks on the CLAP embeddings of encoded songs: k-means start, EMA, dead codes
-    replaced. A checkpoint's codebooks stay as they are: its language model knows thoughts by them.
+    replaced. A checkpoint's codebooks stay as they are, since its language model knows thoughts by
+    them; where CLAP has gone on learning, they follow it from where they were.
     """
     options = studio.options("rvq")
     if not studio.process.is_main_process:
         return
-    if studio.start is not None and not studio.has("rvq"):
+    begun = studio.start is not None and not studio.has("rvq")
+    if begun and not studio.has("clap") and not studio.has("clap_noise"):
         (studio.out / "rvq").mkdir(parents=True, exist_ok=True)
         save_atomic({"ema": studio.rvq().state_dict()}, studio.out / "rvq" / "last.pt")
         return
@@ -35,14 +39,17 @@ def train_rvq(studio: Studio) -> None:
     )
     rvq = build_rvq(
         studio.config["rvq"],
-        kmeans_init=True,
+        kmeans_init=not begun,
         kmeans_iters=20,
         threshold_ema_dead_code=2,
         decay=0.95,
         sync_codebook=False,
     )
+    if begun:
+        rvq.load_state_dict(studio.rvq().state_dict())
     rvq.train()
-    rvq(embeddings[torch.randperm(len(embeddings))[:16384]][None])  # k-means start
+    if not begun:
+        rvq(embeddings[torch.randperm(len(embeddings))[:16384]][None])  # k-means start
     for _ in range(min(options["steps"], 40 * len(embeddings) // options["batch_size"] + 1)):
         rvq(embeddings[torch.randint(len(embeddings), (options["batch_size"],))][None])
     rvq.eval()
@@ -126,13 +133,18 @@ def train_semantic_lm(studio: Studio) -> None:
             text, lambda t: tokenizer.encode(t, add_special_tokens=False).ids
         )
 
-    def stretch(data: Encoded, rng: np.random.Generator) -> dict[str, Any]:
-        """One item: a stretch of a song of 5 s up to the context, from a multiple of 2.5 s."""
+    context = int(config["context_seconds"] / 2.5)
+
+    def length_of(rng: np.random.Generator) -> int:
+        """How long the stretches of a batch are, in 2.5 s: 5 s up to the context, often all."""
+        return context if rng.random() < 0.4 else int(rng.integers(2, context + 1))
+
+    def stretch(data: Encoded, rng: np.random.Generator, length: int) -> dict[str, Any]:
+        """One item: a stretch of a song of so many 2.5 s, or as long as the song is."""
         entry, song = data.draw(rng)
         windows = song["clap"].shape[0]  # every 2.5 s, each 10 s long
         steps = 4 + windows - 1  # the song's length in 2.5 s
-        longest = min(steps, int(config["context_seconds"] / 2.5))
-        length = longest if rng.random() < 0.4 else int(rng.integers(2, longest + 1))
+        length = min(length, steps)
         first = int(rng.integers(0, steps - length + 1))
         starts = np.minimum(np.arange(first, first + length, 4), windows - 1)
         near = min(first, windows - 1)  # a short stretch at the end lies in the last window
@@ -157,10 +169,16 @@ def train_semantic_lm(studio: Studio) -> None:
     training = Encoded(studio, studio.data.training, text_share=share)
     held_out = Encoded(studio, studio.data.validation, text_share=share)
     rng = np.random.default_rng(0)
-    checks = [collate([stretch(held_out, rng) for _ in range(8)]) for _ in range(3)]
+    lengths = (context, context // 2, context // 4)
+    checks = [collate([stretch(held_out, rng, length) for _ in range(8)]) for length in lengths]
 
     def batch(step: int, rng: np.random.Generator) -> Batch:
-        return collate([stretch(training, rng) for _ in range(options["batch_size"])])
+        """Items of one length, so that none is padded: batch_size of the longest, or as many as
+        have as many tokens.
+        """
+        length = length_of(rng)
+        size = max(1, round(options["batch_size"] * context / length))
+        return collate([stretch(training, rng, length) for _ in range(size)])
 
     def validate(model: nn.Module) -> Metrics:
         results = [model.lm.losses(b, thoughts=bare < 1) for b in checks]
@@ -183,9 +201,13 @@ class DiffusionTraining(nn.Module):
     def __init__(self, diffusion: nn.Module) -> None:
         super().__init__()
         self.diffusion = diffusion
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # which a CPU heeds as well
 
     def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        return self.diffusion.loss(**batch), {}
+        # a CPU's fused attention is slower than matrix products at a window's few hundred frames
+        plain = batch["latents"].device.type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+            return self.diffusion.loss(**batch), {}
 
 
 def diffusion_config(studio: Studio) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""Which of a model's tags a prompt asks for: those near it in CLAP's space, and its tempo.
+
+A small CLAP knows slow from fast but not 96 from 104 beats a minute, so a number in the words goes
+past it: tempi are tags of their own, "104 bpm", on a grid whose steps are 4 %. Numpy alone, because
+the pipeline and both trainers count with it.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SLOWEST, STEP, STEPS = 60.0, 1.04, 29  # BPM of the first tempo tag, ratio and number of steps
+_TAG = re.compile(r"(\d+) bpm")
+_NAMED = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a) minute)", re.I)
+
+
+def tempo_tag(bpm: float) -> str:
+    """The tag of a tempo; doubled or halved into 60 to 180 BPM. Raises ValueError for none."""
+    if not 0 < bpm < math.inf:
+        raise ValueError(f"tempo is {bpm} BPM, expected one above 0")
+    while bpm < SLOWEST / STEP**0.5:
+        bpm *= 2
+    while bpm > SLOWEST * STEP ** (STEPS - 0.5):
+        bpm /= 2
+    step = round(math.log(bpm / SLOWEST) / math.log(STEP))
+    return f"{SLOWEST * STEP**step:.0f} bpm"
+
+
+def tempo_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tempo tag of a song's metadata, by its `bpm`; none where that is no tempo."""
+    try:
+        return (tempo_tag(float(record["bpm"])),)
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def is_tempo(tag: str) -> bool:
+    return _TAG.fullmatch(tag) is not None
+
+
+def named_tempo(words: str | None) -> float | None:
+    """The BPM that words name ("a waltz at 96 BPM"), the first of several; None where none."""
+    found = _NAMED.search(words or "")
+    return float(found[1]) if found and float(found[1]) > 0 else None
+
+
+def near_tags(
+    names: Sequence[str], cosine: np.ndarray, threshold: float, words: Iterable[str | None] = ()
+) -> list[str]:
+    """Of a model's tags those whose CLAP-text cosine (tags,) with the prompt exceeds delta (eq 5),
+    and the tempo that one of `words` names, the first that does.
+    """
+    near = [n for n, c in zip(names, cosine, strict=True) if c > threshold and not is_tempo(n)]
+    bpm = next((found for text in words if (found := named_tempo(text))), None)
+    if bpm is not None and tempo_tag(bpm) in names:
+        near.append(tempo_tag(bpm))
+    return near

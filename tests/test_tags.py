@@ -1,0 +1,49 @@
+"""Tags that a prompt asks for: by CLAP cosine and by the tempo it names."""
+
+import numpy as np
+import pytest
+
+from musicot_mlx.weights.tags import is_tempo, named_tempo, near_tags, tempo_of, tempo_tag
+
+
+def test_tempo_tags_are_a_grid_of_four_percent() -> None:
+    tags = {tempo_tag(bpm) for bpm in np.arange(60, 181, 0.5)}
+    tempi = sorted(int(tag.split()[0]) for tag in tags)
+    assert tempi[0] == 60 and 170 < tempi[-1] < 190 and 25 <= len(tempi) <= 32
+    for bpm in np.arange(60, 181, 0.5):
+        assert abs(int(tempo_tag(bpm).split()[0]) / bpm - 1) < 0.03
+    assert tempo_tag(240) == tempo_tag(120) == tempo_tag(480)
+    with pytest.raises(ValueError, match="expected one above 0"):
+        tempo_tag(0)
+
+
+@pytest.mark.parametrize(
+    ("words", "bpm"),
+    [
+        ("techno at 132 BPM", 132.0),
+        ("a waltz, 96bpm, then 120 bpm", 96.0),
+        ("slow, 62.5 beats per minute", 62.5),
+        ("a 90-bpm groove", 90.0),
+        ("from 1984, with 12 violins", None),
+        ("bpm", None),
+        (None, None),
+    ],
+)
+def test_named_tempo(words: str | None, bpm: float | None) -> None:
+    assert named_tempo(words) == bpm
+
+
+def test_near_tags_take_the_tempo_from_words_alone() -> None:
+    names = ["piano", tempo_tag(96), tempo_tag(120), "slow"]
+    cosine = np.array([0.95, 0.99, 0.1, 0.5])
+    assert near_tags(names, cosine, 0.9) == ["piano"]
+    assert near_tags(names, cosine, 0.9, ("a song at 120 BPM",)) == ["piano", tempo_tag(120)]
+    assert near_tags(names, cosine, 0.9, (None, "96 BPM")) == ["piano", tempo_tag(96)]
+    assert near_tags(names, cosine, 0.9, ("at 150 BPM",)) == ["piano"]  # the model knows no such
+
+
+def test_tempo_of_metadata() -> None:
+    assert tempo_of({"bpm": "139.7"}) == (tempo_tag(139.7),)
+    assert is_tempo(*tempo_of({"bpm": 80}))
+    for record in ({}, {"bpm": None}, {"bpm": "fast"}, {"bpm": -1}, {"bpm": float("nan")}):
+        assert tempo_of(record) == ()
