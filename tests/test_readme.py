@@ -1,4 +1,4 @@
-"""The README is executed: snippets run, and its tables are the programs' own words.
+"""The README and the pages it leads to are executed: snippets run, tables are generated.
 
 `python -m tests.test_readme` writes the tables anew.
 """
@@ -15,6 +15,7 @@ from musicot_mlx.cli import COMMANDS, build_parser, main
 from musicot_mlx.weights import hub
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+PAGES = (README, *(README.parent / "docs" / name for name in ("commands.md", "training.md")))
 
 
 def _flag_table(command: str) -> str:
@@ -48,7 +49,8 @@ def _with_tables(text: str) -> str:
 
 
 def _snippets(language: str) -> Iterator[str]:
-    yield from re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    for page in PAGES:
+        yield from re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -69,9 +71,21 @@ def here(
     return folder
 
 
-def test_tables_are_the_help_texts() -> None:
-    text = README.read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_the_help_texts(page: Path) -> None:
+    text = page.read_text()
     assert text == _with_tables(text), "run: python -m tests.test_readme"
+
+
+def test_every_command_has_its_options_told() -> None:
+    told = re.findall(r"<!-- flags: (\w+) -->", PAGES[1].read_text())
+    assert told == list(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#\s]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
 
 
 def test_first_screen() -> None:
@@ -103,4 +117,5 @@ def test_shell(here: Path, tiny_reference: Path) -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(_with_tables(README.read_text()))
+    for page in PAGES:
+        page.write_text(_with_tables(page.read_text()))
