@@ -418,3 +418,10 @@ def test_a_data_set_that_the_trainer_reads(tmp_path, monkeypatch):
     mono = render(piece).mean(axis=1)[44100 : 3 * 44100]
     np.testing.assert_allclose(sound[:, 0], mono, atol=1e-4)
     assert np.array_equal(read_roll(song.path, 1.0, 50), piece.roll()[25:75])
+
+
+@pytest.mark.filterwarnings("error")
+def test_window_past_the_end_is_the_last_frame() -> None:
+    piece = compose(3, duration=20.0)
+    assert piece.activity(25.0, 35.0) == piece.activity(20.0 - 1e-6)
+    assert set(piece.instruments(25.0, 35.0)) <= set(piece.instruments())

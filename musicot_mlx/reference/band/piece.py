@@ -65,8 +65,10 @@ class Piece:
         return grid
 
     def _frames(self, start: float, end: float | None) -> slice:
+        """Of a window; one that starts after the end is the last frame."""
         end = self.duration if end is None else end
-        return slice(int(start * GRID), max(int(start * GRID) + 1, int(round(end * GRID))))
+        first = min(int(start * GRID), int(np.ceil(self.duration * GRID)) - 1)
+        return slice(first, max(first + 1, int(round(end * GRID))))
 
     def shares(self, start: float = 0.0, end: float | None = None) -> dict[str, float]:
         """Share of the window (0-1) in which each instrument of the piece sounds."""
