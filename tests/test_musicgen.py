@@ -14,7 +14,7 @@ from musicot_mlx.generation.musicgen import Condition, generate_codes, windows
 from musicot_mlx.generation.sampling import draw_codebooks, keys_by_step
 from musicot_mlx.models import musicgen as network
 from musicot_mlx.models.musicgen import MUSICGEN_SMALL, CrossAttention, Musicgen, MusicgenConfig
-from musicot_mlx.nn import few_rows
+from musicot_mlx.nn import few_rows, lanes
 from musicot_mlx.weights.checkpoint import load_arrays, load_strict, part, save_checkpoint
 from tests.networks import randomize
 
@@ -100,6 +100,31 @@ def test_few_rows_in_both_forms(monkeypatch, rows):
         y = few_rows.linear(layer, x)
         assert y.shape == (rows, 1, 10)
         assert mx.abs(y - layer(x)).max().item() < 1e-5
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 16, 17])
+def test_few_rows_in_two_lanes(monkeypatch, rows):
+    """Halves of the channels on two streams, in blocks, are the layer; 17 rows are too many."""
+    monkeypatch.setattr(few_rows, "_FEWEST_WEIGHTS", 1)
+    monkeypatch.setattr(few_rows, "plain_is_slow", lambda x: True)
+    asked = []
+    lane = mx.new_stream(mx.cpu)
+    monkeypatch.setattr(lanes, "second_lane", lambda: asked.append(1) or lane)
+    for channels, inputs in ((64, 24), (96, 24), (40, 24)):
+        layer = nn.Linear(inputs, channels, bias=False)
+        x = mx.random.normal((rows, 1, inputs))
+        y = few_rows.linear(layer, x)
+        assert y.shape == (rows, 1, channels)
+        assert mx.abs(y - layer(x)).max().item() < 1e-5
+    assert len(asked) == (2 if rows <= 16 else 0), "20 channels divide into no blocks of 8"
+
+
+def test_blocks_are_small_products():
+    for channels, inputs, rows in ((2048, 1024, 2), (512, 4096, 16), (768, 6144, 4)):
+        block = few_rows.block_size(channels, inputs, rows)
+        assert block >= 8 and channels % block == 0
+        assert block * rows * inputs <= 100**3 and block * rows <= 1200
+    assert few_rows.block_size(20, 64, 2) == few_rows.block_size(1024, 1 << 20, 2) == 0
 
 
 @pytest.mark.parametrize("time", [1, 3])

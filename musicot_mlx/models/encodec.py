@@ -22,7 +22,9 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
-from musicot_mlx.nn.elementwise import elu, plain_is_slow
+from musicot_mlx.nn.elementwise import elu, exp_steps, plain_is_slow
+from musicot_mlx.nn.few_rows import block_size
+from musicot_mlx.nn.lanes import second_lane, side_by_side
 from musicot_mlx.nn.windows import in_windows
 from musicot_mlx.weights.config import config_from_dict
 
@@ -98,6 +100,7 @@ class EncodecConfig:
 
 
 ENCODEC_32KHZ = EncodecConfig()
+BEHIND = 10  # steps between two LSTM layers: each piece reads its input weights once more
 LONGEST = 50  # frames at once: a second, of which a CPU's cache holds the most part
 
 
@@ -258,7 +261,8 @@ class LSTM(nn.Module):
     """One layer over (batch, time, channels) from a state, or zeros, to all outputs and the state.
 
     The gates stand in PyTorch's order: input, forget, cell, output. Where there is Metal a step's
-    element-wise half is one compiled kernel instead of a dozen; on a CPU the steps run in numpy.
+    element-wise half is one compiled kernel instead of a dozen; on a CPU the weights are read in
+    blocks, or by numpy.
     """
 
     def __init__(self, channels: int) -> None:
@@ -274,6 +278,8 @@ class LSTM(nn.Module):
             zeros = mx.zeros((x.shape[0], self.wh.shape[1]), dtype=x.dtype)
             state = zeros, zeros
         if plain_is_slow(x):
+            if pipelined(self.wh, x):
+                return block_steps(inputs, self.wh, state)
             return host_steps(inputs, self.wh, state)
         cell_step = fused_cell() if mx.metal.is_available() else plain_cell
         return lazy_steps(inputs, self.wh, state, cell_step)
@@ -304,6 +310,35 @@ def plain_cell(inputs: mx.array, recurrent: mx.array, cell: mx.array) -> State:
 def fused_cell() -> Callable[[mx.array, mx.array, mx.array], State]:
     """plain_cell as one compiled kernel."""
     return mx.compile(plain_cell)
+
+
+def pipelined(wh: mx.array, x: mx.array) -> bool:
+    """Whether the steps of a layer with these weights are block_steps, for x (batch, ...)."""
+    return plain_is_slow(x) and second_lane() is not None and block_size(*wh.shape, len(x)) > 0
+
+
+def block_steps(inputs: mx.array, wh: mx.array, state: State) -> tuple[mx.array, State]:
+    """lazy_steps with products so small that OpenBLAS reads the weights where they are."""
+    hidden, cell = state
+    rows, channels = hidden.shape
+    blocks = wh.reshape(-1, block_size(*wh.shape, rows), channels)
+    outputs = []
+    for step in range(inputs.shape[1]):
+        recurrent = (blocks @ hidden.T[None]).reshape(4 * channels, rows).T
+        hidden, cell = _cell_of_steps(inputs[:, step], recurrent, cell)
+        outputs.append(hidden)
+    return mx.stack(outputs, axis=1), (hidden, cell)
+
+
+@mx.compile
+def _cell_of_steps(inputs: mx.array, recurrent: mx.array, cell: mx.array) -> State:
+    """plain_cell without the C library's exponentials."""
+    gates = inputs + recurrent
+    channels = cell.shape[-1]
+    twice = mx.arange(4 * channels) // channels == 2  # tanh(g) = 2 * sigmoid(2 * g) - 1
+    i, f, g, o = mx.split(1 / (1 + exp_steps(mx.where(twice, -2.0, -1.0) * gates)), 4, axis=-1)
+    cell = f * cell + i * (2 * g - 1)
+    return o * (2 / (1 + exp_steps(-2 * cell)) - 1), cell
 
 
 def host_steps(inputs: mx.array, wh: mx.array, state: State) -> tuple[mx.array, State]:
@@ -437,7 +472,7 @@ class Encodec(nn.Module):
                 shape[:] = [codes.shape[0], len(mono) // codes.shape[0]]
                 yield self.quantizer.decode(mono).astype(self.dtype)
 
-        x = _windowed(decoder.first, longest=longest, reach=config.kernel_size)(features())
+        x = _windowed(decoder.first, longest=8 * longest, reach=config.kernel_size)(features())
         x = _recurrent(decoder.lstm, x)
         x = _windowed(
             decoder.upsample, longest=longest, reach=config.sample_reach, up=config.hop_length
@@ -469,9 +504,28 @@ def _recurrent(layers: list[LSTM], chunks: Iterable[mx.array]) -> Iterator[mx.ar
     """The stack of LSTM layers with its skip, from chunk to chunk."""
     states: list[State | None] = [None] * len(layers)
     for chunk in chunks:
-        x = chunk
-        for i, layer in enumerate(layers):
-            x, states[i] = layer(x, states[i])
-        x = x + chunk
+        pipeline = _in_lanes if pipelined(layers[0].wh, chunk) else _in_turn
+        x = chunk + pipeline(layers, chunk, states)
         mx.eval(x, states)
         yield x
+
+
+def _in_turn(layers: list[LSTM], x: mx.array, states: list[State | None]) -> mx.array:
+    for i, layer in enumerate(layers):
+        x, states[i] = layer(x, states[i])
+    return x
+
+
+def _in_lanes(layers: list[LSTM], x: mx.array, states: list[State | None]) -> mx.array:
+    """_in_turn with each layer a few steps behind the one before it, on the other core."""
+    done = []
+    with side_by_side() as lanes:
+        for first in range(0, x.shape[1], BEHIND):
+            piece = x[:, first : first + BEHIND]
+            for i, layer in enumerate(layers):
+                with mx.stream(lanes[i % 2]):
+                    piece, states[i] = layer(piece, states[i])
+                mx.async_eval(piece, states[i])
+            done.append(piece)
+        mx.eval(done)
+    return mx.concatenate(done, axis=1)

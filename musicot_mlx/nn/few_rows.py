@@ -4,27 +4,65 @@ On MLX's CPU backend both have a faster form than the usual one; everywhere else
 that are not plain (quantised, adapted, with a bias), these are the usual ones.
 """
 
+from functools import lru_cache
+
 import mlx.core as mx
 import mlx.nn as nn
 
+from musicot_mlx.nn import lanes
 from musicot_mlx.nn.elementwise import exp_steps, plain_is_slow
 
 _MOST_ROWS = 8
+_MOST_ROWS_IN_LANES = 16
+_FEWEST_WEIGHTS = 1 << 19  # 2 MB: below, a core has read them before the other one is awake
 _FEWEST_KEYS = 128
+# up to where OpenBLAS takes its kernels for small matrices: multiplications, and outputs
+_SMALL_PRODUCT, _SMALL_OUTPUT = 100**3, 1200
 
 
 def linear(layer: nn.Module, x: mx.array) -> mx.array:
     """layer(x) for x (..., channels) of any number of rows.
 
-    For two to eight rows the BLAS reads the weights at three quarters of the memory's speed when
-    they stand on the right of the product, and at all of it when they stand on the left.
+    Such a product is the reading of its weights. OpenBLAS copies them while it reads, at a third of
+    the memory's speed with two rows on the left of the product, at half with the rows on the right.
+    In blocks so small that it leaves the copy out, one half of them on each core, all of it is got.
     """
     rows = x.size // x.shape[-1]
     plain = type(layer) is nn.Linear and "bias" not in layer
-    if not plain or rows > _MOST_ROWS or not plain_is_slow(x):
+    if not plain or rows > _MOST_ROWS_IN_LANES or not plain_is_slow(x):
         return layer(x)
-    y = layer.weight @ x.reshape(rows, -1).T  # (channels, rows)
+    y = _in_lanes(layer.weight, x.reshape(rows, -1).T)
+    if y is None:
+        if rows > _MOST_ROWS:
+            return layer(x)
+        y = layer.weight @ x.reshape(rows, -1).T  # (channels, rows)
     return y.T.reshape(*x.shape[:-1], -1)
+
+
+def _in_lanes(weight: mx.array, x: mx.array) -> mx.array | None:
+    """weight @ x, (channels, rows), or None where two lanes are no use."""
+    (channels, inputs), rows = weight.shape, x.shape[1]
+    block = block_size(channels // 2, inputs, rows)
+    lane = lanes.second_lane() if block and weight.size >= _FEWEST_WEIGHTS else None
+    if lane is None:
+        return None
+    halves = []
+    for half, stream in enumerate((None, lane)):
+        blocks = mx.reshape(weight, (2, -1, block, inputs), stream=stream)
+        blocks = mx.split(blocks, 2, stream=stream)[half]
+        halves.append(mx.matmul(blocks, x[None, None], stream=stream))
+    return mx.concatenate(halves).reshape(channels, rows)
+
+
+@lru_cache(maxsize=64)
+def block_size(channels: int, inputs: int, rows: int) -> int:
+    """How many channels of a weight (channels, inputs) times `rows` are a small product; 0: none.
+
+    A power of two that divides the channels; less than 8 would be all beginning and end.
+    """
+    most = min(_SMALL_PRODUCT // (inputs * rows), _SMALL_OUTPUT // rows, channels & -channels)
+    block = 1 << max(0, most.bit_length() - 1)
+    return block if 8 <= block <= most else 0
 
 
 def attention(

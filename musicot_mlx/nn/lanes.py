@@ -8,6 +8,7 @@ must be told to keep to the thread that calls it, or the two streams would wait 
 
 import ctypes
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -43,6 +44,30 @@ def worth_it() -> bool:
     """Whether two lanes are quicker than one batch here."""
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
     return on_cpu and cores() in _CORES and openblas() is not None
+
+
+@lru_cache(maxsize=1)
+def multiplies_in_place() -> bool:
+    """Whether OpenBLAS has kernels that multiply small matrices without copying them first.
+
+    They came with 0.3.17, for processors with AVX-512; they never use more than one thread.
+    """
+    library = openblas()
+    if library is None:
+        return False
+    library.openblas_get_config.restype = library.openblas_get_corename.restype = ctypes.c_char_p
+    kernels = library.openblas_get_corename().decode()
+    found = re.match(r"OpenBLAS (\d+)\.(\d+)\.(\d+)", library.openblas_get_config().decode())
+    version = tuple(map(int, found.groups())) if found else (0,)
+    return version >= (0, 3, 17) and kernels in ("SkylakeX", "Cooperlake", "SapphireRapids")
+
+
+def second_lane() -> mx.Stream | None:
+    """A stream for half of a product whose other half stays where it is, or None without use.
+
+    Only for products that BLAS does in place: those need no word to OpenBLAS about threads.
+    """
+    return _streams()[1] if worth_it() and multiplies_in_place() else None
 
 
 _of_thread = threading.local()  # MLX's streams belong to the thread that made them
