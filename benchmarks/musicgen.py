@@ -2,10 +2,11 @@
 
     python benchmarks/musicgen.py steps codec batch memory --json benchmarks/results/musicgen.json
 
-Needs the [torch] extra: `steps` and `codec` run transformers beside MLX in one process, in turns,
-on all cores, and report medians and their ratio. Float32, no pretrained weights. The
-tables are printed from the JSON; nothing is compared with another machine. `memory` runs each
-length in a process of its own.
+Needs the [torch] extra: `steps` and `codec` run transformers beside MLX in one run, in turns, each
+on all cores, and report medians and their ratio. PyTorch has a process of its own: in one process
+the OpenBLAS that MLX calls answers PyTorch's matrix products too, and its waiting threads make
+PyTorch several times slower. Float32, no pretrained weights. The tables are printed from the JSON;
+nothing is compared with another machine. `memory` runs each length in a process of its own.
 """
 
 import argparse
@@ -30,15 +31,26 @@ import musicot_mlx  # (OpenBLAS before MLX)
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from musicot_mlx.generation import musicgen as loop
 from musicot_mlx.generation.musicgen import Condition, generate_codes
 from musicot_mlx.models.encodec import ENCODEC_32KHZ, Encodec
 from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen, MusicgenConfig
+from musicot_mlx.models.t5 import T5Config, T5Encoder
+from musicot_mlx.pipelines.musicgen import MusicgenPipeline, Sampling
 
 THREADS = os.cpu_count()  # what OpenBLAS takes by itself
 TEXT_TOKENS = 12
 ROUNDS = 5
+SONG = 2.0  # seconds
+PROMPTS = [
+    f"{tempo} {music} with {sound}"
+    for tempo, sound in (("slow", "a deep bass and strings"), ("fast", "drums and a bright organ"))
+    for music in ("solo piano", "lo-fi hip hop", "orchestral film music", "techno")
+]
 SECTIONS = ("steps", "codec", "batch", "memory")
 
 
@@ -80,16 +92,48 @@ def seconds_a_step(lm: Musicgen, songs: int, steps: int) -> float:
 
 def steps(rounds: int) -> dict[str, Any]:
     """Time of a step with guidance, beside transformers; what a step reads and runs."""
-    lm, beside = network(MUSICGEN_SMALL), torch_decoder()
+    lm, beside = network(MUSICGEN_SMALL), Beside("decoder")
     rows = []
-    for count in (60, 240):
+    for count in (40, 160):
         ours, theirs = [], []
+        beside(10), seconds_a_step(lm, 1, 10)  # warm
         for _ in range(rounds if count < 100 else 1 + rounds // 4):
             theirs.append(1e3 * beside(count))
             ours.append(1e3 * seconds_a_step(lm, 1, count))
         rows.append({"steps": count, "mlx_ms": _spread(ours), "torch_ms": _spread(theirs)})
         rows[-1]["ratio"] = rows[-1]["mlx_ms"]["median"] / rows[-1]["torch_ms"]["median"]
     return {"rows": rows, **step_anatomy(lm)}
+
+
+class Beside:
+    """PyTorch in a process of its own, which waits between its turns: seconds of what is asked."""
+
+    def __init__(self, model: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--torch", model],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"MUSICOT_NO_OPENBLAS": "1"},
+        )
+
+    def __call__(self, asked: int | str) -> float:
+        print(asked, file=self._process.stdin, flush=True)
+        return float(self._process.stdout.readline())
+
+
+def answer(model: str) -> int:
+    """The other end of Beside."""
+    if model == "decoder":
+        decoder = torch_decoder()
+        runs = {"": lambda asked: decoder(int(asked))}
+    else:
+        codec = torch_codec()
+        runs = {name: lambda asked: _timed(codec[asked]) for name in codec}
+    for line in sys.stdin:
+        asked = line.strip()
+        print(runs.get(asked, runs.get(""))(asked), flush=True)
+    return 0
 
 
 def torch_decoder() -> Callable[[int], float]:
@@ -187,12 +231,43 @@ def step_anatomy(lm: Musicgen) -> dict[str, Any]:
 
 def codec(rounds: int) -> dict[str, Any]:
     """Decoding 10 s at 32 kHz beside transformers."""
+    model, beside = Encodec(ENCODEC_32KHZ), Beside("codec")
+    mx.eval(model.parameters())
+    codes, waveform = mx.array(some_codes()), mx.array(some_waveform())
+    runs = {
+        "decode": lambda: mx.eval(model.decode(codes)),
+        "encode": lambda: mx.eval(model.encode(waveform)),
+    }
+    out = {}
+    for name, run in runs.items():
+        ours, theirs = [], []
+        beside(name), run()  # warm
+        for _ in range(rounds):
+            theirs.append(beside(name))
+            ours.append(_timed(run))
+        out[name] = {"seconds": 10, "mlx_s": _spread(ours), "torch_s": _spread(theirs)}
+        out[name]["ratio"] = out[name]["mlx_s"]["median"] / out[name]["torch_s"]["median"]
+    return out
+
+
+def some_codes() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2048, (1, 4, 500))
+
+
+def some_waveform() -> np.ndarray:
+    """10 s of noise, (batch, samples, channels)."""
+    return 0.1 * np.random.default_rng(1).standard_normal((1, 320000, 1)).astype(np.float32)
+
+
+def torch_codec() -> dict[str, Callable[[], Any]]:
+    """transformers' EnCodec of the same shape."""
     import torch
     import transformers as hf
 
     torch.set_num_threads(THREADS)
+    torch.set_grad_enabled(False)
     torch.manual_seed(0)
-    beside = hf.EncodecModel(
+    model = hf.EncodecModel(
         hf.EncodecConfig(
             target_bandwidths=[2.2],
             sampling_rate=32000,
@@ -205,38 +280,50 @@ def codec(rounds: int) -> dict[str, Any]:
             use_conv_shortcut=False,
         )  # fmt: skip
     ).eval()
-    model = Encodec(ENCODEC_32KHZ)
-    mx.eval(model.parameters())
-    codes = np.random.default_rng(0).integers(0, 2048, (1, 4, 500))
-    ours, theirs, encode_ours, encode_theirs = [], [], [], []
-    waveform = 0.1 * np.random.default_rng(1).standard_normal((1, 320000, 1)).astype(np.float32)
-    for _ in range(rounds):
-        with torch.no_grad():
-            theirs.append(_timed(lambda: beside.decode(torch.from_numpy(codes)[None], [None])))
-            ours.append(_timed(lambda: mx.eval(model.decode(mx.array(codes)))))
-            heard = torch.from_numpy(waveform.swapaxes(1, 2))
-            encode_theirs.append(_timed(lambda x=heard: beside.encode(x)))
-            encode_ours.append(_timed(lambda: mx.eval(model.encode(mx.array(waveform)))))
-    out = {}
-    for name, a, b in (("decode", ours, theirs), ("encode", encode_ours, encode_theirs)):
-        out[name] = {"seconds": 10, "mlx_s": _spread(a), "torch_s": _spread(b)}
-        out[name]["ratio"] = out[name]["mlx_s"]["median"] / out[name]["torch_s"]["median"]
-    return out
+    codes = torch.from_numpy(some_codes())[None]
+    waveform = torch.from_numpy(some_waveform().swapaxes(1, 2).copy())
+    return {
+        "decode": lambda: model.decode(codes, [None]),
+        "encode": lambda: model.encode(waveform),
+    }
 
 
 def batch(rounds: int) -> dict[str, Any]:
-    """Eight prompts in one pass against one at a time."""
+    """Eight prompts in one pass against one at a time: steps of the decoder, and whole songs."""
     lm, single, together = network(MUSICGEN_SMALL), [], []
     for _ in range(rounds):
-        single.append(1e3 * seconds_a_step(lm, 1, 40))
-        together.append(1e3 * seconds_a_step(lm, 8, 40))
-    out = {"songs": 8, "steps": 40, "one_ms": _spread(single), "eight_ms": _spread(together)}
+        single.append(1e3 * seconds_a_step(lm, 1, 20))
+        together.append(1e3 * seconds_a_step(lm, 8, 10))
+    out = {"songs": 8, "one_ms": _spread(single), "eight_ms": _spread(together)}
     out["throughput_ratio"] = 8 * out["one_ms"]["median"] / out["eight_ms"]["median"]
+    model = pipeline(lm)
+    model.generate("warm", duration=1.0)
+    single, together = [], []
+    for _ in range(max(1, rounds // 4)):
+        each = [_timed(lambda p=p: model.generate(p, duration=SONG)) for p in PROMPTS]
+        single.append(sum(each))
+        together.append(_timed(lambda: model.generate_batch(PROMPTS, duration=SONG)))
+    out |= {"song_seconds": SONG, "one_at_a_time_s": _spread(single)}
+    out["in_one_pass_s"] = _spread(together)
+    out["song_ratio"] = out["one_at_a_time_s"]["median"] / out["in_one_pass_s"]["median"]
     return out
 
 
-# seconds, layers, seconds that are given: whole depth at the end of 30 s, and beyond one window
-LENGTHS = ((30.0, 24, 29.0), (30.0, 2, 0.0), (90.0, 2, 0.0))
+def pipeline(lm: Musicgen) -> MusicgenPipeline:
+    """What `musicot generate --prompt-file` runs, at the released sizes with random weights."""
+    words = {word: i for i, word in enumerate(["?", *sorted(set(" ".join(PROMPTS).split()))])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = Whitespace()
+    text_encoder, codec = T5Encoder(T5Config()), Encodec(ENCODEC_32KHZ)
+    mx.eval(text_encoder.parameters(), codec.parameters())
+    return MusicgenPipeline(
+        text_encoder=text_encoder, decoder=lm, codec=codec, tokenizer=tokenizer,
+        sampling=Sampling(), name="small",
+    )  # fmt: skip
+
+
+# seconds, layers, seconds that are given: whole depth for 30 s, and beyond one window
+LENGTHS = ((30.0, 24, 0.0), (30.0, 2, 0.0), (90.0, 2, 0.0))
 
 
 def memory(rounds: int) -> dict[str, Any]:
@@ -329,6 +416,11 @@ def table(results: dict[str, Any]) -> str:
             f"| a step of 8 songs; of one | {eight}; {one} | | "
             f"{row['throughput_ratio']:.1f} x the songs |"
         )
+        eight, one = pair(row["in_one_pass_s"], "s"), pair(row["one_at_a_time_s"], "s")
+        lines.append(
+            f"| 8 prompts, {row['song_seconds']:g} s each, in one pass; one at a time | "
+            f"{eight}; {one} | | {row['song_ratio']:.1f} x the songs |"
+        )
     for row in results.get("memory", {}).get("rows", []):
         lines.append(
             f"| memory, {row['seconds']:g} s, {row['layers']} layers | "
@@ -345,7 +437,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="keep the results here, section by section")
     parser.add_argument("--one-memory", nargs=3, type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--torch", choices=("decoder", "codec"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.torch:
+        return answer(args.torch)
     if args.one_memory:
         seconds, layers, given = args.one_memory
         print(json.dumps(one_memory(seconds, int(layers), given)))

@@ -20,6 +20,7 @@ import numpy as np
 from musicot_mlx.generation.delay import delayed, delays, undelayed
 from musicot_mlx.generation.sampling import check_sampling, draw_codebooks, keys_by_step
 from musicot_mlx.models.musicgen import Cross, Musicgen
+from musicot_mlx.nn import musicgen_step
 
 WINDOW = 1500  # frames, 30 s: what the released models were trained on
 OVERLAP = 600  # frames, 12 s
@@ -181,6 +182,7 @@ class _Run:
     def begin(self, first_frame: int) -> None:
         """Forget all positions and begin again, at a frame of the song."""
         self.cache = self.lm.make_cache()
+        self.step = musicgen_step.prepare(self.lm, self.songs * self.copies)
         self.offset = 0  # positions fed so far, the prefix not counted
         self.prefix, self.padding = None, None
         if self.lm.config.melody:
@@ -199,7 +201,10 @@ class _Run:
         for first in range(0, x.shape[1], PREFILL):
             piece = x[:, first : first + PREFILL]
             mask = self._mask(begin + first, piece.shape[1])
-            hidden = self.lm.hidden(piece, self.cache, mask=mask, cross=self.cross)
+            if self.step is not None and piece.shape[1] == 1:
+                hidden = self.step(piece, self.cache, mask, self.cross)
+            else:
+                hidden = self.lm.hidden(piece, self.cache, mask=mask, cross=self.cross)
         logits = self.lm.logits(hidden[:, -1]).astype(mx.float32)  # (rows, codebooks, ids)
         if self.copies == 1:
             return logits

@@ -58,7 +58,7 @@ def silu_steps(x: mx.array) -> mx.array:
     return x / (1 + exp_steps(-x))
 
 
-def _gelu_steps(x: mx.array) -> mx.array:
+def gelu_steps(x: mx.array) -> mx.array:
     size = mx.abs(x)
     t = 1 / (1 + (_ERF_SCALE / math.sqrt(2)) * size)
     tail = _ERF[0]
@@ -87,7 +87,7 @@ def _silu_slope(x: mx.array, y: mx.array) -> mx.array:
 
 
 def _gelu_slope(x: mx.array, y: mx.array) -> mx.array:
-    below = _gelu_steps(mx.abs(x)) / mx.maximum(mx.abs(x), 1e-30)  # Phi(|x|); 0 at 0, as x then is
+    below = gelu_steps(mx.abs(x)) / mx.maximum(mx.abs(x), 1e-30)  # Phi(|x|); 0 at 0, as x then is
     density = exp_steps(-0.5 * x * x) / math.sqrt(2 * math.pi)
     return mx.where(x > 0, below, mx.where(x < 0, 1 - below, 0.5)) + x * density
 
@@ -108,7 +108,7 @@ def _compiled(
 _exp = _compiled(exp_steps, _exp_slope)
 _sigmoid = _compiled(_sigmoid_steps, _sigmoid_slope)
 _silu = _compiled(silu_steps, _silu_slope)
-_gelu = _compiled(_gelu_steps, _gelu_slope)
+_gelu = _compiled(gelu_steps, _gelu_slope)
 _elu = _compiled(_elu_steps, _elu_slope)
 
 

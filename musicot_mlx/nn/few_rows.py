@@ -31,7 +31,7 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
     plain = type(layer) is nn.Linear and "bias" not in layer
     if not plain or rows > _MOST_ROWS_IN_LANES or not plain_is_slow(x):
         return layer(x)
-    y = _in_lanes(layer.weight, x.reshape(rows, -1).T)
+    y = _in_lanes(layer, x.reshape(rows, -1).T)
     if y is None:
         if rows > _MOST_ROWS:
             return layer(x)
@@ -39,19 +39,36 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
     return y.T.reshape(*x.shape[:-1], -1)
 
 
-def _in_lanes(weight: mx.array, x: mx.array) -> mx.array | None:
-    """weight @ x, (channels, rows), or None where two lanes are no use."""
-    (channels, inputs), rows = weight.shape, x.shape[1]
-    block = block_size(channels // 2, inputs, rows)
-    lane = lanes.second_lane() if block and weight.size >= _FEWEST_WEIGHTS else None
-    if lane is None:
+def _in_lanes(layer: nn.Linear, x: mx.array) -> mx.array | None:
+    """layer times x (inputs, rows) -> (channels, rows), or None where two lanes are no use."""
+    lane = lanes.second_lane()
+    found = None if lane is None else halves(layer, x.shape[1], lane)
+    return None if found is None else times_halves(found, x, lane)
+
+
+Halves = tuple[mx.array, mx.array]  # of a weight, (blocks, channels of a block, inputs) each
+
+
+def halves(layer: nn.Module, rows: int, lane: mx.Stream | None = None) -> Halves | None:
+    """The two halves of a plain layer's weight in small products for so many rows, or None."""
+    if type(layer) is not nn.Linear or "bias" in layer or rows > _MOST_ROWS_IN_LANES:
         return None
-    halves = []
+    channels, inputs = layer.weight.shape
+    block = block_size(channels // 2, inputs, rows)
+    if not block or layer.weight.size < _FEWEST_WEIGHTS:
+        return None
+    found = []
     for half, stream in enumerate((None, lane)):
-        blocks = mx.reshape(weight, (2, -1, block, inputs), stream=stream)
-        blocks = mx.split(blocks, 2, stream=stream)[half]
-        halves.append(mx.matmul(blocks, x[None, None], stream=stream))
-    return mx.concatenate(halves).reshape(channels, rows)
+        blocks = mx.reshape(layer.weight, (-1, block, inputs), stream=stream)
+        found.append(mx.split(blocks, 2, stream=stream)[half])
+    return found[0], found[1]
+
+
+def times_halves(weight: Halves, x: mx.array, lane: mx.Stream) -> mx.array:
+    """The weight times x (inputs, rows) -> (channels, rows), its second half on the lane."""
+    first = mx.matmul(weight[0], x[None])
+    second = mx.matmul(weight[1], x[None], stream=lane)
+    return mx.concatenate([first, second]).reshape(-1, x.shape[1])
 
 
 @lru_cache(maxsize=64)
