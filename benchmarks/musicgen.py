@@ -45,7 +45,7 @@ from musicot_mlx.pipelines.musicgen import MusicgenPipeline, Sampling
 THREADS = os.cpu_count()  # what OpenBLAS takes by itself
 TEXT_TOKENS = 12
 ROUNDS = 5
-SONG = 2.0  # seconds
+SONG = 1.0  # seconds
 PROMPTS = [
     f"{tempo} {music} with {sound}"
     for tempo, sound in (("slow", "a deep bass and strings"), ("fast", "drums and a bright organ"))

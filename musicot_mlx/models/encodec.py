@@ -100,7 +100,7 @@ class EncodecConfig:
 
 
 ENCODEC_32KHZ = EncodecConfig()
-BEHIND = 10  # steps between two LSTM layers: each piece reads its input weights once more
+BEHIND = 20  # steps between two LSTM layers: each piece reads its input weights once more
 LONGEST = 50  # frames at once: a second, of which a CPU's cache holds the most part
 
 
@@ -273,12 +273,19 @@ class LSTM(nn.Module):
         self.bias = mx.zeros((4 * channels,))
 
     def __call__(self, x: mx.array, state: State | None = None) -> tuple[mx.array, State]:
-        inputs = x @ self.wx.T + self.bias  # (batch, time, 4 * channels)
+        return self.steps(self.inputs(x), state)
+
+    def inputs(self, x: mx.array) -> mx.array:
+        """What x gives to the gates, (batch, time, 4 * channels)."""
+        return x @ self.wx.T + self.bias
+
+    def steps(self, inputs: mx.array, state: State | None = None) -> tuple[mx.array, State]:
+        """The recurrence over `inputs`."""
         if state is None:
-            zeros = mx.zeros((x.shape[0], self.wh.shape[1]), dtype=x.dtype)
+            zeros = mx.zeros((len(inputs), self.wh.shape[1]), dtype=inputs.dtype)
             state = zeros, zeros
-        if plain_is_slow(x):
-            if pipelined(self.wh, x):
+        if plain_is_slow(inputs):
+            if pipelined(self.wh, inputs):
                 return block_steps(inputs, self.wh, state)
             return host_steps(inputs, self.wh, state)
         cell_step = fused_cell() if mx.metal.is_available() else plain_cell
@@ -518,13 +525,15 @@ def _in_turn(layers: list[LSTM], x: mx.array, states: list[State | None]) -> mx.
 
 def _in_lanes(layers: list[LSTM], x: mx.array, states: list[State | None]) -> mx.array:
     """_in_turn with each layer a few steps behind the one before it, on the other core."""
-    done = []
+    done, inputs = [], layers[0].inputs(x)
+    mx.eval(inputs)  # while BLAS still has all cores
     with side_by_side() as lanes:
         for first in range(0, x.shape[1], BEHIND):
-            piece = x[:, first : first + BEHIND]
+            piece = inputs[:, first : first + BEHIND]
             for i, layer in enumerate(layers):
                 with mx.stream(lanes[i % 2]):
-                    piece, states[i] = layer(piece, states[i])
+                    piece = layer.inputs(piece) if i else piece
+                    piece, states[i] = layer.steps(piece, states[i])
                 mx.async_eval(piece, states[i])
             done.append(piece)
         mx.eval(done)
