@@ -102,6 +102,7 @@ def steps(rounds: int) -> dict[str, Any]:
             ours.append(1e3 * seconds_a_step(lm, 1, count))
         rows.append({"steps": count, "mlx_ms": _spread(ours), "torch_ms": _spread(theirs)})
         rows[-1]["ratio"] = rows[-1]["mlx_ms"]["median"] / rows[-1]["torch_ms"]["median"]
+    beside.close()
     return {"rows": rows, **step_anatomy(lm)}
 
 
@@ -120,6 +121,10 @@ class Beside:
     def __call__(self, asked: int | str) -> float:
         print(asked, file=self._process.stdin, flush=True)
         return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def answer(model: str) -> int:
@@ -247,6 +252,7 @@ def codec(rounds: int) -> dict[str, Any]:
             ours.append(_timed(run))
         out[name] = {"seconds": 10, "mlx_s": _spread(ours), "torch_s": _spread(theirs)}
         out[name]["ratio"] = out[name]["mlx_s"]["median"] / out[name]["torch_s"]["median"]
+    beside.close()
     return out
 
 

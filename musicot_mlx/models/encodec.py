@@ -134,11 +134,13 @@ class Conv(nn.Module):
         extra = -x.shape[1] % self._stride
         x = self._pad(x, surplus - right, right + extra)
         if self._stride == 1 and plain_is_slow(x):
-            return shifted_conv(x, self.weight, dilation=self._dilation) + self.bias
+            return shifted_conv(x, self.weight, self.bias, dilation=self._dilation)
         y = mx.conv1d(x, self.weight, stride=self._stride, dilation=self._dilation)
         return y + self.bias
 
     def _pad(self, x: mx.array, left: int, right: int) -> mx.array:
+        if not left and not right:
+            return x  # a concatenation with nothing would copy it
         if not self._reflect:
             return mx.pad(x, ((0, 0), (left, right), (0, 0)))
         lacking = max(0, max(left, right) - x.shape[1] + 1)
@@ -172,7 +174,9 @@ class ConvTranspose(nn.Module):
         return y[:, left : y.shape[1] - self._right] + self.bias
 
 
-def shifted_conv(x: mx.array, weight: mx.array, *, dilation: int = 1) -> mx.array:
+def shifted_conv(
+    x: mx.array, weight: mx.array, bias: mx.array | None = None, *, dilation: int = 1
+) -> mx.array:
     """mx.conv1d(x, weight, dilation=dilation) as a matrix product a tap, or one for all taps.
 
     Where there are fewer outputs than taps, shifting the products is less than shifting x.
@@ -182,9 +186,17 @@ def shifted_conv(x: mx.array, weight: mx.array, *, dilation: int = 1) -> mx.arra
     starts = [tap * dilation for tap in range(taps)]
     if outputs < taps:
         y = x @ weight.reshape(outputs * taps, inputs).T
-        return sum(y[:, at : at + time, tap::taps] for tap, at in enumerate(starts))
-    shifts = (x[:, at : at + time] for at in starts)
-    return sum(shift @ weight[:, tap].T for tap, shift in enumerate(shifts))
+        products = [y[:, at : at + time, tap::taps] for tap, at in enumerate(starts)]
+    else:
+        shifts = [x[:, at : at + time] for at in starts]
+        products = [shift @ weight[:, tap].T for tap, shift in enumerate(shifts)]
+    return _sum(products if bias is None else [*products, bias])
+
+
+@mx.compile
+def _sum(parts: list[mx.array]) -> mx.array:
+    """All parts added in one pass over memory."""
+    return sum(parts[1:], start=parts[0])
 
 
 def overlap_add_conv(x: mx.array, weight: mx.array, *, stride: int) -> mx.array:
@@ -479,7 +491,7 @@ class Encodec(nn.Module):
                 shape[:] = [codes.shape[0], len(mono) // codes.shape[0]]
                 yield self.quantizer.decode(mono).astype(self.dtype)
 
-        x = _windowed(decoder.first, longest=8 * longest, reach=config.kernel_size)(features())
+        x = _windowed(decoder.first, longest=16 * longest, reach=config.kernel_size)(features())
         x = _recurrent(decoder.lstm, x)
         x = _windowed(
             decoder.upsample, longest=longest, reach=config.sample_reach, up=config.hop_length
