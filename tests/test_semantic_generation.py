@@ -347,3 +347,23 @@ def test_a_segment_may_be_asked_for_something_else(lm, condition):
         changed[:, edge[2] :], draw(condition, start=changed[:, : edge[2]])
     )
     assert (changed != plain).any()
+
+
+def test_thought_bias_leans_to_the_tokens_of_each_segment(condition):
+    lm = tiny_lm(thought_bias_rank=4)
+    thoughts = np.arange(9, dtype=np.int32).reshape(3, 3) % 8
+    paper = render(lm, condition, thoughts)
+    plain = tiny_lm()  # which has none
+    np.testing.assert_array_equal(
+        render(plain, condition, thoughts), render(plain, condition, thoughts, thought_bias=9.0)
+    )
+    biased = render(lm, condition, thoughts, thought_bias=1e4)
+    best = np.array(lm.thought_bias(thoughts[None])[0].argmax(axis=-1))  # (segments,)
+    segments = [lm.config.segment(frame) for frame in range(60)]
+    assert [lm.config.first_frame(s) for s in (0, 1, 2)] == [segments.index(s) for s in (0, 1, 2)]
+    np.testing.assert_array_equal(biased, best[segments])
+    assert (paper != biased).any()
+    bare = np.zeros((3, 0), dtype=np.int32)  # without thoughts there is nothing to lean on
+    np.testing.assert_array_equal(
+        render(lm, condition, bare), render(lm, condition, bare, thought_bias=1e4)
+    )

@@ -50,6 +50,7 @@ CONFIG: dict[str, Any] = {
         "audio_frame_rate": 25.0,
         "thought_seconds": 10.0,
         "context_seconds": 40.0,
+        "thought_bias_rank": 4,
     },
     "semantic_tokenizer": {
         "sample_rate": 8000,

@@ -18,4 +18,5 @@ RULES = [
     Rule(r"llama\.model\.norm\.weight", r"model.norm.weight"),
     Rule(r"llama\.lm_head\.weight", r"lm_head.weight"),
     Rule(r"clap_proj\.(weight|bias)", r"clap_proj.\1"),
+    Rule(r"thought_bias\.(embed\.weight|head\.weight|head\.bias)", r"thought_bias.\1"),
 ]

@@ -29,6 +29,7 @@ OPTIONS = {
     "thought_guidance": "thought_guidance",
     "audio_guidance": "audio_guidance",
     "unconditional": "unconditional",
+    "thought_bias": "thought_bias",
     "steps": "steps",
     "diffusion_guidance": "diffusion_guidance",
     "sampler": "sampler",
@@ -95,6 +96,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("without_thoughts", "with_thoughts"),
         help="guidance row of the audio tokens: as equation 8 is printed, or with the thoughts "
         "kept (default: the model's)",
+    )
+    add(
+        "--thought-bias",
+        type=number(0, 10),
+        metavar="W",
+        help="how much audio tokens lean to those that go with their thought, 0 is the paper's "
+        "equation 8 (default: the model's)",
     )
     add(
         "--steps",

@@ -113,12 +113,14 @@ def audio_tokens(
     top_k: int = 0,
     top_p: float = 1.0,
     start: np.ndarray | None = None,
+    thought_bias: float = 0.0,
 ) -> Iterator[np.ndarray]:
     """Draw the audio codes of a song (eq 8): blocks of int32 codes, `frames` in all.
 
     thoughts: int32 codes (levels, segments), from plan_thoughts, an edited plan or a reference;
     (levels, 0) leaves out the chain of thoughts.
     start: codes kept from an earlier render; they are fed, not drawn, and not handed out again.
+    thought_bias: as in audio_many.
     Frame i always draws with the i-th key, so a render that continues its own first codes comes out
     the same. A block is handed out while the next step is already running.
     Raises ValueError, at the call and not at the first block, for what does not fit the model.
@@ -135,6 +137,7 @@ def audio_tokens(
         top_k=top_k,
         top_p=top_p,
         start=None if start is None else np.asarray(start)[None],
+        thought_bias=thought_bias,
     )
     return (block[0] for block in blocks)
 
@@ -203,11 +206,14 @@ def audio_many(
     top_p: float = 1.0,
     start: np.ndarray | None = None,
     changes: Mapping[int, Sequence[Condition]] | None = None,
+    thought_bias: float = 0.0,
 ) -> Iterator[np.ndarray]:
     """audio_tokens for several songs of one length in one batch: blocks (songs, codes).
 
     thoughts: (songs, levels, segments); start: (songs, codes); a condition and a key each.
     changes: the conditions from a segment on, where a song is asked for something else there.
+    thought_bias: how much of log p(token | its segment's thought) - log p(token) is added to each
+    token's, where the model has it (ThoughtBias) and there are thoughts; 0 is the paper's eq 8.
     """
     config, vocabulary = lm.config, lm.config.vocabulary
     check_sampling(temperature, top_k, top_p)
@@ -234,6 +240,9 @@ def audio_many(
             f"for {songs}"
         )
     vocabulary.audio_ids(kept)  # checks the range
+    bias = None
+    if thought_bias and config.thought_bias_rank and thoughts.size:
+        bias = thought_bias * lm.thought_bias(thoughts)  # (songs, segments, audio codes)
     asked = {0: conditions, **(changes or {})}
     for changed in asked.values():
         _check_conditions(vocabulary, changed, keys)
@@ -252,9 +261,12 @@ def audio_many(
             rows = _audio_rows(lm, now, held, past, guidance_scale, unconditional)
             run = _Run(lm, rows, songs)
             waiting: list[mx.array] = []
-            for _ in range(codes.shape[1], stop):
+            for frame in range(codes.shape[1], stop):
+                logp = run.log_probabilities(head, guidance_scale)
+                if bias is not None:
+                    logp = logp + bias[:, min(config.segment(frame), bias.shape[1] - 1)]
                 code = _draw_each(
-                    run.log_probabilities(head, guidance_scale),
+                    logp,
                     next(step_keys),
                     temperature=temperature,
                     top_k=top_k,

@@ -58,6 +58,7 @@ class SemanticLMConfig:
     audio_frame_rate: float = 25.0  # tokens a second
     thought_seconds: float = 10.0  # one CLAP embedding for this much audio
     context_seconds: float = 30.0  # longest audio the model was trained on
+    thought_bias_rank: int = 0  # of ThoughtBias; 0: the model has none
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SemanticLMConfig":
@@ -118,6 +119,10 @@ class SemanticLMConfig:
         """Thoughts that cover this many audio tokens: M = ceil(duration / 10 s)."""
         return -int(-frames // (self.audio_frame_rate * self.thought_seconds))
 
+    def segment(self, frame: int) -> int:
+        """The segment that an audio token lies in."""
+        return int((frame + 0.5) / (self.audio_frame_rate * self.thought_seconds))
+
     def first_frame(self, segment: int) -> int:
         """Audio tokens before a segment."""
         return round(segment * self.thought_seconds * self.audio_frame_rate)
@@ -142,6 +147,34 @@ MUSICOT_1B = SemanticLMConfig(
     audio_codebook_size=16384,
     context_seconds=180.0,
 )
+
+
+class ThoughtBias(nn.Module):
+    """Which audio tokens go with a thought, whatever was played before: p(token | thought).
+
+    Not in the paper. In a language model of a few million weights the tokens so far drown out the
+    thoughts, and classifier-free guidance, whose two rows share them, with it. A bias on the logits
+    (shallow fusion, arXiv 1503.03535) is the same at every frame of a segment and costs no pass.
+    """
+
+    def __init__(self, config: SemanticLMConfig) -> None:
+        super().__init__()
+        self.codes = config.thought_codebook_size
+        rows = config.thought_codebooks * config.thought_codebook_size
+        self.embed = nn.Embedding(rows, config.thought_bias_rank)
+        self.head = nn.Linear(config.thought_bias_rank, config.audio_codebook_size)
+
+    def __call__(self, thoughts: np.ndarray) -> mx.array:
+        """Codes (songs, levels, segments) to log p(token | thought) - log p(token), float32
+        (songs, segments, audio codes).
+        """
+        levels = thoughts.shape[1]
+        ids = mx.array(thoughts) + self.codes * mx.arange(levels)[:, None]
+        own = self.head(self.embed(ids).sum(axis=1))  # (songs, segments, audio codes)
+        # the head's own bias, which quantised layers keep under the same name: log p(token)
+        own, any_thought = own.astype(mx.float32), self.head.bias.astype(mx.float32)
+        own -= mx.logsumexp(own, axis=-1, keepdims=True)
+        return own - (any_thought - mx.logsumexp(any_thought))
 
 
 class SemanticLM(nn.Module):
@@ -172,6 +205,8 @@ class SemanticLM(nn.Module):
         )
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.clap_proj = nn.Linear(config.clap_dim, config.hidden_size)
+        if config.thought_bias_rank:
+            self.thought_bias = ThoughtBias(config)
 
     def __call__(
         self,

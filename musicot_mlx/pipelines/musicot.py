@@ -125,6 +125,7 @@ class Sampling:
     thought_guidance: float = 2.3  # lambda_1
     audio_guidance: float = 1.3  # lambda_2
     unconditional: str = "without_thoughts"  # eq 8 as printed
+    thought_bias: float = 0.0  # of the audio tokens, where the model has it; 0 is eq 8
     steps: int = 50
     sampler: str | None = None
     diffusion_guidance: float = 3.0
@@ -167,6 +168,7 @@ class RenderOptions(TypedDict, total=False):
     thought_guidance: float | None  # lambda_1
     audio_guidance: float | None  # lambda_2
     unconditional: str | None  # "without_thoughts" (eq 8 as printed) or "with_thoughts"
+    thought_bias: float | None  # how much audio tokens lean to those that go with their thought
     steps: int | None  # of the diffusion
     sampler: str | None  # "euler" or "heun"; "dpmpp" or "dpmpp_sde" for a v model
     diffusion_guidance: float | None
@@ -521,6 +523,7 @@ class MusicotPipeline:
         audio_temperature: float | None = None,
         audio_guidance: float | None = None,
         unconditional: str | None = None,
+        thought_bias: float | None = None,
         top_k: int = 0,
         top_p: float = 1.0,
         kept: Kept | None = None,
@@ -538,6 +541,7 @@ class MusicotPipeline:
             temperature=_or(audio_temperature, self.sampling.audio_temperature),
             guidance_scale=_or(audio_guidance, self.sampling.audio_guidance),
             unconditional=_or(unconditional, self.sampling.unconditional),
+            thought_bias=_or(thought_bias, self.sampling.thought_bias),
             keys=[_key(seed, "audio") for seed in seeds],
             top_k=top_k,
             top_p=top_p,
@@ -630,6 +634,7 @@ class MusicotPipeline:
         thought_guidance: float | None = None,
         audio_guidance: float | None = None,
         unconditional: str | None = None,
+        thought_bias: float | None = None,
         steps: int | None = None,
         sampler: str | None = None,
         diffusion_guidance: float | None = None,
@@ -678,6 +683,7 @@ class MusicotPipeline:
                 audio_temperature=audio_temperature,
                 audio_guidance=audio_guidance,
                 unconditional=unconditional,
+                thought_bias=thought_bias,
                 top_k=top_k,
                 top_p=top_p,
                 kept=kept,

@@ -109,6 +109,7 @@ class MusicotReference(nn.Module):
             temperature=sampling["audio_temperature"],
             guidance_scale=sampling["audio_guidance"],
             unconditional=sampling["unconditional"],
+            thought_bias=sampling.get("thought_bias", 0.0),
             generator=generator,
         )
         vectors = self.thought_vectors(torch.from_numpy(thoughts).long())

@@ -28,6 +28,7 @@ from musicot_mlx.weights.vocabulary import (
 )
 
 IGNORED = -100  # a target that cross-entropy skips
+SPAN = 12  # audio tokens (half a second) that are hidden together
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,31 @@ class TrainingInputs:
 
     embeddings: torch.Tensor
     targets: torch.Tensor
+
+
+class ThoughtBias(nn.Module):
+    """Which audio tokens go with a thought, whatever was played before: p(token | thought).
+
+    Not in the paper. In a language model of a few million weights the tokens so far drown out the
+    thoughts; `forward` gives what to add to its logits. `musicot_mlx/models/semantic_lm.py` has the
+    same.
+    """
+
+    def __init__(self, levels: int, codes: int, audio_codes: int, rank: int) -> None:
+        super().__init__()
+        self.levels, self.codes = levels, codes
+        self.embed = nn.Embedding(levels * codes, rank)
+        self.head = nn.Linear(rank, audio_codes)  # its bias: log p(token)
+
+    def logits(self, thoughts: torch.Tensor) -> torch.Tensor:
+        """Codes (..., levels) to logits of p(token | thought), (..., audio_codes)."""
+        offsets = self.codes * torch.arange(self.levels, device=thoughts.device)
+        return self.head(self.embed(thoughts + offsets).sum(-2))
+
+    def forward(self, thoughts: torch.Tensor) -> torch.Tensor:
+        """Codes (..., levels) to log p(token | thought) - log p(token), (..., audio_codes)."""
+        own, any_thought = self.logits(thoughts).float(), self.head.bias.float()
+        return torch.log_softmax(own, -1) - torch.log_softmax(any_thought, -1)
 
 
 class SemanticLM(nn.Module):
@@ -68,6 +94,13 @@ class SemanticLM(nn.Module):
             )
         )
         self.clap_proj = nn.Linear(config["clap_dim"], config["hidden_size"])
+        if config.get("thought_bias_rank"):
+            self.thought_bias = ThoughtBias(
+                config["thought_codebooks"],
+                config["thought_codebook_size"],
+                config["audio_codebook_size"],
+                config["thought_bias_rank"],
+            )
 
     def row(
         self,
@@ -98,6 +131,7 @@ class SemanticLM(nn.Module):
         *,
         drop_conditions: Sequence[bool] | None = None,
         drop_thoughts: Sequence[bool] | None = None,
+        hide_history: Sequence[torch.Tensor | None] | None = None,
     ) -> TrainingInputs:
         """Build the embedded training sequences of a batch, padded on the right.
 
@@ -105,6 +139,8 @@ class SemanticLM(nn.Module):
         item; `thoughts`, one (levels, segments) of codes an item; `audio`, one (frames,) of codes
         an item. What is dropped is left out of the sequence, as generation leaves it out. Targets
         are the tokens after <cot_bos> up to <aud_eos> (after <aud_bos> without thoughts).
+        hide_history: bool (frames,) or None an item; audio tokens that go in as <pad>, though they
+        are targets all the same.
         """
         device = self.clap_proj.weight.device
         size = len(batch["audio"])
@@ -127,6 +163,9 @@ class SemanticLM(nn.Module):
             ids[i, : len(row) - 1] = torch.tensor(row[:-1])
             start = row.index(AUD_BOS if no_thoughts[i] else COT_BOS)
             targets[i, start : len(row) - 1] = torch.tensor(row[start + 1 :])
+            if hide_history is not None and hide_history[i] is not None:
+                first = row.index(AUD_BOS) + 1
+                ids[i, first : first + len(hide_history[i])][hide_history[i]] = PAD
         clap = batch["clap"].to(device=device, dtype=self.clap_proj.weight.dtype)
         return TrainingInputs(self.embed(ids.to(device), clap), targets.to(device))
 
@@ -148,6 +187,7 @@ class SemanticLM(nn.Module):
         dropout: float = 0.1,
         thought_weight: float = 1.0,
         thought_dropout: float = 0.0,
+        history_dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Mean cross-entropy of a batch (see `inputs`), with the dropping that guidance needs.
@@ -158,6 +198,10 @@ class SemanticLM(nn.Module):
         thought_weight is what a thought counts beside an audio token, of which there are some 40
         times as many: 1 as in the paper, more where training is short.
 
+        history_dropout is the share of items whose earlier audio tokens are hidden in part: what
+        has sounded says nearly all of what will, and a short training then never learns to listen
+        to the thoughts, which must turn the music where they change.
+
         A share `dropout` of the items loses its whole prefix (eq 7); half of those lose the
         thoughts as well (eq 8). Eval mode drops nothing. `generator` is a CPU generator.
         """
@@ -167,12 +211,17 @@ class SemanticLM(nn.Module):
         bare = [False] * size
         if thought_dropout:  # not drawn where it is off, so that older trainings stay as they were
             bare = (torch.rand(size, generator=generator) < thought_dropout).tolist()
+        hidden = None
+        if history_dropout and self.training:
+            frames = [len(codes) for codes in batch["audio"]]
+            hidden = [hidden_spans(n, history_dropout, generator) for n in frames]
         inputs = self.inputs(
             batch,
             drop_conditions=[draw < rate for draw in draws],
             drop_thoughts=[
                 draw < rate / 2 or alone for draw, alone in zip(draws, bare, strict=True)
             ],
+            hide_history=hidden,
         )
         values, targets = self.token_losses(inputs)
         thought = (targets >= self.vocabulary.thought_offset) & (
@@ -234,9 +283,12 @@ class SemanticLM(nn.Module):
         temperature: float = 0.75,
         guidance_scale: float = 1.3,  # lambda_2
         unconditional: str = "without_thoughts",
+        thought_bias: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
-        """Draw the audio codes after given thoughts, int32 (frames,), by eq 8 in either reading."""
+        """Draw the audio codes after given thoughts, int32 (frames,), by eq 8 in either reading,
+        with `thought_bias` times ThoughtBias on top.
+        """
         kept = thoughts if unconditional == "with_thoughts" else None
         rows = [
             [*self.row(tags, lyrics, thoughts, clap=clap is not None), AUD_BOS],
@@ -244,8 +296,16 @@ class SemanticLM(nn.Module):
         ]
         ids: list[int] = []
         legal = self.vocabulary.audio_range
-        for _ in range(frames):
-            ids.append(self._draw(rows, ids, clap, legal, temperature, guidance_scale, generator))
+        bias: torch.Tensor | None = None
+        if thought_bias and thoughts is not None and hasattr(self, "thought_bias"):
+            by_segment = thought_bias * self.thought_bias(torch.as_tensor(thoughts).T.long())
+            per_segment = self.config["thought_seconds"] * self.config["audio_frame_rate"]
+            at = ((torch.arange(frames) + 0.5) / per_segment).long()
+            bias = by_segment[at.clamp(max=len(by_segment) - 1)]  # (frames, audio codes)
+        for i in range(frames):
+            settings = (legal, temperature, guidance_scale, generator)
+            lean = None if bias is None else bias[i]
+            ids.append(self._draw(rows, ids, clap, *settings, bias=lean))
         return (np.array(ids) - self.vocabulary.audio_offset).astype(np.int32)
 
     def _draw(
@@ -257,12 +317,15 @@ class SemanticLM(nn.Module):
         temperature: float,
         guidance_scale: float,
         generator: torch.Generator | None,
+        bias: torch.Tensor | None = None,
     ) -> int:
-        """One more id: both rows from their first token, mixed over the legal ids."""
+        """One more id: both rows from their first token, mixed over the legal ids, `bias` added."""
         logp = self._log_probabilities([*rows[0], *drawn], clap, legal)
         if guidance_scale != 1.0:
             without = self._log_probabilities([*rows[1], *drawn], clap, legal)
             logp = guidance_scale * logp + (1.0 - guidance_scale) * without
+        if bias is not None:
+            logp = logp + bias.to(logp)
         if temperature == 0.0:
             return legal[0] + int(logp.argmax())
         probabilities = torch.softmax(logp / temperature, dim=-1).cpu()
@@ -276,6 +339,19 @@ class SemanticLM(nn.Module):
         embeddings = self.embed(torch.tensor([row], device=device), vector)
         logits = self.llama(inputs_embeds=embeddings, use_cache=False).logits[0, -1]
         return torch.log_softmax(logits[legal[0] : legal[1]].float(), dim=-1)
+
+
+def hidden_spans(
+    frames: int, rate: float, generator: torch.Generator | None = None
+) -> torch.Tensor | None:
+    """Which audio tokens of an item are hidden, bool (frames,): None for a share 1 - rate of items;
+    else spans of SPAN tokens, a share of them that is drawn for the item.
+    """
+    chance, share = torch.rand(2, generator=generator).tolist()
+    if chance >= rate:
+        return None
+    spans = torch.rand(-(-frames // SPAN), generator=generator) < 0.3 + 0.7 * share
+    return spans.repeat_interleave(SPAN)[:frames]
 
 
 def _to_numpy(codes: Any) -> np.ndarray | None:

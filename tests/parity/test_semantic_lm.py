@@ -17,6 +17,7 @@ from musicot_mlx.convert.rules import apply_rules  # noqa: E402
 from musicot_mlx.generation.semantic import Condition, audio_tokens, plan_thoughts  # noqa: E402
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig  # noqa: E402
 from musicot_mlx.reference.semantic_lm import SemanticLM as TorchSemanticLM  # noqa: E402
+from musicot_mlx.reference.semantic_lm import hidden_spans  # noqa: E402
 
 CONFIG = {
     "hidden_size": 32,
@@ -43,9 +44,14 @@ KEY = mx.random.key(0)
 
 @pytest.fixture(scope="module")
 def twins():
+    return make_twins(CONFIG)
+
+
+def make_twins(config):
+    """The network in MLX and in PyTorch with the same lively weights."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    reference = TorchSemanticLM(CONFIG).eval()
+    reference = TorchSemanticLM(config).eval()
     with torch.no_grad():
         for name, weight in reference.named_parameters():
             if "norm" in name:
@@ -54,7 +60,7 @@ def twins():
                 weight.copy_(torch.randn_like(weight) * weight.shape[-1] ** -0.5)
         reference.llama.lm_head.weight.mul_(1.5)
     arrays = {name: mx.array(value.numpy()) for name, value in reference.state_dict().items()}
-    lm = SemanticLM(SemanticLMConfig.from_dict(CONFIG))
+    lm = SemanticLM(SemanticLMConfig.from_dict(config))
     lm.load_weights(list(apply_rules(RULES, arrays).items()), strict=True)
     return lm, reference
 
@@ -199,7 +205,7 @@ def test_training_drops_conditions_and_thoughts_at_the_stated_rates(twins, monke
     seen = []
     inputs = TorchSemanticLM.inputs
 
-    def spy(self, batch, *, drop_conditions=None, drop_thoughts=None):
+    def spy(self, batch, *, drop_conditions=None, drop_thoughts=None, hide_history=None):
         seen.append((drop_conditions, drop_thoughts))
         return inputs(self, batch, drop_conditions=drop_conditions, drop_thoughts=drop_thoughts)
 
@@ -233,3 +239,40 @@ def test_dropped_rows_have_the_shapes_of_the_guidance_rows(twins):
     audio_start = reference.vocabulary.audio_offset
     alone = reference.row(TAGS, [], None, audio, conditions=False)
     assert alone == [3, audio_start, audio_start, 4]
+
+
+def test_thought_bias(clap):
+    """The same numbers to 1e-5, and the same greedy tokens where they lean on them."""
+    lm, reference = make_twins({**CONFIG, "thought_bias_rank": 8})
+    thoughts = np.random.default_rng(5).integers(0, 16, (4, 2)).astype(np.int32)
+    with torch.no_grad():
+        expected = reference.thought_bias(torch.tensor(thoughts.T).long()).numpy()
+    got = np.array(lm.thought_bias(thoughts[None])[0])
+    assert got.shape == (2, 64)
+    assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+    settings = {"frames": 300, "temperature": 0.0, "guidance_scale": 1.3, "thought_bias": 0.7}
+    wanted = reference.audio_tokens(torch.tensor(clap), TAGS, LYRICS, thoughts=thoughts, **settings)
+    codes = audio_tokens(lm, Condition(clap, TAGS, LYRICS), thoughts, key=KEY, **settings)
+    np.testing.assert_array_equal(np.concatenate(list(codes)), wanted)
+
+
+def test_hidden_history_is_a_target_all_the_same(twins):
+    _, reference = twins
+    generator = np.random.default_rng(6)
+    batch = {
+        "clap": torch.zeros(1, 12),
+        "tags": [TAGS],
+        "lyrics": [LYRICS],
+        "thoughts": [generator.integers(0, 16, (4, 1))],
+        "audio": [generator.integers(0, 64, 40)],
+    }
+    hidden = torch.zeros(40, dtype=torch.bool)
+    hidden[10:20] = True
+    seen, whole = reference.inputs(batch, hide_history=[hidden]), reference.inputs(batch)
+    assert torch.equal(seen.targets, whole.targets)
+    differs = (seen.embeddings != whole.embeddings).any(-1)[0]
+    first = len(reference.row(TAGS, LYRICS, batch["thoughts"][0], batch["audio"][0])) - 41
+    assert differs.nonzero()[:, 0].tolist() == list(range(first + 10, first + 20))
+    spans = [hidden_spans(100, 0.5, torch.Generator().manual_seed(i)) for i in range(200)]
+    shares = [0.0 if span is None else span.float().mean().item() for span in spans]
+    assert 60 < sum(share == 0 for share in shares) < 140 and max(shares) == 1.0

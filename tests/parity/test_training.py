@@ -310,7 +310,13 @@ def tiny_config() -> dict:
         "rvq": common,
         "best_rq": common,
         "semantic_tokenizer": {**common, "precision": "no"},
-        "semantic_lm": {**common, "condition_dropout": 0.1, "text_condition_share": 0.5},
+        "thought_bias": {"steps": 2, "batch_size": 2, "learning_rate": 1e-2},
+        "semantic_lm": {
+            **common,
+            "condition_dropout": 0.1,
+            "history_dropout": 0.5,
+            "text_condition_share": 0.5,
+        },
         "diffusion": {**common, "text_condition_share": 0.5},
     }
     return config
@@ -358,7 +364,7 @@ def stirred(studio: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_every_stage_leaves_its_weights(studio: dict[str, Path]) -> None:
     out = studio["out"]
-    stages = set(command.STAGES) - {"encode", "encode_latents", "rvq", "assemble"}
+    stages = set(command.STAGES) - {"encode", "encode_latents", "rvq", "thought_bias", "assemble"}
     for stage in stages:
         log = json.loads((out / stage / "log.json").read_text())
         assert [row["step"] for row in log["valid"]] == [2], stage
@@ -643,7 +649,9 @@ def test_start_from_a_checkpoint(studio: dict[str, Path], tmp_path: Path) -> Non
         for key, value in getattr(work, name)().named_parameters():
             assert torch.equal(value, learned[key]), (name, key)
     tags = ["etude", "flute", "piano"]  # "drums" and "guitar" are gone, "flute" is new
-    model = codes.SemanticLMTraining(SemanticLM({**work.config["semantic_lm"], "tags": tags}))
+    model = codes.SemanticLMTraining(
+        SemanticLM({**work.config["semantic_lm"], "tags": tags, "thought_bias_rank": 0})
+    )
     rows = model.lm.llama.lm_head.weight
     drawn = rows.detach().clone()
     start.fill(model, "semantic_lm", tags)

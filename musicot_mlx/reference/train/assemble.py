@@ -18,7 +18,11 @@ def assemble(studio: Studio) -> None:
     model.rvq = studio.rvq()
     model.vae = studio.vae()
     model.semantic_tokenizer = studio.semantic_tokenizer()
-    model.semantic_lm.load_state_dict(studio.weights("semantic_lm", "lm."))
+    lm = studio.weights("semantic_lm", "lm.")
+    if config["semantic_lm"].get("thought_bias_rank"):
+        bias = studio.weights("thought_bias")
+        lm |= {f"thought_bias.{key}": value for key, value in bias.items()}
+    model.semantic_lm.load_state_dict(lm)
     model.diffusion.load_state_dict(studio.weights("diffusion", "diffusion."))
     model.save_pretrained(studio.out / "checkpoint", studio.tokenizer())
     print(f"wrote {studio.out / 'checkpoint'}", flush=True)

@@ -13,7 +13,7 @@ from musicot_mlx.reference import clap as clap_parts
 from musicot_mlx.reference.data import SongEntry
 from musicot_mlx.reference.diffusion import SemanticDiffusion
 from musicot_mlx.reference.musicot import build_rvq
-from musicot_mlx.reference.semantic_lm import SemanticLM
+from musicot_mlx.reference.semantic_lm import SemanticLM, ThoughtBias
 from musicot_mlx.reference.train.encode import encoded
 from musicot_mlx.reference.train.studio import Studio, device_of
 from musicot_mlx.reference.trainer import Batch, Metrics, save_atomic, to_device
@@ -123,7 +123,7 @@ def semantic_lm_config(studio: Studio) -> dict[str, Any]:
 
 def train_semantic_lm(studio: Studio) -> None:
     options, config = studio.options("semantic_lm"), semantic_lm_config(studio)
-    lm = SemanticLM(config)
+    lm = SemanticLM({**config, "thought_bias_rank": 0})  # which has a stage of its own
     tokenizer = studio.tokenizer()
     rate = 2.5 * config["audio_frame_rate"]  # codes between two windows
     tag_ids = {tag: lm.vocabulary.tag_id(i) for i, tag in enumerate(config["tags"])}
@@ -136,8 +136,11 @@ def train_semantic_lm(studio: Studio) -> None:
     context = int(config["context_seconds"] / 2.5)
 
     def length_of(rng: np.random.Generator) -> int:
-        """How long the stretches of a batch are, in 2.5 s: 5 s up to the context, often all."""
-        return context if rng.random() < 0.4 else int(rng.integers(2, context + 1))
+        """How long the stretches of a batch are, in 2.5 s: 5 s up to the context, often all. Short
+        ones are as likely as long ones by octaves: at their start thoughts are all there is.
+        """
+        whole = rng.random() < 0.25
+        return context if whole else int(np.exp(rng.uniform(np.log(2), np.log(context + 1))))
 
     def stretch(data: Encoded, rng: np.random.Generator, length: int) -> dict[str, Any]:
         """One item: a stretch of a song of so many 2.5 s, or as long as the song is."""
@@ -190,8 +193,62 @@ def train_semantic_lm(studio: Studio) -> None:
         dropout=options["condition_dropout"],
         thought_weight=float(options.get("thought_weight", 1.0)),
         thought_dropout=bare,
+        history_dropout=float(options.get("history_dropout", 0.0)),
     )
     studio.run("semantic_lm", model, batch, validate)
+
+
+def train_thought_bias(studio: Studio) -> None:
+    """Fit p(audio token | thought) on the encoded songs, and print what it is worth on held-out
+    ones: how much likelier, in nats, the thought of its segment makes a token.
+    """
+    options, config = studio.options("thought_bias"), studio.config["semantic_lm"]
+    if not studio.process.is_main_process or not config.get("thought_bias_rank"):
+        return
+    per_segment = round(config["thought_seconds"] * config["audio_frame_rate"])
+
+    def segments(entries: list[SongEntry]) -> tuple[Tensor, Tensor]:
+        """Thoughts (segments, levels) and the audio tokens (segments, frames) that they last."""
+        thoughts, codes = [], []
+        for _, song in Encoded(studio, entries, text_share=0.0).songs:
+            for window, thought in enumerate(song["thoughts"].T):
+                first = round(2.5 * window * config["audio_frame_rate"])
+                stretch = song["codes"][first : first + per_segment]
+                if len(stretch) == per_segment:
+                    thoughts.append(thought)
+                    codes.append(stretch)
+        return tuple(torch.from_numpy(np.stack(x)).long() for x in (thoughts, codes))
+
+    torch.manual_seed(0)
+    thoughts, codes = segments(studio.data.training)
+    bias = ThoughtBias(
+        config["thought_codebooks"],
+        config["thought_codebook_size"],
+        config["audio_codebook_size"],
+        config["thought_bias_rank"],
+    )
+    counts = torch.bincount(codes.flatten(), minlength=config["audio_codebook_size"]) + 0.5
+    with torch.no_grad():
+        bias.head.bias.copy_((counts / counts.sum()).log())
+        bias.embed.weight.mul_(0.1)
+    bias.head.bias.requires_grad_(False)
+    rate = float(options["learning_rate"])
+    optimizer = torch.optim.AdamW([p for p in bias.parameters() if p.requires_grad], rate)
+    for step in range(options["steps"]):
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / options["steps"])
+        picks = torch.randint(len(thoughts), (options["batch_size"],))
+        frames = torch.randint(per_segment, (len(picks), 16))  # a few of each segment's
+        logp = torch.log_softmax(bias.logits(thoughts[picks]), -1)
+        loss = -logp.gather(1, codes[picks[:, None], frames]).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        thoughts, codes = segments(studio.data.validation)
+        gain = bias(thoughts).gather(1, codes).mean().item()
+    print(f"thought bias: {gain:.3f} nats a held-out token", flush=True)
+    (studio.out / "thought_bias").mkdir(parents=True, exist_ok=True)
+    save_atomic({"ema": bias.state_dict()}, studio.out / "thought_bias" / "last.pt")
 
 
 # --- diffusion ------------------------------------------------------------------------------------

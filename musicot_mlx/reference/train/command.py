@@ -27,7 +27,12 @@ from musicot_mlx.reference.train.audio import (
     train_semantic_tokenizer,
     train_vae,
 )
-from musicot_mlx.reference.train.codes import train_diffusion, train_rvq, train_semantic_lm
+from musicot_mlx.reference.train.codes import (
+    train_diffusion,
+    train_rvq,
+    train_semantic_lm,
+    train_thought_bias,
+)
 from musicot_mlx.reference.train.encode import encode, encode_latents
 from musicot_mlx.reference.train.noise import train_clap_noise
 from musicot_mlx.reference.train.start import Start
@@ -41,6 +46,7 @@ STAGES: dict[str, Callable[[Studio], None]] = {
     "semantic_tokenizer": train_semantic_tokenizer,
     "encode": encode,
     "rvq": train_rvq,
+    "thought_bias": train_thought_bias,
     "semantic_lm": train_semantic_lm,
     "encode_latents": encode_latents,
     "diffusion": train_diffusion,

@@ -27,9 +27,11 @@ PART_OF = {
     "best_rq": ("semantic_tokenizer", "tokenizer."),
     "semantic_tokenizer": ("semantic_tokenizer", "tokenizer."),
     "semantic_lm": ("semantic_lm", "lm."),
+    "thought_bias": ("semantic_lm.thought_bias", ""),
     "diffusion": ("diffusion", "diffusion."),
 }
-FIRST = set(PART_OF) - {"semantic_tokenizer"}  # which goes on from best_rq, or what stands for it
+# The semantic tokenizer goes on from best_rq; the thought bias is quickly fitted anew.
+FIRST = set(PART_OF) - {"semantic_tokenizer", "thought_bias"}
 ROWS = ("llama.model.embed_tokens.weight", "llama.lm_head.weight")  # a row an id
 MET = 8.0  # times that each code of a quantiser counts as met, so that none is replaced as dead
 
@@ -83,7 +85,8 @@ class Start:
         Raises MusicotError where a weight is missing, or has another shape than the config asks.
         """
         prefix = PART_OF[stage][1]
-        part = {prefix + k: v for k, v in self.part(stage).items()}
+        found = self.part(stage).items()  # of which the thought bias is a stage of its own
+        part = {prefix + k: v for k, v in found if not k.startswith("thought_bias.")}
         own = model.state_dict()
         if stage == "semantic_lm":
             for key in ROWS:

@@ -30,6 +30,7 @@ STAGE_OPTIONS = {
     "condition_dropout",
     "thought_weight",
     "thought_dropout",
+    "history_dropout",
     "text_condition_share",
 }
 SAME = (  # what two parts must agree on
