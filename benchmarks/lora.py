@@ -38,6 +38,15 @@ STYLE, TRIGGER = "funk", "zyx"
 TAPE_SPEED, TAPE_HZ = 0.8, 2500.0  # a worn tape: slower and lower, and dull
 TRAIN_SEEDS, VALID_SEEDS = range(9000, 9010), range(9100, 9104)
 DURATION = 30.0  # seconds of a piece and of a render
+# Every linear layer of the diffusion, those around its blocks too: a tape changes latents as such.
+DIFFUSION_LAYERS = """\
+lora_parameters:
+  rank: 16
+  scale: 20.0
+  keys: [attn1.to_qkv, attn1.to_out, attn2.to_q, attn2.to_kv, attn2.to_out, ff.gate_up, ff.down,
+    dit.proj_in, dit.proj_out, dit.preprocess_conv, dit.postprocess_conv,
+    dit.timestep_proj.linear_2, semantic_embedding]
+"""
 SIGNALS = ("onset_rate", "percussive_share", "spectral_centroid")
 
 
@@ -91,12 +100,17 @@ def style(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     make_songs(data, STYLE)
     before = model_hash(args.model)
     parts = {}
+    layers = work / "diffusion.yaml"
+    layers.write_text(DIFFUSION_LAYERS)
     for part, more in (
         (
             "semantic_lm",
             ["--batch-size", "2", "--learning-rate", "5e-4", "--max-seq-length", "400"],
         ),
-        ("diffusion", ["--batch-size", "8", "--learning-rate", "6e-4"]),
+        (
+            "diffusion",
+            ["--batch-size", "8", "--learning-rate", "6e-4", "--config", str(layers)],
+        ),
     ):
         out = work / part
         shutil.rmtree(out, ignore_errors=True)
@@ -112,7 +126,8 @@ def style(args: argparse.Namespace, work: Path) -> dict[str, Any]:
             "fall": 1 - found["proof"]["loss_after"] / found["proof"]["loss_before"],
             "best": found["proof"]["best"],
             "keys_applied": found["proof"]["keys_applied"],
-            "flags": more,
+            "flags": [Path(flag).name for flag in more],
+            "layers": DIFFUSION_LAYERS if part == "diffusion" else "all of the blocks",
         }
         if part == "semantic_lm":
             parts[part]["resumed"] = resumed(args, data, work, common, found["losses"])

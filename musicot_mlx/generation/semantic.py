@@ -26,6 +26,7 @@ import numpy as np
 from musicot_mlx.generation.guidance import guided
 from musicot_mlx.generation.sampling import check_sampling, draw, keys_by_step, log_probabilities
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig, merge_caches
+from musicot_mlx.nn.lanes import OneThread
 from musicot_mlx.weights.vocabulary import AUD_BOS, COT_BOS, COT_EOS, Vocabulary
 
 UNCONDITIONAL = ("without_thoughts", "with_thoughts")
@@ -170,25 +171,26 @@ def plan_many(
         free = held[0] < 0  # alike in all songs
         run = _Run(lm, _thought_rows(lm, conditions, guidance_scale), songs)
         drawn: list[mx.array] = []
-        for level in range(levels):
-            start, stop = vocabulary.thought_range(level)
-            head = lm.head(start, stop)
-            for i in range(window.stop - window.start):
-                if not free[level, i]:
-                    run.feed(start + mx.array(held[:, level, i]))
-                    continue
-                code = _draw_each(
-                    run.log_probabilities(head, guidance_scale),
-                    [k[level, window.start + i] for k in step_keys],
-                    temperature=temperature,
-                    top_k=top_k,
-                    top_p=top_p,
-                )
-                run.feed(start + code)
-                mx.async_eval(code)
-                drawn.append(code)
-        if drawn:  # in level-major order, as a boolean index reads the table
-            held[:, free] = np.array(mx.stack(drawn, axis=1))
+        with _blas(config, run.rows):
+            for level in range(levels):
+                start, stop = vocabulary.thought_range(level)
+                head = lm.head(start, stop)
+                for i in range(window.stop - window.start):
+                    if not free[level, i]:
+                        run.feed(start + mx.array(held[:, level, i]))
+                        continue
+                    code = _draw_each(
+                        run.log_probabilities(head, guidance_scale),
+                        [k[level, window.start + i] for k in step_keys],
+                        temperature=temperature,
+                        top_k=top_k,
+                        top_p=top_p,
+                    )
+                    run.feed(start + code)
+                    mx.async_eval(code)
+                    drawn.append(code)
+            if drawn:  # in level-major order, as a boolean index reads the table
+                held[:, free] = np.array(mx.stack(drawn, axis=1))
     return codes
 
 
@@ -261,30 +263,38 @@ def audio_many(
             rows = _audio_rows(lm, now, held, past, guidance_scale, unconditional)
             run = _Run(lm, rows, songs)
             waiting: list[mx.array] = []
-            for frame in range(codes.shape[1], stop):
-                logp = run.log_probabilities(head, guidance_scale)
-                if bias is not None:
-                    logp = logp + bias[:, min(config.segment(frame), bias.shape[1] - 1)]
-                code = _draw_each(
-                    logp,
-                    next(step_keys),
-                    temperature=temperature,
-                    top_k=top_k,
-                    top_p=top_p,
-                )
-                run.feed(code + config.audio_offset)
-                mx.async_eval(code)
-                if len(waiting) == BLOCK:
-                    block = np.array(mx.stack(waiting, axis=1))  # (songs, codes)
-                    waiting = []
-                    codes = np.concatenate([codes, block], axis=1)
-                    yield block
-                waiting.append(code)
-            block = np.array(mx.stack(waiting, axis=1))
+            with _blas(config, run.rows) as blas:
+                for frame in range(codes.shape[1], stop):
+                    logp = run.log_probabilities(head, guidance_scale)
+                    if bias is not None:
+                        logp = logp + bias[:, min(config.segment(frame), bias.shape[1] - 1)]
+                    code = _draw_each(
+                        logp,
+                        next(step_keys),
+                        temperature=temperature,
+                        top_k=top_k,
+                        top_p=top_p,
+                    )
+                    run.feed(code + config.audio_offset)
+                    mx.async_eval(code)
+                    if len(waiting) == BLOCK:
+                        block = np.array(mx.stack(waiting, axis=1))  # (songs, codes)
+                        waiting = []
+                        codes = np.concatenate([codes, block], axis=1)
+                        with blas.paused():
+                            yield block
+                    waiting.append(code)
+                block = np.array(mx.stack(waiting, axis=1))
             codes = np.concatenate([codes, block], axis=1)
             yield block
 
     return blocks()
+
+
+def _blas(config: SemanticLMConfig, rows: int) -> OneThread:
+    """BLAS on one thread where the largest product of a step is small."""
+    widest = max(config.intermediate_size, config.audio_codebook_size)
+    return OneThread(products=rows * config.hidden_size * widest)
 
 
 def _stretches(

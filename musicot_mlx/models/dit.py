@@ -20,7 +20,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx.nn.elementwise import attention, in_blocks, silu
+from musicot_mlx.nn.elementwise import (
+    attention,
+    in_blocks,
+    layer_norm,
+    plain_is_slow,
+    swiglu,
+)
 from musicot_mlx.nn.rotary import rotate
 from musicot_mlx.weights.config import config_from_dict
 
@@ -211,14 +217,36 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(config.inner_dim, config.inner_dim, bias=False)
 
     def keys_values(self, context: mx.array) -> tuple[mx.array, mx.array]:
+        """Keys and values (batch, heads, vectors, head_dim), or what `folds` makes of them."""
         batch, vectors, _ = context.shape
         kv = self.to_kv(context).reshape(batch, vectors, 2 * self._kv_heads, self._head_dim)
-        return tuple(mx.split(kv.swapaxes(1, 2), 2, axis=1))  # (batch, heads, vectors, head_dim)
+        keys, values = mx.split(kv.swapaxes(1, 2), 2, axis=1)
+        if not self.folds(vectors) or not plain_is_slow(keys):
+            return keys, values
+        group, dim = self._heads // self._kv_heads, self.to_q.weight.shape[-1]
+        shape = (self._kv_heads, group, self._head_dim, dim)
+        read = (keys * self._head_dim**-0.5)[:, :, None] @ self.to_q.weight.reshape(shape)
+        write = values[:, :, None] @ self.to_out.weight.T.reshape(shape)
+        # (batch, kv_heads, group, vectors, channels)
+        return tuple(made.reshape(batch, self._heads * vectors, dim) for made in (read, write))
+
+    def folds(self, vectors: int) -> bool:
+        """Whether to_q goes into the keys and to_out into the values, (batch, heads * vectors,
+        channels) each: with few vectors to attend to, two small products then do for two large.
+        """
+        plain = type(self.to_q) is nn.Linear and type(self.to_out) is nn.Linear
+        return plain and not self.training and 2 * vectors <= self._head_dim
 
     def __call__(
         self, x: mx.array, keys_values: tuple[mx.array, mx.array], mask: mx.array | None
     ) -> mx.array:
         batch, time, dim = x.shape
+        if keys_values[0].ndim == 3:
+            read, write = keys_values
+            scores = (x @ read.swapaxes(1, 2)).reshape(batch, time, self._heads, -1)
+            if mask is not None:
+                scores = mx.where(mask, scores, -1e30)
+            return mx.softmax(scores, axis=-1).reshape(batch, time, -1) @ write
         q = self.to_q(x).reshape(batch, time, self._heads, self._head_dim).swapaxes(1, 2)
         scale = self._head_dim**-0.5
         y = attention(q, *keys_values, scale=scale, mask=mask)
@@ -237,8 +265,14 @@ class FeedForward(nn.Module):
         return in_blocks(self._rows, x, 8 * x.shape[-1])
 
     def _rows(self, x: mx.array) -> mx.array:
-        up, gate = mx.split(self.gate_up(x), 2, axis=-1)
-        return self.down(up * silu(gate))
+        layer = self.gate_up
+        if type(layer) is nn.Linear and plain_is_slow(x):
+            # two products: halves of one would lie apart, and the gate would not be vectorised
+            weights, biases = mx.split(layer.weight, 2), mx.split(layer.bias, 2)
+            up, gate = (mx.addmm(b, x, w.T) for w, b in zip(weights, biases, strict=True))
+        else:
+            up, gate = mx.split(layer(x), 2, axis=-1)
+        return self.down(swiglu(up, gate))
 
 
 class DiTBlock(nn.Module):
@@ -254,9 +288,9 @@ class DiTBlock(nn.Module):
     def __call__(
         self, x: mx.array, keys_values: tuple[mx.array, mx.array], mask: mx.array | None
     ) -> mx.array:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), keys_values, mask)
-        return x + self.ff(self.norm3(x))
+        x = x + self.attn1(layer_norm(self.norm1, x))
+        x = x + self.attn2(layer_norm(self.norm2, x), keys_values, mask)
+        return x + self.ff(layer_norm(self.norm3, x))
 
 
 class DiT(nn.Module):

@@ -20,7 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx.nn import llama_step
+from musicot_mlx.nn import few_rows, llama_step
 from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
 from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.vocabulary import (
@@ -286,8 +286,8 @@ class SemanticLM(nn.Module):
 
             return quantized
         if type(head) is nn.Linear:
-            rows = head.weight[start:stop].T  # (hidden, ids)
-            return lambda x: x @ rows
+            rows = head.weight[start:stop]  # (ids, hidden)
+            return lambda x: few_rows.product(rows, x) if x.ndim == 2 else x @ rows.T
         return lambda x: head(x)[..., start:stop]
 
     def make_cache(self) -> list[KVCache]:

@@ -39,6 +39,13 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
     return y.T.reshape(*x.shape[:-1], -1)
 
 
+def product(weight: mx.array, x: mx.array) -> mx.array:
+    """x (rows, channels) times the rows of a small weight (outputs, channels) -> (rows, outputs)."""
+    if len(x) > _MOST_ROWS or not plain_is_slow(x):
+        return x @ weight.T
+    return (weight @ x.T).T
+
+
 def _in_lanes(layer: nn.Linear, x: mx.array) -> mx.array | None:
     """layer times x (inputs, rows) -> (channels, rows), or None where two lanes are no use."""
     lane = lanes.second_lane()

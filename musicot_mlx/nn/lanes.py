@@ -18,6 +18,7 @@ from functools import lru_cache
 import mlx.core as mx
 
 _CORES = (2, 3)  # where lanes win; below there is nothing to share, above BLAS shares better
+_SMALL = 1 << 21  # multiplications: one core does as many in 15 to 30 microseconds
 
 
 @lru_cache(maxsize=1)
@@ -78,6 +79,36 @@ def _streams() -> tuple[mx.Stream, mx.Stream]:
         # the first row stays where everything else is, so that a thread costs one more stream
         _of_thread.streams = mx.default_stream(mx.cpu), mx.new_stream(mx.cpu)
     return _of_thread.streams
+
+
+class OneThread:
+    """BLAS on the thread that calls it while steps are so small that a second one only gets in the
+    way: products of at most _SMALL multiplications, on few cores. Elsewhere this changes nothing.
+    """
+
+    def __init__(self, *, products: int) -> None:
+        self._wanted = products <= _SMALL and worth_it()
+        self._before: int | None = None
+
+    def __enter__(self) -> "OneThread":
+        if self._wanted:
+            self._before = openblas().openblas_get_num_threads()
+            openblas().openblas_set_num_threads(1)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            openblas().openblas_set_num_threads(self._before)
+            self._before = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around the yield of a generator: whoever reads it has all threads."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from musicot_mlx.nn import rotary
 from musicot_mlx.nn.elementwise import exp_steps, plain_is_slow, silu_steps
 
 _POSITIONS = 1024  # rows of the rotation table are made in steps of this
+_QUEUED = 3  # layers that are handed to the device at a time
 _FEW_SCORES = 4096  # up to here one softmax is quicker than the fast exponential's eight operations
 
 
@@ -62,7 +63,9 @@ def step(model: nn.Module, x: mx.array, cache: list[Any]) -> mx.array:
     cos, sin = cos.swapaxes(1, 2), sin.swapaxes(1, 2)  # (1, 1, half, rows)
     before, after = _compiled(attn.n_heads, attn.n_kv_heads, layers[0].input_layernorm.eps)
     h = x[:, 0].T  # (hidden, rows)
-    for layer, kept in zip(layers, cache, strict=True):
+    for index, (layer, kept) in enumerate(zip(layers, cache, strict=True)):
+        if index and index % _QUEUED == 0:
+            mx.async_eval(h)  # or the device would wait while Python builds the other layers
         attn, mlp = layer.self_attn, layer.mlp
         q, k, v = before(
             h, cos, sin, layer.input_layernorm.weight, attn.q_proj.weight, attn.k_proj.weight,
