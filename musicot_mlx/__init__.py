@@ -45,8 +45,11 @@ def _preload_openblas() -> None:
     """Load OpenBLAS ahead of MLX, whose Linux CPU wheel bundles the 30 x slower reference BLAS.
 
     MLX calls cblas by plain name, so whichever BLAS is global first answers; after MLX is loaded
-    it is too late. MUSICOT_NO_OPENBLAS=1 turns this off.
+    it is too late. MUSICOT_NO_OPENBLAS=1 turns this off. The PyTorch side is left alone: PyTorch
+    would call OpenBLAS too, whose threads and OpenMP's then wait for each other, 20 x slower.
     """
+    if any("musicot_mlx.reference" in word for word in sys.orig_argv):
+        return
     if sys.platform == "linux" and os.environ.get("MUSICOT_NO_OPENBLAS", "0") in ("", "0"):
         try:
             ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)

@@ -4,6 +4,8 @@ A count that grew is a regression to explain, one that fell is a number to lower
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,7 +14,7 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation import cost, machine, speed
+from musicot_mlx.evaluation import against, cost, machine, speed
 from musicot_mlx.pipelines import memory
 from musicot_mlx.pipelines.bits import store_with_bits
 from tests import tiny
@@ -149,6 +151,32 @@ def test_bench_writes_rows_and_prints_the_table_of_them(
     assert set(row["bounds"]) == set(machine.PUBLISHED_BANDWIDTH)
     for name in ("chip", "cores", "memory_gb", "system", "packages", "power", "blas", "device"):
         assert row["machine"][name]
+
+
+def test_against_torch_on_the_same_weights(tiny_model: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("torch")
+    path = tmp_path / "against.json"
+    command = ["bench", "--model", str(tiny_model), "--against", "torch", "--shapes", "model"]
+    assert main([*command, "-n", "1", "--json", str(path)]) == 0
+    results = json.loads(path.read_text())
+    assert capsys.readouterr().out.strip() == results["table"]
+    stages = [row["what"].rpartition(": ")[2] for row in results["rows"]]
+    assert stages == ["audio tokens", "diffusion", "decode", "total"]
+    assert all(row["MLX"] > 0 and row["PyTorch"] > 0 for row in results["rows"])
+    assert results["machine"]["torch_threads"] >= 1
+
+
+def test_a_song_of_one_window_has_whole_codes() -> None:
+    config = {"diffusion": {"window_seconds": 5.0, "latent_rate": 44100 / 1024}}
+    assert against.one_window(config) == 4.96
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is loaded on Linux alone")
+def test_pytorch_keeps_its_own_blas() -> None:
+    code = "print('openblas' in open('/proc/self/maps').read())"
+    command = [sys.executable, "-c", f"import musicot_mlx  # musicot_mlx.reference.train\n{code}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
 
 
 def test_a_run_that_fails_says_why(tmp_path: Path, capsys) -> None:

@@ -1,14 +1,17 @@
 """The CPU's fast paths give what the plain ones give: rotation, lanes, the step of the LM."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 from musicot_mlx.generation import diffusion
 from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import merge_caches
-from musicot_mlx.nn import lanes, llama_step, rotary
+from musicot_mlx.models.vae import VAE, VAEConfig
+from musicot_mlx.nn import elementwise, lanes, llama_step, rotary
 from tests import tiny
 from tests.test_semantic_lm import tiny_lm
 
@@ -62,6 +65,63 @@ def test_a_layer_with_an_adapter_goes_the_plain_way() -> None:
     attention = lm.layers[1].self_attn
     attention.v_proj = LoRALinear.from_base(attention.v_proj)
     assert not llama_step.takes(lm.model, one, cache)
+
+
+@on_cpu
+@pytest.mark.parametrize("masked", [False, True])
+def test_folded_cross_attention_is_the_plain_one(
+    masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DiffusionConfig.from_dict({**tiny.CONFIG["diffusion"], "attention_head_dim": 16})
+    layer = SemanticDiffusion(config).dit.transformer_blocks[0].attn2
+    layer.eval()
+    keys = mx.random.split(mx.random.key(0), 2)
+    x = mx.random.normal((2, 7, config.inner_dim), key=keys[0])
+    context = mx.random.normal((2, 5, config.cross_attention_dim), key=keys[1])
+    mask = mx.array([[True] * 5, [True] * 2 + [False] * 3])[:, None, None] if masked else None
+    folded = layer.keys_values(context)
+    assert folded[0].shape == (2, config.num_attention_heads * 5, config.inner_dim)
+    monkeypatch.setattr(type(layer), "folds", lambda *_: False)
+    assert far(layer(x, folded, mask), layer(x, layer.keys_values(context), mask)) < 1e-5
+
+
+@on_cpu
+def test_norm_and_gate_are_mlx_own() -> None:
+    norm = nn.LayerNorm(24)
+    norm.weight, norm.bias = mx.arange(24) / 24, mx.ones((24,))
+    x = 3 + mx.random.normal((2, 9, 24), key=mx.random.key(0))
+    assert far(elementwise.layer_norm(norm, x), norm(x)) < 1e-5
+
+    def slopes(gated: Callable[[mx.array, mx.array], mx.array]) -> tuple[mx.array, mx.array]:
+        return mx.grad(lambda up, gate: gated(up, gate).square().sum(), argnums=(0, 1))(x, -x)
+
+    plain = slopes(lambda up, gate: up * nn.silu(gate))
+    assert all(far(a, b) < 1e-3 for a, b in zip(slopes(elementwise.swiglu), plain, strict=True))
+
+
+@on_cpu
+def test_small_steps_keep_blas_on_one_thread_and_give_it_back() -> None:
+    library = lanes.openblas()
+    if library is None:
+        pytest.skip("there is no OpenBLAS to set")
+    before = library.openblas_get_num_threads()
+    with lanes.OneThread(products=1) as blas:
+        assert library.openblas_get_num_threads() == (1 if lanes.worth_it() else before)
+        with blas.paused():
+            assert library.openblas_get_num_threads() == before
+    with lanes.OneThread(products=1 << 30):
+        assert library.openblas_get_num_threads() == before
+    assert library.openblas_get_num_threads() == before
+
+
+@on_cpu
+def test_decoding_in_lanes_is_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    if lanes.openblas() is None:
+        pytest.skip("without OpenBLAS there are no lanes")
+    vae = VAE(VAEConfig.from_dict(tiny.CONFIG["vae"]))
+    latents = mx.random.normal((1, 8 * vae.config.decoder_reach + 1, vae.config.latent_dim))
+    monkeypatch.setattr(lanes, "worth_it", lambda: True)
+    assert far(vae._decode_in_lanes(latents), vae.decode(latents)) < 1e-4
 
 
 @on_cpu

@@ -59,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("torch",),
         help="the PyTorch reference beside MLX: same weights, same run, float32",
     )
+    add(
+        "--shapes",
+        nargs="+",
+        choices=("model", "lm-1b", "musicgen-small"),
+        default=["model", "lm-1b", "musicgen-small"],
+        help="what stands side by side: the model, and two large shapes with random weights",
+    )
     add("--max-memory-gb", type=number(0.05, unit="GB"), metavar="GB", help="refuse what is larger")
     add("--json", metavar="FILE", help="write the results here; - is standard output, not a table")
 
@@ -134,4 +141,10 @@ def _with_bits(name: str, bits: int, folder: Path) -> Path:
 def _against_torch(args: argparse.Namespace) -> dict[str, Any]:
     from musicot_mlx.evaluation import against
 
-    return against.torch(args.model, runs=args.n)
+    with common.Progress() as progress:
+        return against.torch(
+            args.model,
+            runs=args.n,
+            shapes=tuple(args.shapes),
+            progress=lambda done, total: progress("runs", done, total),
+        )

@@ -25,6 +25,8 @@ from musicot_mlx.generation.semantic import audio_tokens as draw_audio
 from musicot_mlx.generation.semantic import windows as lm_windows
 from musicot_mlx.weights.vocabulary import COT_BOS
 
+_THOUGHT_SECONDS = 10.0  # of audio that a CLAP vector stands for
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -92,8 +94,16 @@ def diffusion(
     time = min(frames, config.window_frames)
     rows = 2 if guided else 1
     size, values = 0, 0
+    # the prompt's vector, the thoughts that a window can touch, start and total seconds
+    vectors = math.ceil(config.window_seconds / _THOUGHT_SECONDS) + 4
+    first = model.dit.transformer_blocks[0]
+    folded = first.attn2.folds(vectors, first.norm1.weight)
+    if folded:
+        values += 2 * config.num_layers * config.num_attention_heads * vectors * config.inner_dim
+        size += values * 4
     for name, layer in model.dit.named_modules():
-        if isinstance(layer, (nn.Linear, nn.QuantizedLinear)) and not _once(name):
+        gone = folded and re.search(r"attn2\.to_(q|out)$", name)
+        if isinstance(layer, (nn.Linear, nn.QuantizedLinear)) and not (gone or _once(name)):
             layer_bytes, layer_values = linear_weights(nn.Sequential(layer))
             size, values = size + layer_bytes, values + layer_values
     attention = 4 * rows * config.num_layers * time * time * config.inner_dim

@@ -221,7 +221,7 @@ class CrossAttention(nn.Module):
         batch, vectors, _ = context.shape
         kv = self.to_kv(context).reshape(batch, vectors, 2 * self._kv_heads, self._head_dim)
         keys, values = mx.split(kv.swapaxes(1, 2), 2, axis=1)
-        if not self.folds(vectors) or not plain_is_slow(keys):
+        if not self.folds(vectors, keys):
             return keys, values
         group, dim = self._heads // self._kv_heads, self.to_q.weight.shape[-1]
         shape = (self._kv_heads, group, self._head_dim, dim)
@@ -230,12 +230,15 @@ class CrossAttention(nn.Module):
         # (batch, kv_heads, group, vectors, channels)
         return tuple(made.reshape(batch, self._heads * vectors, dim) for made in (read, write))
 
-    def folds(self, vectors: int) -> bool:
+    def folds(self, vectors: int, x: mx.array) -> bool:
         """Whether to_q goes into the keys and to_out into the values, (batch, heads * vectors,
         channels) each: with few vectors to attend to, two small products then do for two large.
+
+        Only on the CPU's fast path: that is where it was measured. x: any array of the network.
         """
         plain = type(self.to_q) is nn.Linear and type(self.to_out) is nn.Linear
-        return plain and not self.training and 2 * vectors <= self._head_dim
+        few = 2 * vectors <= self._head_dim
+        return plain and few and not self.training and plain_is_slow(x)
 
     def __call__(
         self, x: mx.array, keys_values: tuple[mx.array, mx.array], mask: mx.array | None

@@ -1,7 +1,9 @@
-"""Seconds that the PyTorch reference takes for each stage of a song: what `musicot bench --against
-torch` runs beside MLX.
+"""Seconds that PyTorch takes for each stage of a song, or for a token of a large shape: what
+`musicot bench --against torch` runs beside MLX.
 
-    python -m musicot_mlx.reference.speed FOLDER --duration 5 --songs 3
+    python -m musicot_mlx.reference.speed song FOLDER --duration 5 --songs 3
+    python -m musicot_mlx.reference.speed lm-1b CONFIG --tokens 20
+    python -m musicot_mlx.reference.speed musicgen-small --tokens 20
 
 The reference recomputes every sequence at every token, which is right for parity and wrong for a
 race: here the same LLaMA runs with transformers' key-value cache, both rows of guidance in one
@@ -10,6 +12,7 @@ batch, and only the reachable rows of the head. The rest is the reference as it 
 
 import argparse
 import json
+import re
 import time
 from typing import Any
 
@@ -17,16 +20,24 @@ import torch
 from transformers import DynamicCache
 
 from musicot_mlx.reference.musicot import MusicotReference
-from musicot_mlx.weights.vocabulary import AUD_BOS, COT_BOS
+from musicot_mlx.reference.semantic_lm import SemanticLM
+from musicot_mlx.weights.vocabulary import AUD_BOS
 
 
 @torch.no_grad()
 def decode_cached(
-    lm: Any, rows: list[torch.Tensor], *, legal: tuple[int, int], tokens: int, guidance: float
+    lm: Any,
+    rows: list[torch.Tensor],
+    *,
+    legal: tuple[int, int],
+    tokens: int,
+    guidance: float,
+    marks: list[float] | None = None,
 ) -> torch.Tensor:
     """Draw `tokens` ids after embedded rows (time, hidden) of unequal length, guided, as MLX does.
 
-    The first row is the conditional one; shorter rows are padded on the left and masked.
+    The first row is the conditional one; shorter rows are padded on the left and masked. marks
+    takes the time at which each token was there.
     """
     longest = max(len(row) for row in rows)
     hidden = rows[0].shape[-1]
@@ -54,6 +65,8 @@ def decode_cached(
         mixed = guidance * logp[0] + (1 - guidance) * logp[1]
         code = legal[0] + torch.multinomial(torch.softmax(mixed, dim=-1), 1)
         drawn.append(code)
+        if marks is not None:
+            marks.append(time.perf_counter())
         x = lm.llama.model.embed_tokens(code).expand(len(rows), 1, hidden)
     return torch.cat(drawn) - legal[0]
 
@@ -67,16 +80,14 @@ def song(model: MusicotReference, *, duration: float) -> dict[str, float]:
     clap = torch.zeros(config["semantic_lm"]["clap_dim"])
     clap[0] = 1.0
     began = time.perf_counter()
-    thoughts = lm.plan_thoughts(
-        clap, segments=1, guidance_scale=sampling.get("thought_guidance", 2.3)
-    )
+    thoughts = lm.plan_thoughts(clap, segments=1, guidance_scale=sampling.get("thought_guidance", 2.3))
     planned = time.perf_counter()
     chain = lm.row((), (), thoughts, clap=True)
     rows = [
         lm.embed(torch.tensor([ids]), clap[None] if conditional else None)[0]
-        for ids, conditional in (([*chain, AUD_BOS], True), ([COT_BOS, AUD_BOS][1:], False))
+        for ids, conditional in (([*chain, AUD_BOS], True), ([AUD_BOS], False))
     ]
-    frames = round(duration * config["semantic_lm"].get("audio_frame_rate", 25.0))
+    frames = round(duration * config["semantic_lm"]["audio_frame_rate"])
     codes = decode_cached(
         lm,
         rows,
@@ -93,9 +104,9 @@ def song(model: MusicotReference, *, duration: float) -> dict[str, float]:
         torch.zeros(1),
         torch.full((1,), duration),
         frames=-int(-duration * rate // 1),
-        steps=sampling.get("steps", 50),
+        steps=sampling["steps"],
         sampler=sampling.get("sampler"),
-        guidance_scale=sampling.get("diffusion_guidance", 3.0),
+        guidance_scale=sampling["diffusion_guidance"],
     )
     diffused = time.perf_counter()
     model.vae.decode(latents.transpose(1, 2))
@@ -109,20 +120,92 @@ def song(model: MusicotReference, *, duration: float) -> dict[str, float]:
     }
 
 
+@torch.no_grad()
+def language_model(config: dict[str, Any], *, prefix: int, tokens: int) -> list[float]:
+    """Seconds of each of the first tokens of a semantic LM with random weights."""
+    lm = SemanticLM(config).eval()
+    rows = [lm.embed(torch.full((1, n), 5), None)[0] for n in (prefix, 4)]
+    marks = [time.perf_counter()]
+    legal = lm.vocabulary.audio_range
+    decode_cached(lm, rows, tokens=tokens, legal=legal, guidance=1.3, marks=marks)
+    return [after - before for before, after in zip(marks[:-1], marks[1:], strict=True)]
+
+
+def musicgen_small(*, prefix: int, tokens: int) -> list[float]:
+    """Seconds of each of the first steps of transformers' MusicGen small, random weights.
+
+    Its text encoder and codec are tiny: they are not timed.
+    """
+    import transformers as hf
+
+    text = {"d_model": 768, "d_kv": 64, "d_ff": 64, "num_layers": 1, "num_heads": 12}
+    codec = {"num_filters": 2, "num_lstm_layers": 1, "hidden_size": 8, "codebook_dim": 8}
+    codec |= {"upsampling_ratios": [8, 5, 4, 4], "codebook_size": 2048}
+    model = hf.MusicgenForConditionalGeneration(
+        hf.MusicgenConfig(
+            text_encoder=hf.T5Config(vocab_size=64, **text),
+            audio_encoder=hf.EncodecConfig(target_bandwidths=[2.2], sampling_rate=32000, **codec),
+            decoder=hf.MusicgenDecoderConfig(),
+        )
+    ).eval()
+    settings = model.generation_config
+    settings.pad_token_id = settings.bos_token_id = settings.decoder_start_token_id = 2048
+    ids = torch.randint(1, 64, (1, prefix))
+    marks = [time.perf_counter()]
+
+    class Clock(hf.LogitsProcessor):
+        """Notes when a step's logits are there."""
+
+        def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            marks.append(time.perf_counter())
+            return scores
+
+    model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        guidance_scale=3.0,
+        do_sample=True,
+        top_k=250,
+        max_new_tokens=tokens,
+        logits_processor=hf.LogitsProcessorList([Clock()]),
+    )
+    return [after - before for before, after in zip(marks[:-1], marks[1:], strict=True)]
+
+
+def facts() -> dict[str, Any]:
+    """What PyTorch ran on: threads, device, and the BLAS it was built with."""
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+        "blas": blas.group(1) if blas else "unknown BLAS",
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder")
+    parser.add_argument("what", choices=("song", "lm-1b", "musicgen-small"))
+    parser.add_argument("folder", nargs="?", help="checkpoint; of lm-1b its config as JSON")
     parser.add_argument("--duration", type=float, default=5.0)
     parser.add_argument("--songs", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=20)
+    parser.add_argument("--prefix", type=int, default=12, help="positions before the tokens")
+    parser.add_argument("--skipped", type=int, default=4, help="tokens that are not counted")
     args = parser.parse_args()
-    model = MusicotReference.from_pretrained(args.folder)
-    song(model, duration=args.duration)  # warm-up
-    songs = [song(model, duration=args.duration) for _ in range(args.songs)]
-    print(json.dumps({"songs": songs, "torch": torch.__version__, "threads": _threads()}))
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
+    if args.what == "song":
+        model = MusicotReference.from_pretrained(args.folder)
+        song(model, duration=args.duration)  # warm-up
+        songs = [song(model, duration=args.duration) for _ in range(args.songs)]
+        found: dict[str, Any] = {"songs": songs}
+    else:
+        length = {"prefix": args.prefix, "tokens": args.tokens}
+        if args.what == "lm-1b":
+            seconds = language_model(json.loads(args.folder), **length)
+        else:
+            seconds = musicgen_small(**length)
+        found = {"seconds": seconds[args.skipped :]}
+    print(json.dumps(found | facts()))
 
 
 if __name__ == "__main__":
