@@ -40,7 +40,7 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
 
 
 def product(weight: mx.array, x: mx.array) -> mx.array:
-    """x (rows, channels) times the rows of a small weight (outputs, channels) -> (rows, outputs)."""
+    """x (rows, channels) times a small weight (outputs, channels) -> (rows, outputs)."""
     if len(x) > _MOST_ROWS or not plain_is_slow(x):
         return x @ weight.T
     return (weight @ x.T).T

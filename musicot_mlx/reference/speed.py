@@ -80,7 +80,9 @@ def song(model: MusicotReference, *, duration: float) -> dict[str, float]:
     clap = torch.zeros(config["semantic_lm"]["clap_dim"])
     clap[0] = 1.0
     began = time.perf_counter()
-    thoughts = lm.plan_thoughts(clap, segments=1, guidance_scale=sampling.get("thought_guidance", 2.3))
+    thoughts = lm.plan_thoughts(
+        clap, segments=1, guidance_scale=sampling.get("thought_guidance", 2.3)
+    )
     planned = time.perf_counter()
     chain = lm.row((), (), thoughts, clap=True)
     rows = [
