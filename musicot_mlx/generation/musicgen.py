@@ -25,7 +25,8 @@ from musicot_mlx.nn import musicgen_step
 WINDOW = 1500  # frames, 30 s: what the released models were trained on
 OVERLAP = 600  # frames, 12 s
 BLOCK = 25  # frames handed out at a time: half a second
-PREFILL = 512  # positions a forward pass; bounds the attention scores of a long start
+POSITIONS = 512  # position embeddings are made in steps of this
+PREFILL = 64  # positions a forward pass; its attention scores stay small beside the caches
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,8 @@ class _Run:
         x = x + self._positions(begin, begin + x.shape[1])
         self.offset += time
         for first in range(0, x.shape[1], PREFILL):
+            if first:  # or all pieces would be held at once
+                mx.eval([kept.state for kept in self.cache])
             piece = x[:, first : first + PREFILL]
             mask = self._mask(begin + first, piece.shape[1])
             if self.step is not None and piece.shape[1] == 1:
@@ -252,7 +255,7 @@ class _Run:
     def _positions(self, begin: int, end: int) -> mx.array:
         """Position embeddings (1 or rows, time, hidden); a row's own begin after its padding."""
         if len(self.positions) < end:
-            self.positions = self.lm.positions(-(-end // PREFILL) * PREFILL)
+            self.positions = self.lm.positions(-(-end // POSITIONS) * POSITIONS)
         if self.padding is None:
             return self.positions[None, begin:end]
         own = np.maximum(np.arange(begin, end)[None] - self.padding[:, None], 0)
