@@ -79,11 +79,8 @@ def _songs(model: str, *, runs: int, songs: int, step: Callable[[], None]) -> di
     sides: dict[str, list[dict[str, float]]] = {"MLX": [], "PyTorch": []}
     with tempfile.TemporaryDirectory() as room:
         pytorch, mlx = str(Path(room) / "pytorch"), str(Path(room) / "mlx")
-        back = (
-            "import sys; from pathlib import Path; from musicot_mlx.reference.from_mlx import *; "
-        )
-        back += "save_pytorch(Path(sys.argv[1]), Path(sys.argv[2]))"
-        speed.fresh_process([sys.executable, "-c", back, str(folder), pytorch])
+        back = [sys.executable, "-m", "musicot_mlx.convert.to_pytorch"]
+        speed.fresh_process([*back, str(folder), pytorch])
         convert = [sys.executable, "-m", "musicot_mlx", "convert", "--dtype", "float32"]
         speed.fresh_process([*convert, "--hf-path", pytorch, "--mlx-path", mlx])
         found, told = {}, {}

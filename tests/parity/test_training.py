@@ -25,12 +25,12 @@ yaml = pytest.importorskip("yaml")
 from torch import nn  # noqa: E402
 
 import musicot_mlx as mc  # noqa: E402
+from musicot_mlx.convert.to_pytorch import main as write_pytorch  # noqa: E402
 from musicot_mlx.errors import MusicotError, RunError  # noqa: E402
 from musicot_mlx.reference import clap as clap_parts  # noqa: E402
 from musicot_mlx.reference import trainer  # noqa: E402
 from musicot_mlx.reference.clap import embed_text, tokenize  # noqa: E402
 from musicot_mlx.reference.data import SongData  # noqa: E402
-from musicot_mlx.reference.from_mlx import from_mlx  # noqa: E402
 from musicot_mlx.reference.musicot import PARTS, MusicotReference  # noqa: E402
 from musicot_mlx.reference.semantic_lm import SemanticLM  # noqa: E402
 from musicot_mlx.reference.train import codes, command, encode, noise  # noqa: E402
@@ -667,10 +667,11 @@ def test_start_from_a_checkpoint(studio: dict[str, Path], tmp_path: Path) -> Non
     assert torch.equal(rows[new.thought_id(1, 2)], learned[old.thought_id(1, 2)])
 
 
-def test_mlx_folder_turned_back(stirred: dict[str, Path]) -> None:
+def test_mlx_folder_turned_back(stirred: dict[str, Path], tmp_path: Path, capsys) -> None:
     """Every weight that conversion keeps comes back, bit for bit, where it was."""
+    assert write_pytorch([str(stirred["mlx"]), str(tmp_path)]) == 0
     before = MusicotReference.from_pretrained(stirred["torch"]).state_dict()
-    after = from_mlx(stirred["mlx"]).state_dict()
+    after = MusicotReference.from_pretrained(tmp_path).state_dict()
     assert after.keys() == before.keys()
     for name in PARTS:
         rules = import_module(f"musicot_mlx.convert.keymaps.{name}").RULES
@@ -679,9 +680,9 @@ def test_mlx_folder_turned_back(stirred: dict[str, Path]) -> None:
             same = torch.equal(after[f"{name}.{key}"], before[f"{name}.{key}"])
             assert same or rule.target is None, key
     config = json.loads((stirred["torch"] / "config.json").read_text())
-    assert Start.read(stirred["mlx"]).config["diffusion"] == config["diffusion"]
-    with pytest.raises(MusicotError, match="is a PyTorch checkpoint"):
-        from_mlx(stirred["torch"])
+    assert Start.read(tmp_path).config["diffusion"] == config["diffusion"]
+    assert write_pytorch([str(stirred["torch"]), str(tmp_path)]) == 2
+    assert "is a PyTorch checkpoint" in capsys.readouterr().err
 
 
 def test_start_from_trains_on(studio: dict[str, Path], tmp_path: Path, capsys) -> None:

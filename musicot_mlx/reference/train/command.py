@@ -76,8 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         "--start-from",
         type=Path,
         metavar="CHECKPOINT",
-        help="a checkpoint/ folder, or the MLX folder it became; stages that have no weights begin "
-        "with those it holds",
+        help="a checkpoint/ folder of a training; stages that have no weights begin with those it "
+        "holds",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     args = parser.parse_args(argv)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.reference.from_mlx import from_mlx
 from musicot_mlx.reference.musicot import MODEL_TYPE
 from musicot_mlx.weights.vocabulary import Vocabulary
 
@@ -46,23 +45,17 @@ class Start:
 
     @classmethod
     def read(cls, folder: Path) -> "Start":
-        """The checkpoint in `folder`, the trainer's own or the MLX folder made from one.
-
-        Raises MusicotError where it is neither.
-        """
+        """The checkpoint in `folder`; MusicotError where it is none that the trainer wrote."""
         try:
             config = json.loads((folder / "config.json").read_text())
-            if config.get("model_type") == "musicot":
-                model = from_mlx(folder)
-                return cls(folder, model.config, model.state_dict())
             state = load_file(folder / "model.safetensors")
         except (OSError, ValueError) as error:
             raise MusicotError(f"{folder} is no checkpoint to start from: {error}") from error
         if config.get("model_type") != MODEL_TYPE:
             raise MusicotError(
                 f"{folder} is a {config.get('model_type')} folder; start from the checkpoint/ "
-                f"folder of a training, which is {MODEL_TYPE}, or from the musicot folder that it "
-                "became"
+                f"folder of a training, which is {MODEL_TYPE}; an MLX folder becomes one again by "
+                f"python -m musicot_mlx.convert.to_pytorch"
             )
         return cls(folder, config, state)
 

@@ -1,34 +1,41 @@
 """An MLX folder turned back into the PyTorch checkpoint it was made from, to train it further.
 
+    python -m musicot_mlx.convert.to_pytorch MLX_FOLDER CHECKPOINT
+
 Conversion joins, moves and transposes weights by tables of rules. None of it mixes two numbers, so
 a checkpoint whose every element is its own index, sent through the same tables, says where each
 number of the MLX folder came from; no second set of tables is kept. Weights that were quantised
-come back at the precision that they have in the folder.
+come back at the precision that they have in the folder. PyTorch is imported where it is used.
 """
 
+import argparse
+import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
-import torch
-from tokenizers import Tokenizer
-from torch import Tensor
 
-from musicot_mlx.convert.rules import apply_rules
+from musicot_mlx.convert.rules import Rule, apply_rules
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.reference.musicot import PARTS, MusicotReference
 from musicot_mlx.weights.checkpoint import load_arrays, part, read_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from musicot_mlx.reference.musicot import MusicotReference
 
 EXACT_FLOAT32 = 2**24  # integers below it survive a rule that makes float32
 
 
-def from_mlx(folder: Path) -> MusicotReference:
+def to_pytorch(folder: Path) -> "MusicotReference":
     """The PyTorch model of a musicot MLX folder, in float32.
 
     Raises MusicotError where the folder is not one of musicot, or its weights don't fit its config.
     """
+    from musicot_mlx.reference.musicot import PARTS, MusicotReference
+
     folder = Path(folder)
     config = read_config(folder)
     if config.get("model_type") != "musicot":
@@ -48,12 +55,6 @@ def from_mlx(folder: Path) -> MusicotReference:
         layer._codebook.embed_avg.copy_(layer._codebook.embed)
         layer._codebook.cluster_size.fill_(1.0)
     return reference.eval()
-
-
-def save_pytorch(folder: Path, target: Path) -> None:
-    """Write the PyTorch checkpoint of an MLX folder to `target`, tokenizer and all."""
-    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
-    from_mlx(folder).save_pretrained(target, tokenizer)
 
 
 def _dequantised(arrays: dict[str, mx.array], config: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -77,11 +78,13 @@ def _dequantised(arrays: dict[str, mx.array], config: dict[str, Any]) -> dict[st
 
 
 def _inverted(
-    rules: list[Any], own: dict[str, Tensor], arrays: dict[str, np.ndarray], where: str
-) -> dict[str, Tensor]:
+    rules: list[Rule], own: "dict[str, Tensor]", arrays: dict[str, np.ndarray], where: str
+) -> "dict[str, Tensor]":
     """A PyTorch state of the shapes of `own` with the values of `arrays`; what conversion drops
     stays as it is in `own`.
     """
+    import torch
+
     flat = [value.float().flatten() for value in own.values()]
     values = torch.cat(flat).numpy().copy()
     starts = np.cumsum([0, *(len(f) for f in flat)])
@@ -104,3 +107,26 @@ def _inverted(
         key: torch.from_numpy(values[start:end]).reshape(value.shape).to(value.dtype)
         for (key, value), start, end in pieces
     }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m musicot_mlx.convert.to_pytorch", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("folder", type=Path, help="musicot MLX folder")
+    parser.add_argument("checkpoint", type=Path, help="folder to write")
+    args = parser.parse_args(argv)
+    try:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(args.folder / "tokenizer.json"))
+        to_pytorch(args.folder).save_pretrained(args.checkpoint, tokenizer)
+    except MusicotError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"wrote {args.checkpoint}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
