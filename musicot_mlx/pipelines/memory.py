@@ -153,8 +153,9 @@ def predict(
             "diffusion": _diffusion_bytes(config["diffusion"], duration),
             "decode": _decode_bytes(vae, duration, decode_latents),
         }
-    # twice: the pieces, and the song that they are joined to
-    waveform = 0 if stream else int(2 * 4 * channels * rate * duration)
+    # MusiCoT fills one array; MusicGen joins pieces, and candidates keep the best one so far
+    held = 1 if config.get("model_type") == "musicot" and songs == 1 else 2
+    waveform = 0 if stream else int(held * 4 * channels * rate * duration)
     return Footprint(
         stored=sum(stored for stored, _ in sizes.values()),
         weights=sum(runs for _, runs in sizes.values()),

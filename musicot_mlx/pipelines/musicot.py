@@ -431,7 +431,19 @@ class MusicotPipeline:
         if settings["candidates"] > 1:
             return self._best_of(prompt, **options)
         take, chunks = self._render(prompt, stages_in_turn=True, **options)
-        return self._song(take, np.concatenate(list(chunks)), settings)
+        return self._song(take, self._joined(take, chunks), settings)
+
+    def _joined(self, take: Take, chunks: Iterator[np.ndarray]) -> np.ndarray:
+        """The song's one array, filled as it is made: joining a list would hold the song twice."""
+        song = np.empty(
+            (round(take.plan.duration * self.sample_rate), self.vae.config.audio_channels),
+            dtype=np.float32,
+        )
+        made = 0
+        for chunk in chunks:
+            song[made : made + len(chunk)] = chunk
+            made += len(chunk)
+        return song[:made]
 
     def _song(self, take: Take, waveform: np.ndarray, settings: dict[str, Any]) -> Song:
         codes = np.concatenate(take.codes)[None].astype(np.int32)
@@ -483,7 +495,7 @@ class MusicotPipeline:
                 progress=report,
                 **options,
             )
-            return take, np.concatenate(list(chunks))
+            return take, self._joined(take, chunks)
 
         scores, best = [], None
         for k, tokens in enumerate(np.concatenate(blocks, axis=1)):
