@@ -11,7 +11,7 @@ from musicot_mlx.generation import diffusion
 from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import merge_caches
 from musicot_mlx.models.vae import VAE, VAEConfig
-from musicot_mlx.nn import elementwise, lanes, llama_step, rotary
+from musicot_mlx.nn import elementwise, few_rows, lanes, llama_step, rotary
 from tests import tiny
 from tests.test_semantic_lm import tiny_lm
 
@@ -32,9 +32,17 @@ def test_rotation_is_mlx_own(dims: int, width: int) -> None:
 
 
 @on_cpu
+@pytest.mark.parametrize("halved", [False, True], ids=["whole", "halved"])
 @pytest.mark.parametrize("lengths", [[7], [9, 2]], ids=["one row", "padded rows"])
-def test_one_step_is_the_plain_step(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_step_is_the_plain_step(
+    lengths: list[int], halved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm = tiny_lm()
+    if halved:  # as matrices are that are large enough for both cores
+        lane = mx.new_stream(mx.cpu)
+        monkeypatch.setattr(lanes, "second_lane", lambda: lane)
+        monkeypatch.setattr(few_rows, "_FEWEST_WEIGHTS", 1)
+        assert few_rows.halves(lm.layers[0].self_attn.o_proj, len(lengths), lane)
     taken = []
     takes = llama_step.takes
     monkeypatch.setattr(llama_step, "takes", lambda *a: taken.append(takes(*a)) or taken[-1])

@@ -14,8 +14,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from musicot_mlx.nn import rotary
+from musicot_mlx.nn import lanes, rotary
 from musicot_mlx.nn.elementwise import exp_steps, plain_is_slow, silu_steps
+from musicot_mlx.nn.few_rows import Halves, halves, times_halves
+
+Weight = mx.array | Halves  # halves where a matrix is so large that both cores read it
 
 _POSITIONS = 1024  # rows of the rotation table are made in steps of this
 _QUEUED = 3  # layers that are handed to the device at a time
@@ -61,23 +64,30 @@ def step(model: nn.Module, x: mx.array, cache: list[Any]) -> mx.array:
         mask = mx.where(seen, 0.0, -1e30)[:, None, None]  # (rows, 1, 1, keys)
     cos, sin = mx.split(turn[None, :, None], 2, axis=1)  # (1, half, 1, rows)
     cos, sin = cos.swapaxes(1, 2), sin.swapaxes(1, 2)  # (1, 1, half, rows)
-    before, after = _compiled(attn.n_heads, attn.n_kv_heads, layers[0].input_layernorm.eps)
+    lane = lanes.second_lane()
+    eps = layers[0].input_layernorm.eps
+    before, after = _compiled(attn.n_heads, attn.n_kv_heads, eps, lane)
+
+    def weight(layer: nn.Linear) -> Weight:
+        found = None if lane is None else halves(layer, rows, lane)
+        return layer.weight if found is None else found
+
     h = x[:, 0].T  # (hidden, rows)
     for index, (layer, kept) in enumerate(zip(layers, cache, strict=True)):
         if index and index % _QUEUED == 0:
             mx.async_eval(h)  # or the device would wait while Python builds the other layers
         attn, mlp = layer.self_attn, layer.mlp
         q, k, v = before(
-            h, cos, sin, layer.input_layernorm.weight, attn.q_proj.weight, attn.k_proj.weight,
-            attn.v_proj.weight,
+            h, cos, sin, layer.input_layernorm.weight, weight(attn.q_proj), weight(attn.k_proj),
+            weight(attn.v_proj),
         )  # fmt: skip
         keys, values = kept.update_and_fetch(k, v)
         if kept is not first and padding is not None:
             kept.offset = first.offset  # equal; its own would pile up, as nothing reads it
         y = _attend(q, keys, values, mask)
         h = after(
-            h, y, attn.o_proj.weight, layer.post_attention_layernorm.weight, mlp.gate_proj.weight,
-            mlp.up_proj.weight, mlp.down_proj.weight,
+            h, y, weight(attn.o_proj), layer.post_attention_layernorm.weight,
+            weight(mlp.gate_proj), weight(mlp.up_proj), weight(mlp.down_proj),
         )  # fmt: skip
     return model.norm(h.T)[:, None]
 
@@ -109,8 +119,13 @@ def _exp_below(scores: mx.array, largest: mx.array) -> mx.array:
 
 
 @lru_cache(maxsize=8)
-def _compiled(heads: int, kv_heads: int, eps: float) -> tuple[Any, Any]:
+def _compiled(heads: int, kv_heads: int, eps: float, lane: mx.Stream | None) -> tuple[Any, Any]:
     """What stands before and after the attention of a layer; weights are arguments, never kept."""
+
+    def times(weight: Weight, x: mx.array) -> mx.array:
+        if isinstance(weight, mx.array):
+            return weight @ x
+        return times_halves(weight, x, lane)
 
     def norm(h: mx.array, weight: mx.array) -> mx.array:
         power = mx.mean(h * h, axis=0, keepdims=True)
@@ -122,32 +137,32 @@ def _compiled(heads: int, kv_heads: int, eps: float) -> tuple[Any, Any]:
         cos: mx.array,
         sin: mx.array,
         weight: mx.array,
-        q: mx.array,
-        k: mx.array,
-        v: mx.array,
+        q: Weight,
+        k: Weight,
+        v: Weight,
     ) -> tuple[mx.array, mx.array, mx.array]:
         x, rows, half = norm(h, weight), h.shape[1], cos.shape[-2]
-        qk = mx.concatenate([q @ x, k @ x]).reshape(heads + kv_heads, 2, half, rows)
+        qk = mx.concatenate([times(q, x), times(k, x)]).reshape(heads + kv_heads, 2, half, rows)
         a, b = mx.split(qk, 2, axis=1)
         qk = mx.concatenate([a * cos - b * sin, a * sin + b * cos], axis=1)
         qk = qk.reshape(heads + kv_heads, 1, 2 * half, rows).transpose(3, 0, 1, 2)
         queries, keys = mx.split(qk, [heads], axis=1)  # (rows, heads, 1, head_dim)
         queries = queries.reshape(rows, kv_heads, heads // kv_heads, 2 * half)
-        values = (v @ x).reshape(kv_heads, 1, 2 * half, rows).transpose(3, 0, 1, 2)
+        values = times(v, x).reshape(kv_heads, 1, 2 * half, rows).transpose(3, 0, 1, 2)
         return queries, keys, values
 
     @mx.compile
     def after(
         h: mx.array,
         y: mx.array,
-        o: mx.array,
+        o: Weight,
         weight: mx.array,
-        gate: mx.array,
-        up: mx.array,
-        down: mx.array,
+        gate: Weight,
+        up: Weight,
+        down: Weight,
     ) -> mx.array:
-        h = h + o @ y
+        h = h + times(o, y)
         x = norm(h, weight)
-        return h + down @ (silu_steps(gate @ x) * (up @ x))
+        return h + times(down, silu_steps(times(gate, x)) * times(up, x))
 
     return before, after
