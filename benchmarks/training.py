@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 POINTS = 40  # of a loss curve
-ORDER = ("vae", "clap", "best_rq", "semantic_tokenizer", "semantic_lm", "diffusion")
+ORDER = ("vae", "clap", "clap_noise", "best_rq", "semantic_tokenizer", "semantic_lm", "diffusion")
 DEFAULTS = {"accumulate": 1, "weight_decay": 0.01, "clip_norm": 1.0, "keep_best": 3, "seed": 0}
 UNSAID = ("checkpoint_minutes", "validate_minutes")  # say nothing of what was learned
 

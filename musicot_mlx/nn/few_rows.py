@@ -56,13 +56,18 @@ def _in_lanes(layer: nn.Linear, x: mx.array) -> mx.array | None:
 Halves = tuple[mx.array, mx.array]  # of a weight, (blocks, channels of a block, inputs) each
 
 
+def is_large(layer: nn.Linear) -> bool:
+    """Whether two cores read the layer's weight sooner than one."""
+    return layer.weight.size >= _FEWEST_WEIGHTS
+
+
 def halves(layer: nn.Module, rows: int, lane: mx.Stream | None = None) -> Halves | None:
     """The two halves of a plain layer's weight in small products for so many rows, or None."""
     if type(layer) is not nn.Linear or "bias" in layer or rows > _MOST_ROWS_IN_LANES:
         return None
     channels, inputs = layer.weight.shape
     block = block_size(channels // 2, inputs, rows)
-    if not block or layer.weight.size < _FEWEST_WEIGHTS:
+    if not block or not is_large(layer):
         return None
     found = []
     for half, stream in enumerate((None, lane)):

@@ -16,12 +16,11 @@ import mlx.nn as nn
 
 from musicot_mlx.nn import lanes, rotary
 from musicot_mlx.nn.elementwise import exp_steps, plain_is_slow, silu_steps
-from musicot_mlx.nn.few_rows import Halves, halves, times_halves
+from musicot_mlx.nn.few_rows import Halves, halves, is_large, times_halves
 
 Weight = mx.array | Halves  # halves where a matrix is so large that both cores read it
 
 _POSITIONS = 1024  # rows of the rotation table are made in steps of this
-_QUEUED = 3  # layers that are handed to the device at a time
 _FEW_SCORES = 4096  # up to here one softmax is quicker than the fast exponential's eight operations
 
 
@@ -64,7 +63,7 @@ def step(model: nn.Module, x: mx.array, cache: list[Any]) -> mx.array:
         mask = mx.where(seen, 0.0, -1e30)[:, None, None]  # (rows, 1, 1, keys)
     cos, sin = mx.split(turn[None, :, None], 2, axis=1)  # (1, half, 1, rows)
     cos, sin = cos.swapaxes(1, 2), sin.swapaxes(1, 2)  # (1, 1, half, rows)
-    lane = lanes.second_lane()
+    lane = lanes.second_lane() if is_large(layers[0].mlp.gate_proj) else None
     eps = layers[0].input_layernorm.eps
     before, after = _compiled(attn.n_heads, attn.n_kv_heads, eps, lane)
 
@@ -74,8 +73,8 @@ def step(model: nn.Module, x: mx.array, cache: list[Any]) -> mx.array:
 
     h = x[:, 0].T  # (hidden, rows)
     for index, (layer, kept) in enumerate(zip(layers, cache, strict=True)):
-        if index and index % _QUEUED == 0:
-            mx.async_eval(h)  # or the device would wait while Python builds the other layers
+        if index:
+            mx.async_eval(h)  # or the device would wait while Python builds this layer
         attn, mlp = layer.self_attn, layer.mlp
         q, k, v = before(
             h, cos, sin, layer.input_layernorm.weight, weight(attn.q_proj), weight(attn.k_proj),
