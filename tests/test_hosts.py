@@ -122,7 +122,9 @@ def test_a_lost_host_is_told(tiny_model: Path, tmp_path: Path) -> None:
     assert line.startswith("musicot: a host was lost or stopped; not made: ")
     assert f"of host 1 {tmp_path}/s-4.wav" in line
     names = {path.name for path in tmp_path.glob("s-*")}
-    assert names == {"s-1.wav", "s-1.json", "s-2.wav", "s-2.json"}
+    first = {"s-1.wav", "s-1.json", "s-2.wav", "s-2.json"}
+    # host 0 may have handed in its second song before it hears of the loss
+    assert names in (first, first | {"s-3.wav", "s-3.json"})
 
 
 def test_results_travel_whole() -> None:
