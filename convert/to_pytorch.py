@@ -119,8 +119,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(args.folder / "tokenizer.json"))
-        to_pytorch(args.folder).save_pretrained(args.checkpoint, tokenizer)
+        model, words = to_pytorch(args.folder), args.folder / "tokenizer.json"
+        if not words.is_file():
+            raise MusicotError(f"{args.folder} lacks tokenizer.json; get the model again")
+        model.save_pretrained(args.checkpoint, Tokenizer.from_file(str(words)))
     except MusicotError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

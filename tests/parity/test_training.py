@@ -683,6 +683,10 @@ def test_mlx_folder_turned_back(stirred: dict[str, Path], tmp_path: Path, capsys
     assert Start.read(tmp_path).config["diffusion"] == config["diffusion"]
     assert write_pytorch([str(stirred["torch"]), str(tmp_path)]) == 2
     assert "is a PyTorch checkpoint" in capsys.readouterr().err
+    assert write_pytorch([str(tmp_path / "nowhere"), str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_start_from_trains_on(studio: dict[str, Path], tmp_path: Path, capsys) -> None:
