@@ -59,7 +59,7 @@ def test_passes_of_a_song(model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         type(model.semantic_lm),
         "hidden",
-        lambda self, x, *a: tokens.append(x.shape) or hidden(self, x, *a),
+        lambda self, x, *a, **k: tokens.append(x.shape) or hidden(self, x, *a, **k),
     )
     song = model.generate("piano", duration=6, seed=1)
     config = model.diffusion.config

@@ -1,7 +1,9 @@
 """The CPU's fast paths give what the plain ones give: rotation, lanes, the step of the LM."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -43,36 +45,31 @@ def test_one_step_is_the_plain_step(
         monkeypatch.setattr(lanes, "second_lane", lambda: lane)
         monkeypatch.setattr(few_rows, "_FEWEST_WEIGHTS", 1)
         assert few_rows.halves(lm.layers[0].self_attn.o_proj, len(lengths), lane)
-    taken = []
-    takes = llama_step.takes
-    monkeypatch.setattr(llama_step, "takes", lambda *a: taken.append(takes(*a)) or taken[-1])
 
-    def hidden() -> mx.array:
+    def hidden(step: llama_step.Step | None) -> mx.array:
         caches = [lm.make_cache() for _ in lengths]
         for n, cache in zip(lengths, caches, strict=True):
             lm.hidden(lm.embed(mx.arange(n)[None]), cache)
         cache = merge_caches(caches)
         ids = mx.arange(40).reshape(1, 40) + mx.zeros((len(lengths), 1), dtype=mx.int32)
-        steps = [lm.hidden(lm.embed(ids[:, i : i + 1]), cache) for i in range(38)]
-        return mx.concatenate([*steps, lm.hidden(lm.embed(ids[:, 38:]), cache)], axis=1)
+        steps = [lm.hidden(lm.embed(ids[:, i : i + 1]), cache, step=step) for i in range(38)]
+        two = lm.hidden(lm.embed(ids[:, 38:]), cache, step=step)  # which no step takes
+        return mx.concatenate([*steps, two], axis=1)
 
-    fast = hidden()
-    assert sum(taken) == 38, "one position at a time goes the fast way, prefixes do not"
-    monkeypatch.setattr(llama_step, "takes", lambda *a: False)
-    assert far(fast, hidden()) < 1e-5
+    step = lm.stepper(len(lengths))
+    assert step is not None
+    plain = hidden(None)
+    assert far(hidden(step), plain) < 1e-5 * mx.abs(plain).max().item()
 
 
 def test_a_layer_with_an_adapter_goes_the_plain_way() -> None:
     from mlx_lm.tuner.lora import LoRALinear
 
     lm = tiny_lm()
-    cache = lm.make_cache()
-    lm.hidden(lm.embed(mx.arange(5)[None]), cache)
-    one = lm.embed(mx.arange(1)[None])
-    assert llama_step.takes(lm.model, one, cache) == (mx.default_device() == mx.Device(mx.cpu))
+    assert (lm.stepper(2) is not None) == (mx.default_device() == mx.Device(mx.cpu))
     attention = lm.layers[1].self_attn
     attention.v_proj = LoRALinear.from_base(attention.v_proj)
-    assert not llama_step.takes(lm.model, one, cache)
+    assert lm.stepper(2) is None
 
 
 @on_cpu
@@ -108,18 +105,27 @@ def test_norm_and_gate_are_mlx_own() -> None:
 
 
 @on_cpu
-def test_small_steps_keep_blas_on_one_thread_and_give_it_back() -> None:
-    library = lanes.openblas()
-    if library is None:
+def test_small_steps_keep_to_one_core_and_give_the_others_back() -> None:
+    if lanes.openblas() is None:
         pytest.skip("there is no OpenBLAS to set")
-    before = library.openblas_get_num_threads()
-    with lanes.OneThread(products=1) as blas:
-        assert library.openblas_get_num_threads() == (1 if lanes.worth_it() else before)
-        with blas.paused():
-            assert library.openblas_get_num_threads() == before
-    with lanes.OneThread(products=1 << 30):
-        assert library.openblas_get_num_threads() == before
-    assert library.openblas_get_num_threads() == before
+
+    def held() -> tuple[int, set[frozenset[int]]]:
+        found = set()
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(OSError):  # it has just ended
+                found.add(frozenset(os.sched_getaffinity(int(thread))))
+        return lanes.openblas().openblas_get_num_threads(), found
+
+    before, worth_it = held(), lanes.worth_it()
+    with lanes.OneCore(products=1) as core:
+        threads, cores = held()
+        if worth_it:
+            assert threads == 1 and [len(few) for few in cores] == [1]
+        with core.paused():
+            assert held() == before
+    with lanes.OneCore(products=1 << 30):
+        assert held() == before
+    assert held() == before
 
 
 @on_cpu

@@ -229,9 +229,9 @@ def test_guidance_of_one_runs_one_row(lm, condition, monkeypatch):
     rows = []
     hidden = type(lm).hidden
 
-    def spy(self, embeddings, cache=None):
+    def spy(self, embeddings, cache=None, **options):
         rows.append(embeddings.shape[0])
-        return hidden(self, embeddings, cache)
+        return hidden(self, embeddings, cache, **options)
 
     monkeypatch.setattr(type(lm), "hidden", spy)
     plan_thoughts(lm, condition, segments=2, key=KEY, guidance_scale=1.0)
@@ -251,7 +251,7 @@ def test_one_queue_a_step_and_one_wait_a_block(lm, condition, monkeypatch):
     events = []
     queue, read = mx.async_eval, np.array
     # a CPU's own form of a step also queues each layer as it is built
-    monkeypatch.setattr(llama_step, "takes", lambda *_: False)
+    monkeypatch.setattr(llama_step, "prepare", lambda *_: None)
     monkeypatch.setattr(semantic.mx, "async_eval", lambda x: (events.append("queue"), queue(x)))
 
     class Numpy:

@@ -26,7 +26,8 @@ import numpy as np
 from musicot_mlx.generation.guidance import guided
 from musicot_mlx.generation.sampling import check_sampling, draw, keys_by_step, log_probabilities
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig, merge_caches
-from musicot_mlx.nn.lanes import OneThread
+from musicot_mlx.nn import llama_step
+from musicot_mlx.nn.lanes import OneCore
 from musicot_mlx.weights.vocabulary import AUD_BOS, COT_BOS, COT_EOS, Vocabulary
 
 UNCONDITIONAL = ("without_thoughts", "with_thoughts")
@@ -171,7 +172,7 @@ def plan_many(
         free = held[0] < 0  # alike in all songs
         run = _Run(lm, _thought_rows(lm, conditions, guidance_scale), songs)
         drawn: list[mx.array] = []
-        with _blas(config, run.rows):
+        with _core(config, run.rows):
             for level in range(levels):
                 start, stop = vocabulary.thought_range(level)
                 head = lm.head(start, stop)
@@ -263,7 +264,7 @@ def audio_many(
             rows = _audio_rows(lm, now, held, past, guidance_scale, unconditional)
             run = _Run(lm, rows, songs)
             waiting: list[mx.array] = []
-            with _blas(config, run.rows) as blas:
+            with _core(config, run.rows) as core:
                 for frame in range(codes.shape[1], stop):
                     logp = run.log_probabilities(head, guidance_scale)
                     if bias is not None:
@@ -281,7 +282,7 @@ def audio_many(
                         block = np.array(mx.stack(waiting, axis=1))  # (songs, codes)
                         waiting = []
                         codes = np.concatenate([codes, block], axis=1)
-                        with blas.paused():
+                        with core.paused():
                             yield block
                     waiting.append(code)
                 block = np.array(mx.stack(waiting, axis=1))
@@ -291,10 +292,10 @@ def audio_many(
     return blocks()
 
 
-def _blas(config: SemanticLMConfig, rows: int) -> OneThread:
-    """BLAS on one thread where the largest product of a step is small."""
+def _core(config: SemanticLMConfig, rows: int) -> OneCore:
+    """One core where the largest product of a step is small."""
     widest = max(config.intermediate_size, config.audio_codebook_size)
-    return OneThread(products=rows * config.hidden_size * widest)
+    return OneCore(products=rows * config.hidden_size * widest)
 
 
 def _stretches(
@@ -322,6 +323,7 @@ class _Run:
         self.prefixes = list(rows)
         self.rows = len(self.prefixes)
         self.cache: list | None = None
+        self.step: llama_step.Step | None = None  # how single positions go, if in a way of its own
         self.pending: list[mx.array] = []
 
     def feed(self, ids: mx.array) -> None:
@@ -354,12 +356,13 @@ class _Run:
             whole = row if fed is None else mx.concatenate([row, fed[i : i + 1]], axis=1)
             last.append(self._forward(whole, cache))
         self.cache, self.prefixes = merge_caches(caches), []
+        self.step = self.lm.stepper(self.rows)
         return mx.concatenate(last)
 
     def _forward(self, embeddings: mx.array, cache: list) -> mx.array:
         """Hidden states (rows, hidden) after the last of (rows, time, hidden)."""
         for first in range(0, embeddings.shape[1], PREFILL):
-            hidden = self.lm.hidden(embeddings[:, first : first + PREFILL], cache)
+            hidden = self.lm.hidden(embeddings[:, first : first + PREFILL], cache, step=self.step)
         return hidden[:, -1]
 
 

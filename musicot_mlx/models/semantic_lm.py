@@ -255,11 +255,26 @@ class SemanticLM(nn.Module):
         row = mx.array([CLAP_SLOT, *ids], dtype=mx.int32)
         return self.embed(row[None], mx.array(vector)[None])
 
-    def hidden(self, embeddings: mx.array, cache: list[Any] | None = None) -> mx.array:
-        """Last hidden states (batch, time, hidden), normalised, ready for a head."""
-        if llama_step.takes(self.model, embeddings, cache):
-            return llama_step.step(self.model, embeddings, cache)
+    def hidden(
+        self,
+        embeddings: mx.array,
+        cache: list[Any] | None = None,
+        *,
+        step: llama_step.Step | None = None,
+    ) -> mx.array:
+        """Last hidden states (batch, time, hidden), normalised, ready for a head.
+
+        step: what `stepper` gave for so many rows; a single position over a filled cache takes it.
+        """
+        if step is not None and embeddings.shape[1] == 1:
+            return step(embeddings, cache)
         return self.model(None, cache, input_embeddings=embeddings)
+
+    def stepper(self, rows: int) -> llama_step.Step | None:
+        """The faster way through single positions that MLX's CPU backend allows, for a run of so
+        many rows; None where the plain way is the best.
+        """
+        return llama_step.prepare(self.model, rows)
 
     def head(self, start: int, stop: int) -> Callable[[mx.array], mx.array]:
         """The head cut to the ids start..stop-1: a function (..., hidden) -> (..., stop - start).

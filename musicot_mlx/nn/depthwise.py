@@ -21,7 +21,8 @@ class DepthwiseConv1d(nn.Module):
         time, taps = x.shape[1], self.weight.shape[1]
         before = taps // 2
         padded = mx.pad(x, ((0, 0), (before, taps - 1 - before), (0, 0)))
+        weight = mx.contiguous(self.weight[..., 0].T)  # (taps, channels): read channel by channel
         y = self.bias
         for tap in range(taps):
-            y = y + padded[:, tap : tap + time] * self.weight[:, tap, 0]
+            y = y + padded[:, tap : tap + time] * weight[tap]
         return y

@@ -169,9 +169,19 @@ def _exp_difference(x: mx.array, largest: mx.array) -> mx.array:
     return exp_steps(x - largest)
 
 
-@mx.compile
 def _swiglu_product(up: mx.array, gate: mx.array) -> mx.array:
-    return up * silu_steps(gate)
+    # in two runs: compiled as one, MLX cuts it where the second part goes number by number
+    return _gated(up, gate, _exp_of_negative(gate))
+
+
+@mx.compile
+def _exp_of_negative(x: mx.array) -> mx.array:
+    return exp_steps(-x)
+
+
+@mx.compile
+def _gated(up: mx.array, gate: mx.array, below: mx.array) -> mx.array:
+    return up * gate / (1 + below)
 
 
 def exp(x: mx.array) -> mx.array:
@@ -209,10 +219,10 @@ def in_blocks(f: Callable[[mx.array], mx.array], x: mx.array, width: int) -> mx.
     width: the most channels that f makes of a row. On the fast path only; elsewhere simply f(x).
     """
     rows = x.size // x.shape[-1]
-    block = max(_FEWEST_ROWS, 2 * _BLOCK // width)
-    if not plain_is_slow(x) or rows <= block:
+    count = rows // max(_FEWEST_ROWS, 2 * _BLOCK // width)
+    if not plain_is_slow(x) or count < 2:
         return f(x)
-    flat = x.reshape(rows, x.shape[-1])
+    flat, block = x.reshape(rows, x.shape[-1]), -(-rows // count)  # of one size, none a mere rest
     y = mx.concatenate([f(flat[i : i + block]) for i in range(0, rows, block)])
     return y.reshape(*x.shape[:-1], y.shape[-1])
 

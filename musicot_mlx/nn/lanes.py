@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 
 import mlx.core as mx
@@ -81,34 +81,49 @@ def _streams() -> tuple[mx.Stream, mx.Stream]:
     return _of_thread.streams
 
 
-class OneThread:
-    """BLAS on the thread that calls it while steps are so small that a second one only gets in the
-    way: products of at most _SMALL multiplications, on few cores. Elsewhere this changes nothing.
+class OneCore:
+    """All on one core while steps are so small that a second one only gets in the way: products of
+    at most _SMALL multiplications, on few cores. Elsewhere this changes nothing.
+
+    Python queues such operations about as fast as MLX's thread computes them, so on two cores each
+    sleeps and is woken every few of them, which takes longer than they do. BLAS keeps to the thread
+    that calls it.
     """
 
     def __init__(self, *, products: int) -> None:
         self._wanted = products <= _SMALL and worth_it()
-        self._before: int | None = None
+        self._before: tuple[int, set[int]] | None = None
 
-    def __enter__(self) -> "OneThread":
+    def __enter__(self) -> "OneCore":
         if self._wanted:
-            self._before = openblas().openblas_get_num_threads()
+            mine = os.sched_getaffinity(0)
+            self._before = openblas().openblas_get_num_threads(), mine
             openblas().openblas_set_num_threads(1)
+            _keep_to({max(mine)})
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._before is not None:
-            openblas().openblas_set_num_threads(self._before)
+            threads, mine = self._before
+            openblas().openblas_set_num_threads(threads)
+            _keep_to(mine)
             self._before = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Around the yield of a generator: whoever reads it has all threads."""
+        """Around the yield of a generator: whoever reads it has all cores."""
         self.__exit__()
         try:
             yield
         finally:
             self.__enter__()
+
+
+def _keep_to(cpus: set[int]) -> None:
+    """All threads of this process to these cores: MLX does not say which of them is its own."""
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(OSError):  # one that has just ended
+            os.sched_setaffinity(int(thread), cpus)
 
 
 @contextmanager
