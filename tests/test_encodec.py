@@ -162,21 +162,19 @@ def test_lstm_steps_in_all_forms(monkeypatch, batch):
     x = mx.random.normal((batch, 30, 8), key=mx.random.key(4))
     state = tuple(mx.random.normal((batch, 8), key=mx.random.key(k)) for k in (5, 6))
     seen = []
-    for name in ("plain_cell", "host_steps", "block_steps", "fused_cell"):
+    for name in ("plain_cell", "host_steps", "fused_cell"):
         form = getattr(encodec, name)
         monkeypatch.setattr(
             encodec, name, lambda *a, form=form, name=name: seen.append(name) or form(*a)
         )
     outputs = {}
-    forms = ((False, False, False), (False, True, False), (False, True, True), (True, False, False))
-    for metal, slow, blocks in forms:
-        monkeypatch.setattr(encodec, "pipelined", lambda *a, blocks=blocks: blocks)
+    for metal, slow in ((False, False), (False, True), (True, False)):
         monkeypatch.setattr(mx.metal, "is_available", lambda metal=metal: metal)
         monkeypatch.setattr(encodec, "plain_is_slow", lambda x, slow=slow: slow)
         seen.clear()
         y, last = lstm(x, state)
         outputs[seen[0]] = mx.concatenate([y.reshape(batch, -1), *last], axis=1)
-    assert set(outputs) == {"plain_cell", "host_steps", "block_steps", "fused_cell"}
+    assert set(outputs) == {"plain_cell", "host_steps", "fused_cell"}
     for form in outputs.values():
         assert mx.abs(form - outputs["plain_cell"]).max().item() < 1e-5
 

@@ -22,9 +22,7 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
-from musicot_mlx.nn.elementwise import elu, exp_steps, plain_is_slow
-from musicot_mlx.nn.few_rows import block_size
-from musicot_mlx.nn.lanes import second_lane, side_by_side
+from musicot_mlx.nn.elementwise import elu, plain_is_slow
 from musicot_mlx.nn.windows import in_windows
 from musicot_mlx.weights.config import config_from_dict
 
@@ -100,7 +98,6 @@ class EncodecConfig:
 
 
 ENCODEC_32KHZ = EncodecConfig()
-BEHIND = 20  # steps between two LSTM layers: each piece reads its input weights once more
 LONGEST = 50  # frames at once: a second, of which a CPU's cache holds the most part
 
 
@@ -273,8 +270,7 @@ class LSTM(nn.Module):
     """One layer over (batch, time, channels) from a state, or zeros, to all outputs and the state.
 
     The gates stand in PyTorch's order: input, forget, cell, output. Where there is Metal a step's
-    element-wise half is one compiled kernel instead of a dozen; on a CPU the weights are read in
-    blocks, or by numpy.
+    element-wise half is one compiled kernel instead of a dozen; on a CPU numpy takes the steps.
     """
 
     def __init__(self, channels: int) -> None:
@@ -285,20 +281,11 @@ class LSTM(nn.Module):
         self.bias = mx.zeros((4 * channels,))
 
     def __call__(self, x: mx.array, state: State | None = None) -> tuple[mx.array, State]:
-        return self.steps(self.inputs(x), state)
-
-    def inputs(self, x: mx.array) -> mx.array:
-        """What x gives to the gates, (batch, time, 4 * channels)."""
-        return x @ self.wx.T + self.bias
-
-    def steps(self, inputs: mx.array, state: State | None = None) -> tuple[mx.array, State]:
-        """The recurrence over `inputs`."""
+        inputs = x @ self.wx.T + self.bias  # (batch, time, 4 * channels)
         if state is None:
             zeros = mx.zeros((len(inputs), self.wh.shape[1]), dtype=inputs.dtype)
             state = zeros, zeros
         if plain_is_slow(inputs):
-            if pipelined(self.wh, inputs):
-                return block_steps(inputs, self.wh, state)
             return host_steps(inputs, self.wh, state)
         cell_step = fused_cell() if mx.metal.is_available() else plain_cell
         return lazy_steps(inputs, self.wh, state, cell_step)
@@ -331,38 +318,11 @@ def fused_cell() -> Callable[[mx.array, mx.array, mx.array], State]:
     return mx.compile(plain_cell)
 
 
-def pipelined(wh: mx.array, x: mx.array) -> bool:
-    """Whether the steps of a layer with these weights are block_steps, for x (batch, ...)."""
-    return plain_is_slow(x) and second_lane() is not None and block_size(*wh.shape, len(x)) > 0
-
-
-def block_steps(inputs: mx.array, wh: mx.array, state: State) -> tuple[mx.array, State]:
-    """lazy_steps with products so small that OpenBLAS reads the weights where they are."""
-    hidden, cell = state
-    rows, channels = hidden.shape
-    blocks = wh.reshape(-1, block_size(*wh.shape, rows), channels)
-    outputs = []
-    for step in range(inputs.shape[1]):
-        recurrent = (blocks @ hidden.T[None]).reshape(4 * channels, rows).T
-        hidden, cell = _cell_of_steps(inputs[:, step], recurrent, cell)
-        outputs.append(hidden)
-    return mx.stack(outputs, axis=1), (hidden, cell)
-
-
-@mx.compile
-def _cell_of_steps(inputs: mx.array, recurrent: mx.array, cell: mx.array) -> State:
-    """plain_cell without the C library's exponentials."""
-    gates = inputs + recurrent
-    channels = cell.shape[-1]
-    twice = mx.arange(4 * channels) // channels == 2  # tanh(g) = 2 * sigmoid(2 * g) - 1
-    i, f, g, o = mx.split(1 / (1 + exp_steps(mx.where(twice, -2.0, -1.0) * gates)), 4, axis=-1)
-    cell = f * cell + i * (2 * g - 1)
-    return o * (2 / (1 + exp_steps(-2 * cell)) - 1), cell
-
-
 def host_steps(inputs: mx.array, wh: mx.array, state: State) -> tuple[mx.array, State]:
     """lazy_steps in numpy, float32: it has a product of a matrix and a vector, which reads the
-    weights three times as fast as MLX's product of two matrices does on a CPU."""
+    weights three times as fast as MLX's product of two matrices does on a CPU. From three rows on
+    the product of matrices reads them once for all.
+    """
     mx.eval(inputs, wh, state)
     source, weights = np.array(inputs, copy=False), np.array(wh, copy=False)
     hidden, cell = (np.array(part) for part in state)
@@ -370,7 +330,9 @@ def host_steps(inputs: mx.array, wh: mx.array, state: State) -> tuple[mx.array, 
     outputs = np.empty((*source.shape[:2], channels), dtype=np.float32)
     with np.errstate(over="ignore"):  # a gate that is shut: 1 / (1 + inf) is the 0 it should be
         for step in range(source.shape[1]):
-            gates = source[:, step] + np.stack([weights @ row for row in hidden])
+            by_row = len(hidden) <= 2
+            recurrent = [weights @ row for row in hidden] if by_row else (weights @ hidden.T).T
+            gates = source[:, step] + recurrent
             opened = 1 / (1 + np.exp(-gates))
             i, f, o = (opened[:, n * channels : (n + 1) * channels] for n in (0, 1, 3))
             cell = f * cell + i * np.tanh(gates[:, 2 * channels : 3 * channels])
@@ -523,30 +485,9 @@ def _recurrent(layers: list[LSTM], chunks: Iterable[mx.array]) -> Iterator[mx.ar
     """The stack of LSTM layers with its skip, from chunk to chunk."""
     states: list[State | None] = [None] * len(layers)
     for chunk in chunks:
-        pipeline = _in_lanes if pipelined(layers[0].wh, chunk) else _in_turn
-        x = chunk + pipeline(layers, chunk, states)
+        x = chunk
+        for i, layer in enumerate(layers):
+            x, states[i] = layer(x, states[i])
+        x = chunk + x
         mx.eval(x, states)
         yield x
-
-
-def _in_turn(layers: list[LSTM], x: mx.array, states: list[State | None]) -> mx.array:
-    for i, layer in enumerate(layers):
-        x, states[i] = layer(x, states[i])
-    return x
-
-
-def _in_lanes(layers: list[LSTM], x: mx.array, states: list[State | None]) -> mx.array:
-    """_in_turn with each layer a few steps behind the one before it, on the other core."""
-    done, inputs = [], layers[0].inputs(x)
-    mx.eval(inputs)  # while BLAS still has all cores
-    with side_by_side() as lanes:
-        for first in range(0, x.shape[1], BEHIND):
-            piece = inputs[:, first : first + BEHIND]
-            for i, layer in enumerate(layers):
-                with mx.stream(lanes[i % 2]):
-                    piece = layer.inputs(piece) if i else piece
-                    piece, states[i] = layer.steps(piece, states[i])
-                mx.async_eval(piece, states[i])
-            done.append(piece)
-        mx.eval(done)
-    return mx.concatenate(done, axis=1)
