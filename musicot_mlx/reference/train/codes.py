@@ -17,6 +17,7 @@ from musicot_mlx.reference.semantic_lm import SemanticLM, ThoughtBias
 from musicot_mlx.reference.train.encode import encoded
 from musicot_mlx.reference.train.studio import Studio, device_of
 from musicot_mlx.reference.trainer import Batch, Metrics, save_atomic, to_device
+from musicot_mlx.weights.tags import is_tempo
 
 
 def train_rvq(studio: Studio) -> None:
@@ -152,7 +153,12 @@ def train_semantic_lm(studio: Studio) -> None:
         starts = np.minimum(np.arange(first, first + length, 4), windows - 1)
         near = min(first, windows - 1)  # a short stretch at the end lies in the last window
         last = max(near, min(first + length - 4, windows - 1))
-        tags = [tag_ids[t] for t in entry.tags if rng.random() < 0.6] if rng.random() < 0.7 else []
+        some = rng.random() < 0.7  # and a tempo nearly always: nothing else tells 96 from 104
+        tags = [
+            tag_ids[tag]
+            for tag in entry.tags
+            if rng.random() < (0.9 if is_tempo(tag) else 0.6 if some else 0.0)
+        ]
         frames = slice(round(first * rate), round((first + length) * rate))
         return {
             "clap": data.prompt(song, near, last, rng),
