@@ -34,7 +34,7 @@ def model(tiny_model: Path):
 def test_operations_of_a_step(model) -> None:
     layers = tiny.CONFIG["semantic_lm"]["num_hidden_layers"]
     token = sum(cost.token_operations(model.semantic_lm).values())
-    assert token <= 80 + 52 * layers, "an audio token takes more operations than it did"
+    assert token <= 92 + 48 * layers, "an audio token takes more operations than it did"
     layers = tiny.CONFIG["diffusion"]["num_layers"]
     once = sum(cost.pass_operations(model.diffusion).values())
     assert once <= 50 + 165 * layers, "a diffusion pass takes more operations than it did"
