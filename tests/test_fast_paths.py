@@ -135,7 +135,7 @@ def test_decoding_in_lanes_is_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     vae = VAE(VAEConfig.from_dict(tiny.CONFIG["vae"]))
     latents = mx.random.normal((1, 8 * vae.config.decoder_reach + 1, vae.config.latent_dim))
     monkeypatch.setattr(lanes, "worth_it", lambda: True)
-    assert far(vae._decode_in_lanes(latents), vae.decode(latents)) < 1e-4
+    assert far(vae._decode_in_lanes(latents, 0), vae.decode(latents)) < 1e-4
 
 
 @on_cpu

@@ -1,5 +1,6 @@
 """The VAE: shapes, perfect reconstruction of its STFT, decoding in pieces, save and load, dtype."""
 
+import dataclasses
 from pathlib import Path
 
 import mlx.core as mx
@@ -104,7 +105,7 @@ def test_a_chunk_is_heard_before_the_next_one_is_read():
 
 
 def test_decode_windows_bounds_memory():
-    vae = tiny_vae()
+    vae = tiny_vae(noise_above=900)
     latents = mx.random.normal((1, 2000, 4), key=mx.random.key(2))
     mx.eval(vae.parameters(), latents)
     whole = peak_of(lambda: mx.eval(vae.decode(latents)))
@@ -113,9 +114,40 @@ def test_decode_windows_bounds_memory():
     assert mx.abs(whole - pieces).max().item() < 1e-5 * mx.abs(whole).max().item()
 
 
-def test_reach_is_no_longer_than_stated():
+def test_what_stands_still_becomes_noise_and_what_turns_stays():
+    vae = tiny_vae(audio_channels=1, noise_above=1000)
+    noisy, bins, frames = vae.config, 33, 600
+    vae.bin_scale = mx.zeros((2 * bins,))
+
+    def power(turning: float, config: VAEConfig) -> np.ndarray:
+        """Of the audio, by frequency, where each bin's phase turns by so much a frame."""
+        vae.config = config
+        begin = np.random.default_rng(0).uniform(0, 2 * np.pi, bins)
+        phase = begin + turning * np.arange(frames)[:, None]
+        parts = np.concatenate([np.cos(phase), np.sin(phase)], axis=1).astype(np.float32)
+        audio = np.array(vae.waveform(mx.array(parts)[None]))[0, :, 0]
+        return np.abs(np.fft.rfft(audio)) ** 2
+
+    plain = dataclasses.replace(noisy, noise_above=0.0)
+    assert noisy.first_noise_bin == 8
+    for turning in (0.0, 2 * np.pi / 3):
+        before, after = power(turning, plain), power(turning, noisy)
+        per_bin = len(before) // bins
+        high = np.arange(len(before)) > 10 * per_bin
+        tones = before > 0.01 * before[high].max()
+        assert 3 < tones[high].sum() < 300, "tones are few frequencies"
+        left = after[tones & high].sum() / before[tones & high].sum()
+        assert left < 0.1 if turning == 0 else abs(left - 1) < 0.02
+        between = high & ~tones
+        assert turning or after[between].sum() > before[between].sum(), "noise, not silence"
+        low = slice(0, 6 * per_bin)
+        assert np.abs(after[low] - before[low]).max() < 1e-2 * before.max()
+
+
+@pytest.mark.parametrize("changes", [{}, {"noise_above": 900}], ids=["plain", "noise"])
+def test_reach_is_no_longer_than_stated(changes):
     """A latent changes nothing farther away than decoder_reach, and something close to that."""
-    vae = tiny_vae()
+    vae = tiny_vae(**changes)
     reach, per_latent = vae.config.decoder_reach, vae.config.samples_per_latent
     latents = mx.random.normal((1, 60, 4), key=mx.random.key(2))
     changed = mx.concatenate([latents[:, :30], latents[:, 30:31] + 1, latents[:, 31:]], axis=1)

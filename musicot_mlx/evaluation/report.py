@@ -122,7 +122,12 @@ def _goals(found: Mapping[str, Any]) -> str:
         ("what", "measured", "hoped for", "met"),
         [(*row[:3], "yes" if row[3] else "**no**") for row in rows],
     )
-    if not base:
+    if base:
+        text += (
+            "\n\nThe model without thoughts that the paper's main claim asks for: "
+            "[training.md](training.md#without-thoughts) says how far it was trained, beside which."
+        )
+    else:
         text += (
             "\n\nThe paper's main claim, better music with thoughts than without at the same "
             "budget of training, is **not tested here**: that takes a second model, trained by "

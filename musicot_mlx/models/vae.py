@@ -2,12 +2,14 @@
 
 The paper asks for 44.1 kHz audio at 43 Hz x 64 latents (arXiv 2503.19611, section 5.1) and names no
 network. Reference: `musicot_mlx/reference/vae.py`, which follows Vocos (arXiv 2306.00814) except
-that the head predicts real and imaginary parts of power-compressed spectra, and that no norm stands
-outside the blocks. Here audio is channels last, depthwise convolutions
-are shifted products, the inverse STFT adds frames by reshaping, and `decode_stream` decodes latents
-as they come: its pieces overlap by the network's whole receptive field, so they equal one decode.
+that the head predicts real and imaginary parts of power-compressed spectra, that no norm stands
+outside the blocks, and that noise stands where the decoder finds no phase (`noise_above`). Here
+audio is channels last, depthwise convolutions are shifted products, the inverse STFT adds frames by
+reshaping, and `decode_stream` decodes latents as they come: its pieces overlap by the network's
+whole receptive field, so they equal one decode.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.audio.mel import hann_window, stft
+from musicot_mlx.audio.noise import FRAMES, noise_spectra
 from musicot_mlx.nn.depthwise import DepthwiseConv1d
 from musicot_mlx.nn.elementwise import gelu, in_blocks, layer_norm
 from musicot_mlx.nn.lanes import side_by_side
@@ -40,6 +43,7 @@ class VAEConfig:
     expansion: int = 3
     kernel_size: int = 7
     compression: float = 0.5  # exponent of magnitudes on both sides of the network
+    noise_above: float = 0.0  # Hz from which on what stands still is turned into noise; 0: nowhere
 
     def __post_init__(self) -> None:
         if self.kernel_size % 2 == 0:
@@ -54,6 +58,10 @@ class VAEConfig:
             )
         if self.audio_channels not in (1, 2):
             raise ValueError(f"audio_channels is {self.audio_channels}, expected 1 or 2")
+        if not 0 <= self.noise_above < self.sample_rate / 2:
+            raise ValueError(
+                f"noise_above is {self.noise_above} Hz, expected 0 to {self.sample_rate / 2:g}"
+            )
 
     @classmethod
     def from_dict(cls, d: dict) -> "VAEConfig":
@@ -78,11 +86,18 @@ class VAEConfig:
         return 2 * self.bins * self.audio_channels
 
     @property
+    def first_noise_bin(self) -> int:
+        """The bin from which on there is noise; `bins` where there is none."""
+        if not self.noise_above:
+            return self.bins
+        return math.ceil(self.noise_above * self.n_fft / self.sample_rate)
+
+    @property
     def decoder_reach(self) -> int:
         """Latents on each side that a decoded sample depends on."""
         side = self.kernel_size // 2
         stft_frames = -(-self.n_fft // self.hop_length)
-        frames = self.decoder_layers[1] * side + stft_frames
+        frames = self.decoder_layers[1] * side + stft_frames + bool(self.noise_above)
         return self.decoder_layers[0] * side + -(-frames // 2)
 
 
@@ -216,15 +231,19 @@ class VAE(nn.Module):
         x = x.reshape(batch, -1, c.features)  # (batch, frames, 2 * channels * bins)
         return x / self._scale()
 
-    def waveform(self, features: mx.array) -> mx.array:
+    def waveform(self, features: mx.array, *, first: int = 0) -> mx.array:
         """Inverse of `spectrum`: features to a waveform (batch, frames * hop_length, channels).
 
-        In float32: the uncompressed bass would leave the range of 16 bits.
+        In float32: the uncompressed bass would leave the range of 16 bits. first: the number of the
+        first frame in its song, which its noise goes by.
         """
         c = self.config
         batch, frames, _ = features.shape
         features = features.astype(mx.float32) * self._scale()
         parts = features.reshape(batch, frames, 2, c.audio_channels, c.bins)
+        if c.noise_above:
+            low, high = mx.split(parts, [c.first_noise_bin], axis=-1)
+            parts = mx.concatenate([low, _unsteady(high, first)], axis=-1)
         power = mx.square(parts).sum(axis=2, keepdims=True) + 1e-12
         # at 0.5, as all models have it, a root, which is eight times faster than a power
         scale = mx.sqrt(power) if c.compression == 0.5 else power ** ((1 / c.compression - 1) / 2)
@@ -249,21 +268,22 @@ class VAE(nn.Module):
         x = self.encoder(self.spectrum(waveform).astype(self.dtype))
         return Latents(*mx.split(x, 2, axis=-1))
 
-    def decode(self, latents: mx.array) -> mx.array:
-        return self.waveform(self.decoder(latents.astype(self.dtype)))
+    def decode(self, latents: mx.array, *, first: int = 0) -> mx.array:
+        """first: the number of the first latent in its song."""
+        return self.waveform(self.decoder(latents.astype(self.dtype)), first=2 * first)
 
-    def _decode_in_lanes(self, latents: mx.array) -> mx.array:
+    def _decode_in_lanes(self, latents: mx.array, first: int) -> mx.array:
         """decode; where two lanes are quicker, each has one half and what that half can hear."""
         time, reach = latents.shape[1], self.config.decoder_reach
         per_latent = self.config.samples_per_latent
         with side_by_side() as lanes:
             if lanes is None or time < _LANE_REACHES * reach:
-                return self.decode(latents)
+                return self.decode(latents, first=first)
             halves = []
             for lane, (start, stop) in zip(lanes, ((0, time // 2), (time // 2, time)), strict=True):
                 low, high = max(0, start - reach), min(time, stop + reach)
                 with mx.stream(lane):
-                    audio = self.decode(latents[:, low:high])
+                    audio = self.decode(latents[:, low:high], first=first + low)
                     halves.append(audio[:, (start - low) * per_latent : (stop - low) * per_latent])
             mx.eval(halves)
         return mx.concatenate(halves, axis=1)
@@ -279,18 +299,19 @@ class VAE(nn.Module):
         reach, per_latent = self.config.decoder_reach, self.config.samples_per_latent
         held = None  # latents from `reach` before the first one that is still to be heard
         heard = 0  # how many of `held` have been
+        gone = 0  # latents before `held`
 
         def decode_until(stop: int) -> Iterator[mx.array]:
-            nonlocal held, heard
+            nonlocal held, heard, gone
             while heard < stop:
                 until = min(stop, heard + longest)
                 low, high = max(0, heard - reach), until + reach
-                audio = self._decode_in_lanes(held[:, low:high])[0]
+                audio = self._decode_in_lanes(held[:, low:high], gone + low)[0]
                 audio = audio[(heard - low) * per_latent : (until - low) * per_latent]
                 mx.eval(audio)
                 yield audio
                 done = max(0, until - reach)
-                held, heard, stop = held[:, done:], until - done, stop - done
+                held, heard, stop, gone = held[:, done:], until - done, stop - done, gone + done
 
         for chunk in latents:
             held = chunk if held is None else mx.concatenate([held, chunk], axis=1)
@@ -302,6 +323,21 @@ class VAE(nn.Module):
         """decode, in memory bounded by `longest` latents of one row."""
         rows = [list(self.decode_stream([row[None]], longest=longest)) for row in latents]
         return mx.stack([mx.concatenate(pieces) for pieces in rows])
+
+
+def _unsteady(parts: mx.array, first: int) -> mx.array:
+    """Spectra (batch, frames, 2, channels, bins) with what stands still in them made noise.
+
+    Where a decoder of few weights finds no phase it gives every frame the same one, the mean's: a
+    steady tone at each multiple of the frame rate. What three frames have in common is that, since
+    a note's phase turns; noise of its size takes its place. `first` is the first frame's number.
+    """
+    none, (_, frames, _, channels, bins) = (0, 0), parts.shape
+    ends = mx.pad(parts, (none, (1, 1), none, none, none))
+    steady = (ends[:, :-2] + parts + ends[:, 2:]) * (1 / 3)
+    size = mx.sqrt(mx.square(steady).sum(axis=2, keepdims=True))
+    turn = np.arange(first, first + frames) % FRAMES
+    return parts - steady + size * mx.array(noise_spectra(channels, bins)[turn])
 
 
 def _overlap_add(pieces: mx.array, hops: int, hop_length: int) -> mx.array:

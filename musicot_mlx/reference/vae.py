@@ -14,11 +14,15 @@ which the blocks only bend.
 `musicot_mlx/models/vae.py` is the same network in MLX.
 """
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from musicot_mlx.audio.noise import FRAMES, noise_spectra
 
 
 class ConvNeXtBlock(nn.Module):
@@ -130,11 +134,16 @@ class VAE(nn.Module):
         expansion: int = 3,
         kernel_size: int = 7,
         compression: float = 0.5,
+        noise_above: float = 0.0,
     ) -> None:
         super().__init__()
         self.sample_rate, self.audio_channels = sample_rate, audio_channels
         self.n_fft, self.hop_length, self.compression = n_fft, hop_length, compression
         self.bins = n_fft // 2 + 1
+        # from this bin on, what stands still from frame to frame is turned into noise
+        self.first_noise_bin = self.bins
+        if noise_above:
+            self.first_noise_bin = math.ceil(noise_above * n_fft / sample_rate)
         features = 2 * self.bins * audio_channels
         block = {"expansion": expansion, "kernel_size": kernel_size}
         self.encoder = Encoder(features, encoder_dim, tuple(encoder_layers), latent_dim, **block)
@@ -174,6 +183,9 @@ class VAE(nn.Module):
         batch, frames, _ = features.shape
         parts = features.float() * self.bin_scale.exp()
         parts = parts.reshape(batch, frames, 2, self.audio_channels, self.bins)
+        if self.first_noise_bin < self.bins:
+            low, high = parts.split([self.first_noise_bin, self.bins - self.first_noise_bin], -1)
+            parts = torch.cat([low, _unsteady(high)], dim=-1)
         size = parts.square().sum(2, keepdim=True).add(1e-12).sqrt()
         parts = parts * size ** (1 / self.compression - 1)
         spectrum = torch.complex(parts[:, :, 0], parts[:, :, 1])  # (batch, frames, channels, bins)
@@ -193,3 +205,16 @@ class VAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.waveform(self.decoder(latents))
+
+
+def _unsteady(parts: Tensor) -> Tensor:
+    """Spectra (batch, frames, 2, channels, bins) with what three frames have in common made noise
+    of its size: where no phase was found it is every frame's mean, a tone at each multiple of the
+    frame rate.
+    """
+    _, frames, _, channels, bins = parts.shape
+    ends = F.pad(parts, (0, 0, 0, 0, 0, 0, 1, 1))
+    steady = (ends[:, :-2] + parts + ends[:, 2:]) / 3
+    size = steady.square().sum(2, keepdim=True).add(1e-20).sqrt()  # its slope is finite at 0
+    noise = torch.from_numpy(noise_spectra(channels, bins)[np.arange(frames) % FRAMES])
+    return parts - steady + size * noise.to(parts)

@@ -14,9 +14,10 @@ from musicot_mlx.weights.checkpoint import load_strict  # noqa: E402
 from tests.test_vae import TINY  # noqa: E402
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[(1, 0.0), (2, 900.0)], ids=["mono", "stereo, noise"])
 def twins(request):
-    config = {**TINY, "audio_channels": request.param}
+    channels, noise_above = request.param
+    config = {**TINY, "audio_channels": channels, "noise_above": noise_above}
     torch.manual_seed(0)
     torch.set_num_threads(1)
     reference = TorchVAE(**config).eval()
