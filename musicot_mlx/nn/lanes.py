@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -99,7 +100,7 @@ class OneCore:
             mine = os.sched_getaffinity(0)
             self._before = openblas().openblas_get_num_threads(), mine
             openblas().openblas_set_num_threads(1)
-            _keep_to({max(mine)})
+            _keep_to({_current_core()} & mine or mine)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -117,6 +118,12 @@ class OneCore:
             yield
         finally:
             self.__enter__()
+
+
+def _current_core() -> int:
+    """Where this thread runs: of several processes each is put on its own by the system."""
+    fields = Path("/proc/thread-self/stat").read_text().rpartition(")")[2].split()
+    return int(fields[36])  # "processor", the 39th; two stand before the parenthesis
 
 
 def _keep_to(cpus: set[int]) -> None:
