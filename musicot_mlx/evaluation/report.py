@@ -116,8 +116,9 @@ def _goals(found: Mapping[str, Any]) -> str:
                      found["size_mb"] <= 40))  # fmt: skip
     base = (found.get("ablations") or {}).get(BASE)
     if base and base.get("fad_added"):
-        add("FAD that training without thoughts adds", base["fad_added"], "above 0",
-            lambda x: x > 0)  # fmt: skip
+        added = base["fad_added"]
+        rows.append(("FAD that training without thoughts adds", _shown(added),
+                     "above 0, and its interval", added["low"] > 0))  # fmt: skip
     text = _table(
         ("what", "measured", "hoped for", "met"),
         [(*row[:3], "yes" if row[3] else "**no**") for row in rows],
