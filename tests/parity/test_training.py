@@ -751,6 +751,9 @@ def test_config_without_thoughts_differs_in_that_alone() -> None:
     config, bare = read_config(MINI), read_config(MINI.parent / "no-thoughts.yaml")
     for stage in ("semantic_lm", "diffusion"):
         assert bare["training"][stage].pop("thought_dropout") == 1.0
+    # nor a bias that goes by thoughts
+    assert bare["semantic_lm"].pop("thought_bias_rank") == 0
+    assert config["semantic_lm"].pop("thought_bias_rank") > 0
     assert bare == config
 
 
