@@ -80,6 +80,16 @@ def test_tempo_of_a_beat_with_offbeats() -> None:
     assert tempo(waveform, RATE) == pytest.approx(120, rel=0.01)
 
 
+@pytest.mark.parametrize("bpm", [80, 110, 125])
+def test_tempo_of_a_rhythm_whose_strokes_lie_between_beats(bpm: float) -> None:
+    """One beat and a half apart as often as a half: the strongest single lag is none of them."""
+    beat = 60 / bpm
+    bars = 4 * np.arange(int(18 / (4 * beat)))[:, None]
+    waveform = _clicks((beat * (bars + [0, 1.5, 2, 3.5])).ravel() + 0.1, 20)
+    waveform += _clicks(np.arange(0.1, 18, beat), 20, loud=0.05)
+    assert tempo(waveform, RATE) == pytest.approx(bpm, rel=0.02)
+
+
 def test_tempo_of_what_does_not_repeat() -> None:
     assert tempo(_noise(), RATE) == 0
     assert tempo(_tone(440), RATE) == 0
