@@ -21,6 +21,7 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.codec import RoundTrip, compare
 from musicot_mlx.evaluation.prompts import Prompt
 from musicot_mlx.evaluation.renders import WINDOW, Heard, listen
+from musicot_mlx.evaluation.signals import tempo
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 HOP = 2.5  # seconds between windows that the metadata describes
@@ -108,11 +109,11 @@ def _starts(path: Path, windows: int) -> tuple[float, ...]:
     return tuple(float(HOP * np.floor(start / HOP)) for start in starts)
 
 
-def window(song: RealSong, start: float) -> tuple[np.ndarray, int]:
-    """10 s of a song from `start`, mono float32 (samples,), and its rate in Hz."""
+def window(song: RealSong, start: float, seconds: float = WINDOW) -> tuple[np.ndarray, int]:
+    """So many seconds of a song from `start`, mono float32 (samples,), and its rate in Hz."""
     with soundfile.SoundFile(song.path) as file:
         file.seek(min(round(start * file.samplerate), file.frames))
-        audio = file.read(round(WINDOW * file.samplerate), dtype="float32", always_2d=True)
+        audio = file.read(round(seconds * file.samplerate), dtype="float32", always_2d=True)
         return audio.mean(axis=1), file.samplerate
 
 
@@ -130,7 +131,8 @@ def hear_songs(
             parts = [listen(clap, tagger, *window(song, start)) for start in song.starts]
             arrays[f"{index}.clap"] = np.concatenate([part.clap for part in parts])
             arrays[f"{index}.tags"] = np.concatenate([part.tags for part in parts])
-            arrays[f"{index}.tempo"] = np.array(parts[0].tempo)
+            # of two windows, which is a render's length: a tempo is easier to tell from more
+            arrays[f"{index}.tempo"] = np.array(tempo(*window(song, song.starts[0], 2 * WINDOW)))
             if progress:
                 progress(index + 1, len(songs))
         with atomic_path(file) as temporary:
