@@ -183,9 +183,9 @@ def train_semantic_lm(studio: Studio) -> None:
 
     def batch(step: int, rng: np.random.Generator) -> Batch:
         """Items of one length, so that none is padded: batch_size of the longest, or as many as
-        have as many tokens.
+        have as many tokens. All processes draw the same length, or one would wait for the other.
         """
-        length = length_of(rng)
+        length = length_of(np.random.default_rng(step))
         size = max(1, round(options["batch_size"] * context / length))
         return collate([stretch(training, rng, length) for _ in range(size)])
 
