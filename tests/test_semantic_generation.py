@@ -1,5 +1,7 @@
 """Drawing thoughts and audio tokens: legal ids, locks, windows, seeds, no waiting on the way."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -370,3 +372,51 @@ def test_thought_bias_leans_to_the_tokens_of_each_segment(condition):
     np.testing.assert_array_equal(
         render(lm, condition, bare), render(lm, condition, bare, thought_bias=1e4)
     )
+
+
+@pytest.fixture(scope="module")
+def beat_lm():
+    return tiny_lm(beat_harmonics=5)
+
+
+def test_a_tempo_is_told_to_the_audio(beat_lm, lm, condition):
+    thoughts = np.arange(9, dtype=np.int32).reshape(3, 3) % 8
+    fast = replace(condition, bpm=150.0)
+    plain, told = (render(beat_lm, c, thoughts) for c in (condition, fast))
+    assert (plain != told).any()
+    np.testing.assert_array_equal(  # a model that knows no beats
+        render(lm, condition, thoughts), render(lm, fast, thoughts)
+    )
+    thought = plan_thoughts(beat_lm, condition, segments=3, key=KEY)
+    np.testing.assert_array_equal(plan_thoughts(beat_lm, fast, segments=3, key=KEY), thought)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+def test_bars_go_on_where_a_render_is_continued(beat_lm, condition, scale):
+    thoughts = np.arange(9, dtype=np.int32).reshape(3, 3) % 8
+    fast = replace(condition, bpm=150.0)
+    settings = {"temperature": 0.0, "guidance_scale": scale}
+    whole = render(beat_lm, fast, thoughts, **settings)
+    for kept in (1, 26, 59):
+        rest = render(beat_lm, fast, thoughts, start=whole[:kept], **settings)
+        np.testing.assert_array_equal(rest, whole[kept:])
+
+
+def test_a_song_at_a_tempo_is_the_same_in_a_batch_and_in_many_windows(beat_lm, condition):
+    thoughts = np.arange(24, dtype=np.int32).reshape(3, 8) % 8
+    songs = [replace(condition, bpm=bpm) for bpm in (150.0, 0.0, 96.0)]
+    frames = beat_lm.config.first_frame(8)
+    settings = {"frames": frames, "temperature": 0.0}
+    alone = [render(beat_lm, song, thoughts, **settings) for song in songs]
+    together = audio_many(beat_lm, songs, np.stack([thoughts] * 3), keys=[KEY] * 3, **settings)
+    np.testing.assert_array_equal(np.concatenate(list(together), axis=1), alone)
+
+
+def test_the_bar_goes_on_where_the_tempo_changes(beat_lm, condition):
+    config, asked = beat_lm.config, [replace(condition, bpm=bpm) for bpm in (120.0, 60.0, 0.0)]
+    frames = config.first_frame(3)
+    told = np.array(semantic._beats(beat_lm, {i: [c] for i, c in enumerate(asked)}, frames, 1.3))
+    speeds = np.repeat([120.0, 60.0, 0.0], config.first_frame(1))
+    np.testing.assert_allclose(told[0], np.array(beat_lm.beats(speeds)), atol=1e-6)
+    assert not told[1].any() and not told[0, config.first_frame(2) :].any()
+    assert semantic._beats(beat_lm, {0: asked[2:]}, frames, 1.3) is None

@@ -37,14 +37,17 @@ PREFILL = 512  # positions a forward pass; bounds the attention scores of a long
 
 @dataclass(frozen=True)
 class Condition:
-    """What a song is asked to be: a CLAP vector (clap_dim,), tag ids and lyrics ids, all optional.
+    """What a song is asked to be: a CLAP vector (clap_dim,), tag ids, lyrics ids and beats a
+    minute, all optional.
 
-    Ids are vocabulary ids: Vocabulary.tag_id and Vocabulary.lyrics_ids make them.
+    Ids are vocabulary ids: Vocabulary.tag_id and Vocabulary.lyrics_ids make them. bpm goes to the
+    audio tokens of a model that knows beats (`beat_harmonics`), from the song's start on.
     """
 
     clap: np.ndarray | None = None
     tags: Sequence[int] = ()
     lyrics: Sequence[int] = ()
+    bpm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,7 @@ def audio_many(
     asked = {0: conditions, **(changes or {})}
     for changed in asked.values():
         _check_conditions(vocabulary, changed, keys)
+    beats = _beats(lm, asked, frames, guidance_scale)
 
     def blocks() -> Iterator[np.ndarray]:
         codes = kept.astype(np.int32)  # (songs, frames so far)
@@ -262,6 +266,9 @@ def audio_many(
             held = _held_thoughts(config, thoughts, window)
             now = asked[max(segment for segment in asked if segment <= first)]
             rows = _audio_rows(lm, now, held, past, guidance_scale, unconditional)
+            if beats is not None:  # from <aud_bos>, which predicts the window's first frame
+                heard = beats[:, config.first_frame(window.start) : codes.shape[1] + 1]
+                rows = [_add_last(row, heard[i : i + 1]) for i, row in enumerate(rows)]
             run = _Run(lm, rows, songs)
             waiting: list[mx.array] = []
             with _core(config, run.rows) as core:
@@ -276,7 +283,8 @@ def audio_many(
                         top_k=top_k,
                         top_p=top_p,
                     )
-                    run.feed(code + config.audio_offset)
+                    ahead = None if beats is None else beats[:, frame + 1 : frame + 2]
+                    run.feed(code + config.audio_offset, ahead)
                     mx.async_eval(code)
                     if len(waiting) == BLOCK:
                         block = np.array(mx.stack(waiting, axis=1))  # (songs, codes)
@@ -325,10 +333,12 @@ class _Run:
         self.cache: list | None = None
         self.step: llama_step.Step | None = None  # how single positions go, if in a way of its own
         self.pending: list[mx.array] = []
+        self.beats: mx.array | None = None
 
-    def feed(self, ids: mx.array) -> None:
-        """Put one id a song (songs,) after its rows."""
+    def feed(self, ids: mx.array, beats: mx.array | None = None) -> None:
+        """Put one id a song (songs,) after its rows; beats (rows, 1, hidden) are added to it."""
         self.pending.append(ids)
+        self.beats = beats
 
     def log_probabilities(
         self, head: Callable[[mx.array], mx.array], guidance_scale: float
@@ -338,6 +348,8 @@ class _Run:
         if self.pending:
             ids = mx.stack(self.pending, axis=1)  # (songs, time)
             fed = self.lm.embed(mx.concatenate([ids] * (self.rows // self.songs)))
+            if self.beats is not None:
+                fed = _add_last(fed, self.beats)
             self.pending = []
         if self.cache is None:
             hidden = self._prefill(fed)
@@ -364,6 +376,33 @@ class _Run:
         for first in range(0, embeddings.shape[1], PREFILL):
             hidden = self.lm.hidden(embeddings[:, first : first + PREFILL], cache, step=self.step)
         return hidden[:, -1]
+
+
+def _beats(
+    lm: SemanticLM,
+    asked: Mapping[int, Sequence[Condition]],
+    frames: int,
+    guidance_scale: float,
+) -> mx.array | None:
+    """What tells each frame its place in the bar, (rows, frames, hidden), zeros in the rows without
+    conditions; None where there is nothing to tell. Where the tempo changes the bar goes on.
+    """
+    config = lm.config
+    bpm = np.zeros((len(asked[0]), frames))
+    for segment, conditions in sorted(asked.items()):
+        bpm[:, config.first_frame(segment) :] = [[condition.bpm] for condition in conditions]
+    if not config.beat_harmonics or not bpm.any():
+        return None
+    told = mx.stack([lm.beats(row) for row in bpm])
+    return told if guidance_scale == 1.0 else mx.concatenate([told, mx.zeros_like(told)])
+
+
+def _add_last(embeddings: mx.array, beats: mx.array) -> mx.array:
+    """`beats` (..., n, hidden) added to the last n positions of (..., time, hidden)."""
+    n = beats.shape[-2]
+    if n == embeddings.shape[-2]:
+        return embeddings + beats
+    return mx.concatenate([embeddings[..., :-n, :], embeddings[..., -n:, :] + beats], axis=-2)
 
 
 def _draw_each(logp: mx.array, keys: Sequence[mx.array], **settings: float) -> mx.array:

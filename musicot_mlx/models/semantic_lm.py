@@ -22,6 +22,7 @@ import numpy as np
 
 from musicot_mlx.nn import few_rows, llama_step
 from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
+from musicot_mlx.weights.beats import beat_features
 from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.vocabulary import (
     AUD_BOS,
@@ -59,6 +60,7 @@ class SemanticLMConfig:
     thought_seconds: float = 10.0  # one CLAP embedding for this much audio
     context_seconds: float = 30.0  # longest audio the model was trained on
     thought_bias_rank: int = 0  # of ThoughtBias; 0: the model has none
+    beat_harmonics: int = 0  # of a bar, in weights/beats.py's features; 0: the model knows no beats
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SemanticLMConfig":
@@ -207,6 +209,8 @@ class SemanticLM(nn.Module):
         self.clap_proj = nn.Linear(config.clap_dim, config.hidden_size)
         if config.thought_bias_rank:
             self.thought_bias = ThoughtBias(config)
+        if config.beat_harmonics:
+            self.beat_proj = nn.Linear(2 * config.beat_harmonics, config.hidden_size, bias=False)
 
     def __call__(
         self,
@@ -254,6 +258,15 @@ class SemanticLM(nn.Module):
             )
         row = mx.array([CLAP_SLOT, *ids], dtype=mx.int32)
         return self.embed(row[None], mx.array(vector)[None])
+
+    def beats(self, bpm: np.ndarray) -> mx.array:
+        """What is added to the inputs that predict frames of these tempi, 0 for none: (frames,)
+        -> (frames, hidden). The first frame begins a bar.
+        """
+        features = beat_features(
+            bpm, frame_rate=self.config.audio_frame_rate, harmonics=self.config.beat_harmonics
+        )
+        return self.beat_proj(mx.array(features).astype(self.dtype))
 
     def hidden(
         self,

@@ -54,7 +54,7 @@ from musicot_mlx.weights.checkpoint import (
 )
 from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.hub import resolve
-from musicot_mlx.weights.tags import near_tags
+from musicot_mlx.weights.tags import asked_tempo, near_tags
 
 Progress = Callable[[str, int, int], None]
 
@@ -547,7 +547,7 @@ class MusicotPipeline:
         start = None if kept is None else np.tile(kept.codes, (len(plans), 1))
         blocks = audio_many(
             self.semantic_lm,
-            [self._condition(plan.vector, plan.tags, plan.lyrics) for plan in plans],
+            [self._song_condition(plan) for plan in plans],
             np.stack([plan.codes for plan in plans]),
             frames=self._frames(plans[0].duration),
             temperature=_or(audio_temperature, self.sampling.audio_temperature),
@@ -571,11 +571,12 @@ class MusicotPipeline:
         for segment, text in enumerate(words):
             if text is not None:
                 tags = self._tags(self.clap.embed_text([text])[0], None, text, plan.prompt)
-                own = self._condition(plan.embeddings[segment], tags, plan.lyrics)
+                own = self._condition(
+                    plan.embeddings[segment], tags, plan.lyrics, text, plan.prompt
+                )
                 changes[segment] = [own] * songs
             elif segment and words[segment - 1] is not None:
-                song = self._condition(plan.vector, plan.tags, plan.lyrics)
-                changes[segment] = [song] * songs
+                changes[segment] = [self._song_condition(plan)] * songs
         return changes
 
     def _kept(self, keep: Song | str | Path | None, plan: Plan | None) -> Kept | None:
@@ -776,7 +777,10 @@ class MusicotPipeline:
         """Audio tokens of `duration` seconds."""
         return max(1, round(duration * self.semantic_lm.config.audio_frame_rate))
 
-    def _condition(self, vector: np.ndarray, tags: Sequence[str], lyrics: str) -> Condition:
+    def _condition(
+        self, vector: np.ndarray, tags: Sequence[str], lyrics: str, *words: str | None
+    ) -> Condition:
+        """Tags, lyrics and the tempo of words or tags as the language model takes them."""
         vocabulary = self.semantic_lm.config.vocabulary
         names = self.semantic_lm.config.tags
 
@@ -787,7 +791,11 @@ class MusicotPipeline:
             clap=vector,
             tags=[vocabulary.tag_id(names.index(tag)) for tag in tags],
             lyrics=vocabulary.lyrics_ids(lyrics, encode),
+            bpm=asked_tempo(tags, words),
         )
+
+    def _song_condition(self, plan: Plan) -> Condition:
+        return self._condition(plan.vector, plan.tags, plan.lyrics, plan.prompt)
 
     @cached_property
     def _tag_vectors(self) -> np.ndarray:

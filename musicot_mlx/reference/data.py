@@ -4,9 +4,10 @@ given, the score.
 The file is a list with an entry a song: `audio_file, text_prompt, lyrics, genre_tags,
 instrument_tags, duration, artist, title`, of which audio_file (relative to the metadata),
 text_prompt and duration (seconds) must be there; tags are a list or one string with commas. An
-entry may also hold `bpm`, `captions` (other wordings of the prompt) and `windows` (`start`,
-`end`, `captions` of a stretch), and a `.npz` beside the audio with `roll`, the score at 25 frames a
-second; the procedural band writes all three.
+entry may also hold `bpm` and `first_bar` (a second at which a bar of four beats begins; only where
+the tempo stands still), `captions` (other wordings of the prompt) and `windows` (`start`, `end`,
+`captions` of a stretch), and a `.npz` beside the audio with `roll`, the score at 25 frames a
+second; the procedural band writes them all.
 """
 
 import json
@@ -20,7 +21,7 @@ import soundfile
 import soxr
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.weights.tags import tempo_of
+from musicot_mlx.weights.tags import fold, tempo_of
 
 ROLL_RATE = 25.0
 
@@ -35,6 +36,8 @@ class SongEntry:
     windows: tuple[dict[str, Any], ...]
     lyrics: str
     tags: tuple[str, ...]
+    bpm: float = 0.0  # of bars that are known: 0 unless first_bar is given too
+    first_bar: float = 0.0  # seconds at which a bar begins
 
     @classmethod
     def parse(cls, record: dict[str, Any], folder: Path) -> "SongEntry":
@@ -58,6 +61,7 @@ class SongEntry:
             raise MusicotError(f"{name}: each of windows needs start and captions")
         tags = (*_strings(record, "genre_tags"), *_strings(record, "instrument_tags"))
         tags += tempo_of(record)
+        known = record.get("first_bar") is not None and tempo_of(record)
         return cls(
             path=folder / name,
             duration=duration,
@@ -65,6 +69,8 @@ class SongEntry:
             windows=tuple(windows),
             lyrics=record.get("lyrics") or "",
             tags=tuple(dict.fromkeys(tags)),
+            bpm=fold(float(record["bpm"])) if known else 0.0,
+            first_bar=float(record["first_bar"]) if known else 0.0,
         )
 
     def caption(self, rng: np.random.Generator, start: float, window_seconds: float) -> str:

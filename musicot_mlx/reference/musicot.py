@@ -79,6 +79,7 @@ class MusicotReference(nn.Module):
         *,
         duration: float,
         tags: tuple[int, ...] = (),
+        bpm: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """CLAP vector (dim,) to a waveform (samples, channels).
@@ -110,6 +111,7 @@ class MusicotReference(nn.Module):
             guidance_scale=sampling["audio_guidance"],
             unconditional=sampling["unconditional"],
             thought_bias=sampling.get("thought_bias", 0.0),
+            bpm=bpm,
             generator=generator,
         )
         vectors = self.thought_vectors(torch.from_numpy(thoughts).long())

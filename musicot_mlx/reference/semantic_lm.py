@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from musicot_mlx.weights.beats import beat_features
 from musicot_mlx.weights.vocabulary import (
     AUD_BOS,
     AUD_EOS,
@@ -94,6 +95,9 @@ class SemanticLM(nn.Module):
             )
         )
         self.clap_proj = nn.Linear(config["clap_dim"], config["hidden_size"])
+        if config.get("beat_harmonics"):
+            self.beat_proj = nn.Linear(2 * config["beat_harmonics"], config["hidden_size"], False)
+            nn.init.zeros_(self.beat_proj.weight)  # weights that know no beats go on as they are
         if config.get("thought_bias_rank"):
             self.thought_bias = ThoughtBias(
                 config["thought_codebooks"],
@@ -117,13 +121,30 @@ class SemanticLM(nn.Module):
             tags, lyrics, _to_numpy(thoughts), _to_numpy(audio), clap=clap, conditions=conditions
         )
 
-    def embed(self, ids: torch.Tensor, clap: torch.Tensor | None) -> torch.Tensor:
-        """Embed ids (batch, time), with the projected clap (batch, clap_dim) in each CLAP_SLOT."""
+    def embed(
+        self,
+        ids: torch.Tensor,
+        clap: torch.Tensor | None,
+        beats: Sequence[np.ndarray | None] | None = None,
+    ) -> torch.Tensor:
+        """Embed ids (batch, time), with the projected clap (batch, clap_dim) in each CLAP_SLOT.
+
+        beats: weights/beats.py's features (frames, 2 * harmonics) of each row or None; they go to
+        the positions that predict those frames, <aud_bos> the first.
+        """
         embeddings = self.llama.model.embed_tokens(ids.clamp(min=PAD))  # (batch, time, hidden)
-        if clap is None:
+        if clap is not None:
+            projected = self.clap_proj(clap)[:, None]  # (batch, 1, hidden)
+            embeddings = torch.where((ids == CLAP_SLOT)[..., None], projected, embeddings)
+        if beats is None or not hasattr(self, "beat_proj"):
             return embeddings
-        projected = self.clap_proj(clap)[:, None]  # (batch, 1, hidden)
-        return torch.where((ids == CLAP_SLOT)[..., None], projected, embeddings)
+        features = torch.zeros(*ids.shape, self.beat_proj.in_features, device=ids.device)
+        for i, row in enumerate(beats):
+            if row is not None:
+                first = ids[i].tolist().index(AUD_BOS)
+                stop = min(first + len(row), ids.shape[1])
+                features[i, first:stop] = torch.from_numpy(row[: stop - first])
+        return embeddings + self.beat_proj(features.to(self.beat_proj.weight))
 
     def inputs(
         self,
@@ -137,8 +158,10 @@ class SemanticLM(nn.Module):
 
         batch: `clap` float (batch, clap_dim); `tags` and `lyrics`, one list of vocabulary ids an
         item; `thoughts`, one (levels, segments) of codes an item; `audio`, one (frames,) of codes
-        an item. What is dropped is left out of the sequence, as generation leaves it out. Targets
-        are the tokens after <cot_bos> up to <aud_eos> (after <aud_bos> without thoughts).
+        an item; `beats`, if given, features (frames, 2 * harmonics) or None an item. What is
+        dropped is left out of the sequence, as generation leaves it out; beats go with the
+        conditions. Targets are the tokens after <cot_bos> up to <aud_eos> (after <aud_bos> without
+        thoughts).
         hide_history: bool (frames,) or None an item; audio tokens that go in as <pad>, though they
         are targets all the same.
         """
@@ -167,7 +190,11 @@ class SemanticLM(nn.Module):
                 first = row.index(AUD_BOS) + 1
                 ids[i, first : first + len(hide_history[i])][hide_history[i]] = PAD
         clap = batch["clap"].to(device=device, dtype=self.clap_proj.weight.dtype)
-        return TrainingInputs(self.embed(ids.to(device), clap), targets.to(device))
+        beats = batch.get("beats") and [
+            None if dropped else row
+            for row, dropped in zip(batch["beats"], no_conditions, strict=True)
+        ]
+        return TrainingInputs(self.embed(ids.to(device), clap, beats), targets.to(device))
 
     def token_losses(self, inputs: TrainingInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy in nats of each target (targets,), and the target ids (targets,).
@@ -284,10 +311,11 @@ class SemanticLM(nn.Module):
         guidance_scale: float = 1.3,  # lambda_2
         unconditional: str = "without_thoughts",
         thought_bias: float = 0.0,
+        bpm: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
         """Draw the audio codes after given thoughts, int32 (frames,), by eq 8 in either reading,
-        with `thought_bias` times ThoughtBias on top.
+        with `thought_bias` times ThoughtBias on top, and bars of `bpm` from the first frame on.
         """
         kept = thoughts if unconditional == "with_thoughts" else None
         rows = [
@@ -302,10 +330,15 @@ class SemanticLM(nn.Module):
             per_segment = self.config["thought_seconds"] * self.config["audio_frame_rate"]
             at = ((torch.arange(frames) + 0.5) / per_segment).long()
             bias = by_segment[at.clamp(max=len(by_segment) - 1)]  # (frames, audio codes)
+        beats = beat_features(
+            np.full(frames, bpm),
+            frame_rate=self.config["audio_frame_rate"],
+            harmonics=self.config.get("beat_harmonics", 0),
+        )
         for i in range(frames):
             settings = (legal, temperature, guidance_scale, generator)
             lean = None if bias is None else bias[i]
-            ids.append(self._draw(rows, ids, clap, *settings, bias=lean))
+            ids.append(self._draw(rows, ids, clap, *settings, bias=lean, beats=beats))
         return (np.array(ids) - self.vocabulary.audio_offset).astype(np.int32)
 
     def _draw(
@@ -318,9 +351,10 @@ class SemanticLM(nn.Module):
         guidance_scale: float,
         generator: torch.Generator | None,
         bias: torch.Tensor | None = None,
+        beats: np.ndarray | None = None,
     ) -> int:
         """One more id: both rows from their first token, mixed over the legal ids, `bias` added."""
-        logp = self._log_probabilities([*rows[0], *drawn], clap, legal)
+        logp = self._log_probabilities([*rows[0], *drawn], clap, legal, beats)
         if guidance_scale != 1.0:
             without = self._log_probabilities([*rows[1], *drawn], clap, legal)
             logp = guidance_scale * logp + (1.0 - guidance_scale) * without
@@ -332,11 +366,15 @@ class SemanticLM(nn.Module):
         return legal[0] + int(torch.multinomial(probabilities, 1, generator=generator))
 
     def _log_probabilities(
-        self, row: list[int], clap: torch.Tensor | None, legal: tuple[int, int]
+        self,
+        row: list[int],
+        clap: torch.Tensor | None,
+        legal: tuple[int, int],
+        beats: np.ndarray | None = None,
     ) -> torch.Tensor:
         device = self.clap_proj.weight.device
         vector = None if clap is None else clap.reshape(1, -1).to(self.clap_proj.weight)
-        embeddings = self.embed(torch.tensor([row], device=device), vector)
+        embeddings = self.embed(torch.tensor([row], device=device), vector, [beats])
         logits = self.llama(inputs_embeds=embeddings, use_cache=False).logits[0, -1]
         return torch.log_softmax(logits[legal[0] : legal[1]].float(), dim=-1)
 

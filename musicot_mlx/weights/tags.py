@@ -21,12 +21,17 @@ def tempo_tag(bpm: float) -> str:
     """The tag of a tempo; doubled or halved into 60 to 180 BPM. Raises ValueError for none."""
     if not 0 < bpm < math.inf:
         raise ValueError(f"tempo is {bpm} BPM, expected one above 0")
+    step = round(math.log(fold(bpm) / SLOWEST) / math.log(STEP))
+    return f"{SLOWEST * STEP**step:.0f} bpm"
+
+
+def fold(bpm: float) -> float:
+    """A tempo doubled or halved into what has a tag, about 60 to 180 BPM."""
     while bpm < SLOWEST / STEP**0.5:
         bpm *= 2
     while bpm > SLOWEST * STEP ** (STEPS - 0.5):
         bpm /= 2
-    step = round(math.log(bpm / SLOWEST) / math.log(STEP))
-    return f"{SLOWEST * STEP**step:.0f} bpm"
+    return bpm
 
 
 def tempo_of(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -47,6 +52,15 @@ def named_tempo(words: str | None) -> float | None:
     return float(found[1]) if found and float(found[1]) > 0 else None
 
 
+def asked_tempo(tags: Iterable[str], words: Iterable[str | None]) -> float:
+    """The BPM, folded, that the first of `words` to name one names, or else a tempo tag; 0 where
+    nothing tells.
+    """
+    told = [named_tempo(text) for text in words]
+    told += [float(found[1]) for tag in tags if (found := _TAG.fullmatch(tag))]
+    return next((fold(bpm) for bpm in told if bpm), 0.0)
+
+
 def near_tags(
     names: Sequence[str], cosine: np.ndarray, threshold: float, words: Iterable[str | None] = ()
 ) -> list[str]:
@@ -54,7 +68,7 @@ def near_tags(
     and the tempo that one of `words` names, the first that does.
     """
     near = [n for n, c in zip(names, cosine, strict=True) if c > threshold and not is_tempo(n)]
-    bpm = next((found for text in words if (found := named_tempo(text))), None)
-    if bpm is not None and tempo_tag(bpm) in names:
+    bpm = asked_tempo((), words)
+    if bpm and tempo_tag(bpm) in names:
         near.append(tempo_tag(bpm))
     return near

@@ -18,6 +18,8 @@ from musicot_mlx.generation.semantic import Condition, audio_tokens, plan_though
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig  # noqa: E402
 from musicot_mlx.reference.semantic_lm import SemanticLM as TorchSemanticLM  # noqa: E402
 from musicot_mlx.reference.semantic_lm import hidden_spans  # noqa: E402
+from musicot_mlx.weights.beats import beat_features  # noqa: E402
+from musicot_mlx.weights.vocabulary import AUD_BOS  # noqa: E402
 
 CONFIG = {
     "hidden_size": 32,
@@ -254,6 +256,55 @@ def test_thought_bias(clap):
     wanted = reference.audio_tokens(torch.tensor(clap), TAGS, LYRICS, thoughts=thoughts, **settings)
     codes = audio_tokens(lm, Condition(clap, TAGS, LYRICS), thoughts, key=KEY, **settings)
     np.testing.assert_array_equal(np.concatenate(list(codes)), wanted)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+def test_beats(clap, scale):
+    """The same greedy tokens at a tempo, which are others than at none."""
+    lm, reference = make_twins({**CONFIG, "beat_harmonics": 6})
+    thoughts = np.random.default_rng(5).integers(0, 16, (4, 1)).astype(np.int32)
+    settings = {"frames": 128, "temperature": 0.0, "guidance_scale": scale}
+    wanted = [
+        reference.audio_tokens(torch.tensor(clap), TAGS, thoughts=thoughts, bpm=bpm, **settings)
+        for bpm in (0.0, 96.0)
+    ]
+    got = [
+        np.concatenate(
+            list(audio_tokens(lm, Condition(clap, TAGS, bpm=bpm), thoughts, key=KEY, **settings))
+        )
+        for bpm in (0.0, 96.0)
+    ]
+    np.testing.assert_array_equal(got, wanted)
+    assert (wanted[0] != wanted[1]).any()
+
+
+def test_beats_go_to_the_inputs_that_predict_their_frames():
+    _, reference = make_twins({**CONFIG, "beat_harmonics": 6})
+    generator = np.random.default_rng(6)
+    batch = {
+        "clap": torch.zeros(3, 12),
+        "tags": [TAGS] * 3,
+        "lyrics": [LYRICS, [], []],
+        "thoughts": [generator.integers(0, 16, (4, 1)) for _ in range(3)],
+        "audio": [generator.integers(0, 64, 40) for _ in range(3)],
+    }
+    features = beat_features(np.full(40, 100.0), frame_rate=25.0, harmonics=6)
+    plain = reference.inputs(batch).embeddings
+    told = reference.inputs({**batch, "beats": [features, features, None]}).embeddings
+    added = reference.beat_proj(torch.from_numpy(features))
+    for i in range(2):
+        first = reference.row(TAGS, batch["lyrics"][i], batch["thoughts"][i], []).index(AUD_BOS)
+        torch.testing.assert_close(
+            told[i, first : first + 40], plain[i, first : first + 40] + added
+        )
+        assert torch.equal(told[i, :first], plain[i, :first])
+        assert torch.equal(told[i, first + 40 :], plain[i, first + 40 :])
+    assert torch.equal(told[2], plain[2])
+    dropped = [True, False, False]
+    plain = reference.inputs(batch, drop_conditions=dropped).embeddings
+    batch["beats"] = [features, features, None]
+    told = reference.inputs(batch, drop_conditions=dropped).embeddings
+    assert torch.equal(told[0], plain[0]) and not torch.equal(told[1], plain[1])
 
 
 def test_hidden_history_is_a_target_all_the_same(twins):

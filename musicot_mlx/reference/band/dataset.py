@@ -40,6 +40,7 @@ def describe(piece: Piece, audio_file: str) -> dict[str, Any]:
         "artist": "the procedural band",
         "title": f"{piece.style} no. {piece.seed}",
         "bpm": piece.bpm,
+        "first_bar": 0.0,
         "key": f"{piece.key} {piece.mode}",
         "seed": piece.seed,
         "captions": captions[1:],

@@ -17,6 +17,7 @@ from musicot_mlx.reference.semantic_lm import SemanticLM, ThoughtBias
 from musicot_mlx.reference.train.encode import encoded
 from musicot_mlx.reference.train.studio import Studio, device_of
 from musicot_mlx.reference.trainer import Batch, Metrics, save_atomic, to_device
+from musicot_mlx.weights.beats import beat_features
 from musicot_mlx.weights.tags import is_tempo
 
 
@@ -143,6 +144,18 @@ def train_semantic_lm(studio: Studio) -> None:
         whole = rng.random() < 0.25
         return context if whole else int(np.exp(rng.uniform(np.log(2), np.log(context + 1))))
 
+    def beats_of(entry: SongEntry, frames: slice, rng: np.random.Generator) -> np.ndarray | None:
+        """Where in the bar each frame lies, for most of the items whose bars are known."""
+        harmonics = config.get("beat_harmonics", 0)
+        if not harmonics or not entry.bpm or rng.random() >= 0.7:
+            return None
+        return beat_features(
+            np.full(frames.stop - frames.start, entry.bpm),
+            frame_rate=config["audio_frame_rate"],
+            harmonics=harmonics,
+            start=frames.start / config["audio_frame_rate"] - entry.first_bar,
+        )
+
     def stretch(data: Encoded, rng: np.random.Generator, length: int) -> dict[str, Any]:
         """One item: a stretch of a song of so many 2.5 s, or as long as the song is."""
         entry, song = data.draw(rng)
@@ -166,6 +179,7 @@ def train_semantic_lm(studio: Studio) -> None:
             "lyrics": lyrics_ids(entry.lyrics) if entry.lyrics else [],
             "thoughts": song["thoughts"][:, starts],
             "audio": song["codes"][frames],
+            "beats": beats_of(entry, frames, rng),
         }
 
     def collate(items: list[dict[str, Any]]) -> Batch:
