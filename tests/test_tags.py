@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from musicot_mlx.weights.tags import is_tempo, named_tempo, near_tags, tempo_of, tempo_tag
+from musicot_mlx.weights.tags import (
+    asked_tempo,
+    is_tempo,
+    named_tempo,
+    near_tags,
+    tempo_of,
+    tempo_tag,
+)
 
 
 def test_tempo_tags_are_a_grid_of_four_percent() -> None:
@@ -31,6 +38,21 @@ def test_tempo_tags_are_a_grid_of_four_percent() -> None:
 )
 def test_named_tempo(words: str | None, bpm: float | None) -> None:
     assert named_tempo(words) == bpm
+
+
+@pytest.mark.parametrize(
+    ("tags", "words", "bpm"),
+    [
+        ((), (None, "a waltz"), 0),
+        ((), (None, "at 97 BPM"), 97),
+        (("piano", "120 bpm"), ("slow",), 120),
+        (("120 bpm",), ("at 97 BPM", "at 80 BPM"), 97),  # words before tags, the first that tells
+        ((), ("at 240 BPM",), 120),
+        ((), ("at 45 BPM",), 90),
+    ],
+)
+def test_asked_tempo(tags: tuple[str, ...], words: tuple[str | None, ...], bpm: float) -> None:
+    assert asked_tempo(tags, words) == bpm
 
 
 def test_near_tags_take_the_tempo_from_words_alone() -> None:

@@ -51,6 +51,7 @@ CONFIG: dict[str, Any] = {
         "thought_seconds": 10.0,
         "context_seconds": 40.0,
         "thought_bias_rank": 4,
+        "beat_harmonics": 4,
     },
     "semantic_tokenizer": {
         "sample_rate": 8000,

@@ -13,6 +13,7 @@ from musicot_mlx.convert.check import long, sound
 from musicot_mlx.pipelines.musicot import MusicotPipeline, load
 from musicot_mlx.reference.clap import embed_audio, embed_text
 from musicot_mlx.reference.musicot import MusicotReference
+from musicot_mlx.weights.beats import beat_features
 
 Pairs = Iterator[tuple[str, mx.array, torch.Tensor]]
 
@@ -42,6 +43,12 @@ def _semantic_lm(reference: MusicotReference, pipeline: MusicotPipeline, rng: An
     ids = rng.integers(1, lm.config.vocab_size, (1, 48))
     theirs = reference.semantic_lm.llama(input_ids=long(ids)).logits
     yield "logits", lm(mx.array(ids)), theirs
+    if lm.config.beat_harmonics:
+        bpm = np.full(48, 100.0)
+        features = beat_features(
+            bpm, frame_rate=lm.config.audio_frame_rate, harmonics=lm.config.beat_harmonics
+        )
+        yield "beats", lm.beats(bpm), reference.semantic_lm.beat_proj(torch.from_numpy(features))
 
 
 def _semantic_tokenizer(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any) -> Pairs:

@@ -61,7 +61,13 @@ class SongEntry:
             raise MusicotError(f"{name}: each of windows needs start and captions")
         tags = (*_strings(record, "genre_tags"), *_strings(record, "instrument_tags"))
         tags += tempo_of(record)
-        known = record.get("first_bar") is not None and tempo_of(record)
+        first_bar = record.get("first_bar")
+        if first_bar is not None and not isinstance(first_bar, (int, float)):
+            raise MusicotError(
+                f"{name}: first_bar is {first_bar!r}; give the second at which a bar begins, or "
+                "leave it out"
+            )
+        known = first_bar is not None and bool(tempo_of(record))
         return cls(
             path=folder / name,
             duration=duration,
@@ -70,7 +76,7 @@ class SongEntry:
             lyrics=record.get("lyrics") or "",
             tags=tuple(dict.fromkeys(tags)),
             bpm=fold(float(record["bpm"])) if known else 0.0,
-            first_bar=float(record["first_bar"]) if known else 0.0,
+            first_bar=float(first_bar) if known else 0.0,
         )
 
     def caption(self, rng: np.random.Generator, start: float, window_seconds: float) -> str:

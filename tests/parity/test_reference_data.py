@@ -98,6 +98,24 @@ def test_bare_records_are_enough(tmp_path: Path) -> None:
     assert entry.tags == () and entry.lyrics == "" and entry.prompts == ("x", "y")
 
 
+@pytest.mark.parametrize(
+    ("told", "bpm", "first_bar"),
+    [
+        ({}, 0, 0),
+        ({"bpm": 100}, 0, 0),  # a tag, but nobody knows where its bars begin
+        ({"first_bar": 0.5}, 0, 0),
+        ({"bpm": 100, "first_bar": 0.5}, 100, 0.5),
+        ({"bpm": "200", "first_bar": 0}, 100, 0),
+        ({"bpm": "brisk", "first_bar": 0}, 0, 0),
+    ],
+)
+def test_bars_are_known_by_tempo_and_place(
+    tmp_path: Path, told: dict, bpm: float, first_bar: float
+) -> None:
+    entry = SongEntry.parse(record("a.wav", **told), tmp_path)
+    assert (entry.bpm, entry.first_bar) == (bpm, first_bar)
+
+
 @pytest.mark.parametrize(("count", "held_out"), [(2, [0]), (20, [0]), (41, [0, 20, 40])])
 def test_every_twentieth_song_is_held_out(tmp_path: Path, count: int, held_out: list[int]) -> None:
     data = SongData(write_metadata(tmp_path, make_songs(tmp_path, count)))
@@ -121,6 +139,7 @@ def test_score_is_cut_and_padded(tmp_path: Path) -> None:
         (lambda r: r[0].update(audio_file="gone.wav"), "1 files that are not there: gone.wav"),
         (lambda r: r[1].update(text_prompt="  "), "1.wav: text_prompt is empty"),
         (lambda r: r[1].update(text_prompt=None), "1.wav: text_prompt is empty"),
+        (lambda r: r[1].update(first_bar="soon"), "1.wav: first_bar is 'soon'"),
         (lambda r: r[1].pop("duration"), "1.wav: duration is None"),
         (lambda r: r[1].update(duration="long"), "1.wav: duration is 'long'"),
         (lambda r: r[1].update(duration=float("nan")), "1.wav: duration is nan"),

@@ -665,6 +665,9 @@ def test_start_from_a_checkpoint(studio: dict[str, Path], tmp_path: Path) -> Non
     assert torch.equal(rows[new.tag_id(1)], drawn[new.tag_id(1)])
     assert torch.equal(rows[new.audio_id(3)], learned[old.audio_id(3)])
     assert torch.equal(rows[new.thought_id(1, 2)], learned[old.thought_id(1, 2)])
+    told = model.lm.beat_proj.weight
+    assert torch.equal(told, start.state.pop("semantic_lm.beat_proj.weight"))
+    start.fill(model, "semantic_lm", tags)  # a checkpoint from before there were beats
 
 
 def test_mlx_folder_turned_back(stirred: dict[str, Path], tmp_path: Path, capsys) -> None:
@@ -737,6 +740,28 @@ def test_training_without_thoughts(studio: dict[str, Path], tmp_path: Path) -> N
     assert set(validate(model)) == {"loss", "audio"}
     clap = made["diffusion"][1](0, np.random.default_rng(0))["clap"]  # (batch, 1 + thoughts, dim)
     assert torch.equal(clap, clap[:, :1].expand_as(clap))
+
+
+def test_stretches_know_their_place_in_the_bar(studio: dict[str, Path]) -> None:
+    """Most items of a song whose bars are known, counted from where the stretch begins."""
+    work = Studio(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
+    work.data.training = [replace(e, bpm=90.0, first_bar=0.4) for e in work.data.training]
+    made = []
+    work.run = lambda stage, model, batch, validate: made.append(batch)
+    codes.train_semantic_lm(work)
+    told = []
+    for step in range(30):
+        drawn = made[0](step, np.random.default_rng(step))
+        told += zip(drawn["beats"], drawn["audio"], strict=True)
+    share = np.mean([beats is not None for beats, _ in told])
+    assert 0.5 < share < 0.9
+    for beats, audio in told:
+        if beats is not None:
+            turn = np.arctan2(beats[0, 4], beats[0, 0]) / (2 * np.pi)  # of the bar, -0.5 to 0.5
+            starts = 2.5 * np.arange(int(SECONDS / 2.5))
+            places = (starts - 0.4) * 90 / 240
+            assert np.abs((places - turn + 0.5) % 1 - 0.5).min() < 0.01
+            assert len(beats) >= len(audio)
 
 
 def test_start_of_another_size_is_refused(studio: dict[str, Path]) -> None:

@@ -31,6 +31,7 @@ PART_OF = {
 }
 # The semantic tokenizer goes on from best_rq; the thought bias is quickly fitted anew.
 FIRST = set(PART_OF) - {"semantic_tokenizer", "thought_bias"}
+LATER = ("beat_proj.weight",)  # what older checkpoints lack: zeros, which change nothing
 ROWS = ("llama.model.embed_tokens.weight", "llama.lm_head.weight")  # a row an id
 MET = 8.0  # times that each code of a quantiser counts as met, so that none is replaced as dead
 
@@ -84,7 +85,8 @@ class Start:
         if stage == "semantic_lm":
             for key in ROWS:
                 part[prefix + key] = self._rows(part[prefix + key], own[prefix + key], tags)
-        lost = [k for k in own if k.startswith(prefix) and k not in part]
+        needed = (k for k in own if k.startswith(prefix) and not k.endswith(LATER))
+        lost = [k for k in needed if k not in part]
         lost += [k for k, v in part.items() if k not in own or own[k].shape != v.shape]
         if lost:
             raise MusicotError(
