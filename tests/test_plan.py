@@ -86,7 +86,7 @@ def test_words_become_the_nearest_of_several_thoughts(
 ) -> None:
     edited = plan.replace(0, "drums", seed=3)
     words = model.clap.embed_text(["drums"])[0]
-    drawn = model.draw_thoughts(words, segments=1, seed=3, songs=8)
+    drawn = model.draw_thoughts(words, words="drums", segments=1, seed=3, songs=8)
     near = [float(vectors_of(model, codes)[0] @ words) for codes in drawn]
     assert float(edited.embeddings[0] @ words) == pytest.approx(max(near), abs=1e-6)
     assert max(near) > min(near)
@@ -580,5 +580,5 @@ def test_words_ask_the_render_for_themselves(model: MusicotPipeline, plan: mc.Pl
     assert sorted(changes) == [1, 2, 3] and model._changes(plan, 1) == {}
     np.testing.assert_array_equal(changes[2][0].clap, edited.embeddings[2])
     assert changes[3][0].tags == model._condition(plan.vector, plan.tags, "").tags
-    near = model._tags(model.clap.embed_text(["drums"])[0], None)
+    near = model._tags(model.clap.embed_text(["drums"])[0], None, "drums")
     assert changes[1][0].tags == model._condition(plan.vector, near, "").tags

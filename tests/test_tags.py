@@ -5,9 +5,9 @@ import pytest
 
 from musicot_mlx.weights.tags import (
     asked_tempo,
+    chosen_tags,
     is_tempo,
     named_tempo,
-    near_tags,
     tempo_of,
     tempo_tag,
 )
@@ -55,13 +55,31 @@ def test_asked_tempo(tags: tuple[str, ...], words: tuple[str | None, ...], bpm: 
     assert asked_tempo(tags, words) == bpm
 
 
-def test_near_tags_take_the_tempo_from_words_alone() -> None:
+def test_tempo_tags_are_taken_from_words_alone() -> None:
     names = ["piano", tempo_tag(96), tempo_tag(120), "slow"]
     cosine = np.array([0.95, 0.99, 0.1, 0.5])
-    assert near_tags(names, cosine, 0.9) == ["piano"]
-    assert near_tags(names, cosine, 0.9, ("a song at 120 BPM",)) == ["piano", tempo_tag(120)]
-    assert near_tags(names, cosine, 0.9, (None, "96 BPM")) == ["piano", tempo_tag(96)]
-    assert near_tags(names, cosine, 0.9, ("at 150 BPM",)) == ["piano"]  # the model knows no such
+    assert chosen_tags(names, cosine, 0.9) == ["piano"]
+    assert chosen_tags(names, cosine, 0.9, "a song at 120 BPM") == ["piano", tempo_tag(120)]
+    assert chosen_tags(names, cosine, 0.9, None, "96 BPM") == ["piano", tempo_tag(96)]
+    assert chosen_tags(names, cosine, 0.9, "at 150 BPM") == ["piano"]  # the model knows no such
+
+
+@pytest.mark.parametrize(
+    ("words", "tags"),
+    [
+        ("one Flute by itself", ["flute"]),
+        ("Chicago blues with electric guitars", ["blues", "chicago blues", "guitar"]),
+        ("a blue sky over organic fields", ["drums", "blues"]),  # names none: those near it
+        ("soft and slow, no drums", ["blues"]),  # nor those near it that it will not have
+        ("flutes without drums or guitar, but with blues", ["flute", "blues"]),
+        ("drums, then nothing", ["drums"]),
+        (None, ["drums", "blues"]),
+    ],
+)
+def test_tags_that_words_name_go_before_those_near_them(words: str | None, tags: list[str]) -> None:
+    names = ["drums", "flute", "blues", "chicago blues", "guitar", "organ", tempo_tag(96)]
+    cosine = np.array([0.95, 0.1, 0.92, 0.3, 0.4, 0.2, 0.99])
+    assert chosen_tags(names, cosine, 0.9, words) == tags
 
 
 def test_tempo_of_metadata() -> None:

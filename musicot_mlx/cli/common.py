@@ -101,7 +101,12 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
         help="how much each reference counts (default: alike)",
     )
     add("--lyrics-file", metavar="FILE", help="lyrics, with [VERSE] and other section marks")
-    add("--tags", type=names, metavar="A,B", help="tags (default: those near the prompt)")
+    add(
+        "--tags",
+        type=names,
+        metavar="A,B",
+        help="tags (default: those that the prompt names, or those near it)",
+    )
     add(
         "--thought-temp",
         type=number(0, 10),

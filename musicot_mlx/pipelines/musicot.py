@@ -54,7 +54,7 @@ from musicot_mlx.weights.checkpoint import (
 )
 from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.hub import resolve
-from musicot_mlx.weights.tags import asked_tempo, near_tags
+from musicot_mlx.weights.tags import asked_tempo, chosen_tags
 
 Progress = Callable[[str, int, int], None]
 
@@ -365,6 +365,7 @@ class MusicotPipeline:
         segments: int,
         seed: int,
         songs: int = 1,
+        words: str | None = None,
         tags: Sequence[str] | None = None,
         lyrics: str = "",
         given: np.ndarray | None = None,
@@ -373,12 +374,13 @@ class MusicotPipeline:
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> np.ndarray:
-        """Codes from the LM, int32 (songs, levels, segments), under a CLAP vector (dim,).
+        """Codes from the LM, int32 (songs, levels, segments), under a CLAP vector (dim,) and the
+        tags given or those that `words` call for.
 
         given: codes (levels, segments) that stay, -1 where free. Several songs draw from parts of
         the seed, in one batch.
         """
-        condition = self._condition(vector, self._tags(vector, tags), lyrics)
+        condition = self._condition(vector, self._tags(vector, tags, words), lyrics)
         key = _key(seed, "thoughts")
         return plan_many(
             self.semantic_lm,
@@ -805,15 +807,13 @@ class MusicotPipeline:
     def _tags(
         self, vector: np.ndarray, wanted: Sequence[str] | None, *words: str | None
     ) -> list[str]:
-        """The tags asked for, or those near the prompt's CLAP vector and the tempo that its words
-        name.
-        """
+        """The tags asked for, or those that the prompt's words or its CLAP vector call for."""
         names = self.semantic_lm.config.tags
         if wanted is None:
             if not names:
                 return []
             cosine = self._tag_vectors @ vector
-            return near_tags(names, cosine, self.sampling.tag_threshold, words)
+            return chosen_tags(names, cosine, self.sampling.tag_threshold, *words)
         for tag in wanted:
             if tag not in names:
                 near = difflib.get_close_matches(tag, names, n=1)

@@ -51,7 +51,7 @@ def from_words(model: Composer, text: str, count: int, seed: int) -> np.ndarray:
     if not text:
         raise MusicotError("the text of a segment is empty; describe the music, e.g. 'solo piano'")
     vector = model.clap.embed_text([text])[0]
-    drawn = model.draw_thoughts(vector, segments=count, seed=seed, songs=TRIES)
+    drawn = model.draw_thoughts(vector, words=text, segments=count, seed=seed, songs=TRIES)
     near = [float((vectors_of(model, codes) @ vector).mean()) for codes in drawn]
     return drawn[int(np.argmax(near))]
 

@@ -32,7 +32,7 @@ from musicot_mlx.training.losses import (
     diffusion_loss,
 )
 from musicot_mlx.training.songs import Encoder, Piece, digest, mono, with_channels
-from musicot_mlx.weights.tags import is_tempo, near_tags
+from musicot_mlx.weights.tags import chosen_tags, is_tempo
 
 HOP = 2.5  # seconds between two CLAP windows of a song
 WINDOW = 10.0  # seconds of one
@@ -213,7 +213,7 @@ class MusicotTask:
             chosen = [config.tags.index(tag) for tag in tags if tag in config.tags]
         else:
             threshold = self.model.sampling.tag_threshold
-            near = near_tags(config.tags, self._tag_vectors @ caption, threshold)
+            near = chosen_tags(config.tags, self._tag_vectors @ caption, threshold)
             chosen = [config.tags.index(tag) for tag in near]
         return tuple(config.vocabulary.tag_id(index) for index in chosen)
 

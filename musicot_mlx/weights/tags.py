@@ -1,4 +1,5 @@
-"""Which of a model's tags a prompt asks for: those near it in CLAP's space, and its tempo.
+"""Which of a model's tags a prompt asks for: those it names, or those near it in CLAP's space, and
+its tempo.
 
 A small CLAP knows slow from fast but not 96 from 104 beats a minute, so a number in the words goes
 past it: tempi are tags of their own, "104 bpm", on a grid whose steps are 4 %. Numpy alone, because
@@ -15,6 +16,9 @@ import numpy as np
 SLOWEST, STEP, STEPS = 60.0, 1.04, 29  # BPM of the first tempo tag, ratio and number of steps
 _TAG = re.compile(r"(\d+) bpm")
 _NAMED = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a) minute)", re.I)
+
+# "no drums or bass", up to where the sentence turns
+_DENIED = re.compile(r"\b(?:no|not|never|without)\b[^,.;:]*?(?=\bbut\b|\bwith\b|[,.;:]|$)", re.I)
 
 
 def tempo_tag(bpm: float) -> str:
@@ -61,14 +65,26 @@ def asked_tempo(tags: Iterable[str], words: Iterable[str | None]) -> float:
     return next((fold(bpm) for bpm in told if bpm), 0.0)
 
 
-def near_tags(
-    names: Sequence[str], cosine: np.ndarray, threshold: float, words: Iterable[str | None] = ()
+def named_tags(names: Sequence[str], words: str) -> list[str]:
+    """The tags that stand in the words, in the plural too; tempi are asked_tempo's."""
+    found = (re.search(rf"\b{re.escape(name)}(?:e?s)?\b", words, re.I) for name in names)
+    return [n for n, hit in zip(names, found, strict=True) if hit and not is_tempo(n)]
+
+
+def chosen_tags(
+    names: Sequence[str], cosine: np.ndarray, threshold: float, *words: str | None
 ) -> list[str]:
-    """Of a model's tags those whose CLAP-text cosine (tags,) with the prompt exceeds delta (eq 5),
-    and the tempo that one of `words` names, the first that does.
+    """The tags of a prompt: those that its words name, `no drums` left out, or where they name none
+    those whose CLAP-text cosine (tags,) with it exceeds delta (eq 5); and the tempo.
+
+    A small CLAP puts a flute near a hip hop beat, where the word "flute" is plain. words: the
+    prompt, then what else may name a tempo.
     """
-    near = [n for n, c in zip(names, cosine, strict=True) if c > threshold and not is_tempo(n)]
+    text = (words[0] if words else None) or ""
+    denied = named_tags(names, " ".join(_DENIED.findall(text)))
+    near = (n for n, c in zip(names, cosine, strict=True) if c > threshold and not is_tempo(n))
+    chosen = named_tags(names, _DENIED.sub(" ", text)) or [n for n in near if n not in denied]
     bpm = asked_tempo((), words)
     if bpm and tempo_tag(bpm) in names:
-        near.append(tempo_tag(bpm))
-    return near
+        chosen.append(tempo_tag(bpm))
+    return chosen
