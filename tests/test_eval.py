@@ -75,6 +75,7 @@ def test_figures_are_complete(ran: Path) -> None:
     assert set(main_group["auc_by_label"]) == set(load_tagger().config.labels)
     assert main_group["auc_by_label"]["organ"] is None  # asked of no prompt
     assert found["real"]["tempo_within"]["value"] == 1.0 and found["real"]["songs"] == 2
+    assert found["real"]["tempo_by_chance"] in (0.0, 0.5, 1.0)  # two songs, each by the other's
     assert found["codec"]["windows"] == 2 and found["codec"]["snr"]["n"] == 2
     assert found["diversity"]["prompts"] == 2
     assert set(found["ablations"]) == {

@@ -237,6 +237,8 @@ def _instruments(found: Mapping[str, Any]) -> str:
         within = found["real"]["tempo_within"]
         rows.insert(0, ("real songs, held out: what the measure itself allows", within["n"],
                         _shown(within)))  # fmt: skip
+        rows.append(("real songs against the tempi of others: what chance gives", within["n"],
+                     _number(found["real"].get("tempo_by_chance"))))  # fmt: skip
     if rows:
         head = f"share within {100 * NEAR:.0f} % of the tempo, its double or its half"
         text += "\n\n" + _table(("what", "songs", head), rows)
@@ -334,7 +336,8 @@ def _methods(found: Mapping[str, Any]) -> str:
             "It flatters the model; another CLAP can be passed as `--clap`.",
             "- **Tagger**: a small network trained on the band's scores, no part of the model "
             "(`musicot_mlx/reference/tagger.py`). It never heard generated music.",
-            "- **Tempo**: autocorrelation of onset strength (`evaluation/signals.py`).",
+            "- **Tempo**: autocorrelation of onset strength at a beat, its half, double and fourfold "
+            "(`evaluation/signals.py`).",
             "- **Comb**: level in dB, averaged over time, at multiples of the decoder's frame rate "
             "above what lies between them, 4 to 16 kHz. **Clicks**: samples whose second "
             "difference stands out 20-fold from its 8 ms.",

@@ -1,7 +1,7 @@
 """From what was heard to figures: every measure of a model, with its interval, as plain JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -163,12 +163,15 @@ def real_scores(
     songs: Sequence[RealSong], heard: Sequence[Heard], reference: Gaussian
 ) -> dict[str, Any]:
     """What real music scores by the same measures: the floor of FAD, the ceiling of the tempo."""
-    errors = [tempo_error(h.tempo, s.bpm) for s, h in zip(songs, heard, strict=True) if s.bpm > 0]
+    tempi = [(h.tempo, s.bpm) for s, h in zip(songs, heard, strict=True) if s.bpm > 0]
+    errors = [tempo_error(found, bpm) for found, bpm in tempi]
+    mixed = [tempo_error(a[0], b[1]) for a, b in permutations(tempi, 2)]  # another song's tempo
     return {
         "songs": len(songs),
         "windows": sum(len(h.clap) for h in heard),
         **fad_scores([h.clap for h in heard], reference),
         "tempo_within": _json(mean_interval([float(e <= NEAR) for e in errors])),
+        "tempo_by_chance": float(np.mean([e <= NEAR for e in mixed])) if mixed else None,
     }
 
 
