@@ -336,8 +336,8 @@ def _methods(found: Mapping[str, Any]) -> str:
             "It flatters the model; another CLAP can be passed as `--clap`.",
             "- **Tagger**: a small network trained on the band's scores, no part of the model "
             "(`musicot_mlx/reference/tagger.py`). It never heard generated music.",
-            "- **Tempo**: autocorrelation of onset strength at a beat, its half, double and fourfold "
-            "(`evaluation/signals.py`).",
+            "- **Tempo**: autocorrelation of onset strength at a beat, its half, double and four "
+            "times it (`evaluation/signals.py`).",
             "- **Comb**: level in dB, averaged over time, at multiples of the decoder's frame rate "
             "above what lies between them, 4 to 16 kHz. **Clicks**: samples whose second "
             "difference stands out 20-fold from its 8 ms.",
