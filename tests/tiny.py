@@ -158,6 +158,7 @@ def write_reference(folder: Path, *, seed: int = 0) -> Path:
     for name, buffer in model.named_buffers():
         if name.endswith("_codebook.embed"):
             buffer.copy_(torch.randn_like(buffer) * 0.3)
+    torch.nn.init.normal_(model.semantic_lm.beat_proj.weight, std=0.1)  # zeros until trained
     model.save_pretrained(folder, tokenizer())
     return Path(folder)
 
