@@ -73,6 +73,7 @@ def test_tempo_tags_are_taken_from_words_alone() -> None:
         ("soft and slow, no drums", ["blues"]),  # nor those near it that it will not have
         ("flutes without drums or guitar, but with blues", ["flute", "blues"]),
         ("drums, then nothing", ["drums"]),
+        ("not too busy drums", ["drums"]),  # which denies no drums
         (None, ["drums", "blues"]),
     ],
 )

@@ -18,7 +18,7 @@ _TAG = re.compile(r"(\d+) bpm")
 _NAMED = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a) minute)", re.I)
 
 # "no drums or bass", up to where the sentence turns
-_DENIED = re.compile(r"\b(?:no|not|never|without)\b[^,.;:]*?(?=\bbut\b|\bwith\b|[,.;:]|$)", re.I)
+_DENIED = re.compile(r"\b(?:no|without)\b[^,.;:]*?(?=\bbut\b|\bwith\b|[,.;:]|$)", re.I)
 
 
 def tempo_tag(bpm: float) -> str:
