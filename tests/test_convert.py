@@ -100,7 +100,7 @@ def test_check_prints_a_line_for_each(
     assert main(["convert", *paths, "--dtype", "float32", "--check"]) == 0
     out = capsys.readouterr().out
     assert "rvq                 codes            0.00 % differ" in out
-    assert out.count("\n") == 11
+    assert out.count("\n") == 12
 
 
 @pytest.mark.parametrize(

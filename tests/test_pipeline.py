@@ -1,5 +1,6 @@
 """The pipeline on a 16-channel model: plans, songs, streams, and what their settings promise."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.musicot import MusicotPipeline
 from musicot_mlx.pipelines.song import soft_limit
 from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint
+from musicot_mlx.weights.tags import is_tempo, tempo_tag
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,26 @@ def test_tags_are_those_near_the_prompt(model: MusicotPipeline) -> None:
     assert model.plan("drums", duration=1, tags=[]).tags == ()
     with pytest.raises(MusicotError, match="did you mean 'piano'"):
         model.plan("drums", duration=1, tags=["pianoo"])
+
+
+def test_a_prompt_that_names_no_tempo_gets_that_of_songs_like_it(
+    noise_file: Path, tmp_path: Path
+) -> None:
+    config = copy.deepcopy(tiny.CONFIG)
+    config["semantic_lm"]["tags"] = [*tiny.TAGS, tempo_tag(80), tempo_tag(120)]
+    model = mc.load(tiny.write_model(tmp_path, config))
+    plan = model.plan("piano", duration=30)
+    usual = model.semantic_lm.usual_tempo(model.clap.embed_text(["piano"])[0])
+    other = next(tag for tag in config["semantic_lm"]["tags"][3:] if tag != usual)
+    assert plan.tags == ("piano", usual)
+    assert model.plan("piano", duration=1, tags=["piano"]).tags == ("piano",)
+    assert model.plan(f"piano, {other}", duration=1).tags == ("piano", other)
+    assert model.plan("piano at 150 BPM", duration=1).tags == ("piano",)  # a tempo without a tag
+    assert any(map(is_tempo, model.plan(reference=noise_file, duration=1).tags))
+    # a segment set to words keeps the song's tempo, unless they name one
+    edited = plan.replace(1, "drums").replace(2, f"drums at {other}")
+    told = [changes[0].bpm for changes in model._changes(edited, 1).values()]
+    assert told == [float(tag.split()[0]) for tag in (usual, other)]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ CONFIG: dict[str, Any] = {
         "context_seconds": 40.0,
         "thought_bias_rank": 4,
         "beat_harmonics": 4,
+        "tempo_head": True,
     },
     "semantic_tokenizer": {
         "sample_rate": 8000,

@@ -49,6 +49,10 @@ def _semantic_lm(reference: MusicotReference, pipeline: MusicotPipeline, rng: An
             bpm, frame_rate=lm.config.audio_frame_rate, harmonics=lm.config.beat_harmonics
         )
         yield "beats", lm.beats(bpm), reference.semantic_lm.beat_proj(torch.from_numpy(features))
+    if lm.config.tempo_head:
+        clap = rng.normal(size=(4, lm.config.clap_dim)).astype(np.float32)
+        theirs = reference.semantic_lm.tempo_head(torch.from_numpy(clap))
+        yield "tempi", lm.tempo_head(mx.array(clap)), theirs
 
 
 def _semantic_tokenizer(reference: MusicotReference, pipeline: MusicotPipeline, rng: Any) -> Pairs:

@@ -24,6 +24,7 @@ from musicot_mlx.nn import few_rows, llama_step
 from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
 from musicot_mlx.weights.beats import beat_features
 from musicot_mlx.weights.config import config_from_dict
+from musicot_mlx.weights.tags import TEMPO_TAGS
 from musicot_mlx.weights.vocabulary import (
     AUD_BOS,
     AUD_EOS,
@@ -61,6 +62,7 @@ class SemanticLMConfig:
     context_seconds: float = 30.0  # longest audio the model was trained on
     thought_bias_rank: int = 0  # of ThoughtBias; 0: the model has none
     beat_harmonics: int = 0  # of a bar, in weights/beats.py's features; 0: the model knows no beats
+    tempo_head: bool = False  # whether it tells the tempo that songs like a CLAP vector have
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SemanticLMConfig":
@@ -211,6 +213,8 @@ class SemanticLM(nn.Module):
             self.thought_bias = ThoughtBias(config)
         if config.beat_harmonics:
             self.beat_proj = nn.Linear(2 * config.beat_harmonics, config.hidden_size, bias=False)
+        if config.tempo_head:
+            self.tempo_head = nn.Linear(config.clap_dim, len(TEMPO_TAGS))
 
     def __call__(
         self,
@@ -258,6 +262,16 @@ class SemanticLM(nn.Module):
             )
         row = mx.array([CLAP_SLOT, *ids], dtype=mx.int32)
         return self.embed(row[None], mx.array(vector)[None])
+
+    def usual_tempo(self, clap: np.ndarray) -> str | None:
+        """The likeliest tempo tag of songs near a CLAP vector (clap_dim,), of text or of audio;
+        None where the model has no head for it, or no such tags.
+        """
+        known = [i for i, tag in enumerate(TEMPO_TAGS) if tag in self.config.tags]
+        if not self.config.tempo_head or not known:
+            return None
+        logits = self.tempo_head(mx.array(clap)[None].astype(self.dtype))[0]  # (tempi,)
+        return TEMPO_TAGS[known[logits[mx.array(known)].argmax().item()]]
 
     def beats(self, bpm: np.ndarray) -> mx.array:
         """What is added to the inputs that predict frames of these tempi, 0 for none: (frames,)

@@ -272,7 +272,7 @@ class MusicotPipeline:
             vector = unit(heard.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
             names = " + ".join(Path(file).name for file in files)
             origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
-        chosen = self._tags(vector, tags, prompt)
+        chosen = self._song_tags(vector, tags, prompt)
         if reference is not None:
             codes = quantised(self, heard)
         else:
@@ -348,7 +348,7 @@ class MusicotPipeline:
             thought_seconds=step,
             seed=seed,
             prompt=prompt,
-            tags=tuple(self._tags(vector, tags, prompt)),
+            tags=tuple(self._song_tags(vector, tags, prompt)),
             lyrics=lyrics or "",
             origins=tuple(origins),
         )
@@ -572,10 +572,9 @@ class MusicotPipeline:
         words = plan.words()
         for segment, text in enumerate(words):
             if text is not None:
-                tags = self._tags(self.clap.embed_text([text])[0], None, text, plan.prompt)
-                own = self._condition(
-                    plan.embeddings[segment], tags, plan.lyrics, text, plan.prompt
-                )
+                said = (text, plan.prompt, *plan.tags)  # the first to tell a tempo counts
+                tags = self._tags(self.clap.embed_text([text])[0], None, *said)
+                own = self._condition(plan.embeddings[segment], tags, plan.lyrics, *said)
                 changes[segment] = [own] * songs
             elif segment and words[segment - 1] is not None:
                 changes[segment] = [self._song_condition(plan)] * songs
@@ -803,6 +802,16 @@ class MusicotPipeline:
     def _tag_vectors(self) -> np.ndarray:
         """CLAP text embeddings of the model's tags, (tags, dim); constant for a model."""
         return self.clap.embed_text(list(self.semantic_lm.config.tags))
+
+    def _song_tags(
+        self, vector: np.ndarray, wanted: Sequence[str] | None, prompt: str | None
+    ) -> list[str]:
+        """The tags of a song; where none is asked for and no tempo named, that of songs like it."""
+        tags = self._tags(vector, wanted, prompt)
+        if wanted is None and not asked_tempo(tags, [prompt]):
+            usual = self.semantic_lm.usual_tempo(vector)
+            tags += [usual] if usual else []
+        return tags
 
     def _tags(
         self, vector: np.ndarray, wanted: Sequence[str] | None, *words: str | None

@@ -19,6 +19,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from musicot_mlx.weights.beats import beat_features
+from musicot_mlx.weights.tags import TEMPO_TAGS
 from musicot_mlx.weights.vocabulary import (
     AUD_BOS,
     AUD_EOS,
@@ -98,6 +99,8 @@ class SemanticLM(nn.Module):
         if config.get("beat_harmonics"):
             self.beat_proj = nn.Linear(2 * config["beat_harmonics"], config["hidden_size"], False)
             nn.init.zeros_(self.beat_proj.weight)  # weights that know no beats go on as they are
+        if config.get("tempo_head"):
+            self.tempo_head = nn.Linear(config["clap_dim"], len(TEMPO_TAGS))
         if config.get("thought_bias_rank"):
             self.thought_bias = ThoughtBias(
                 config["thought_codebooks"],

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 SLOWEST, STEP, STEPS = 60.0, 1.04, 29  # BPM of the first tempo tag, ratio and number of steps
+TEMPO_TAGS = tuple(f"{SLOWEST * STEP**step:.0f} bpm" for step in range(STEPS))
 _TAG = re.compile(r"(\d+) bpm")
 _NAMED = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a) minute)", re.I)
 
@@ -25,8 +26,7 @@ def tempo_tag(bpm: float) -> str:
     """The tag of a tempo; doubled or halved into 60 to 180 BPM. Raises ValueError for none."""
     if not 0 < bpm < math.inf:
         raise ValueError(f"tempo is {bpm} BPM, expected one above 0")
-    step = round(math.log(fold(bpm) / SLOWEST) / math.log(STEP))
-    return f"{SLOWEST * STEP**step:.0f} bpm"
+    return TEMPO_TAGS[round(math.log(fold(bpm) / SLOWEST) / math.log(STEP))]
 
 
 def fold(bpm: float) -> float:

@@ -19,6 +19,7 @@ from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig  # noqa:
 from musicot_mlx.reference.semantic_lm import SemanticLM as TorchSemanticLM  # noqa: E402
 from musicot_mlx.reference.semantic_lm import hidden_spans  # noqa: E402
 from musicot_mlx.weights.beats import beat_features  # noqa: E402
+from musicot_mlx.weights.tags import TEMPO_TAGS, tempo_tag  # noqa: E402
 from musicot_mlx.weights.vocabulary import AUD_BOS  # noqa: E402
 
 CONFIG = {
@@ -256,6 +257,19 @@ def test_thought_bias(clap):
     wanted = reference.audio_tokens(torch.tensor(clap), TAGS, LYRICS, thoughts=thoughts, **settings)
     codes = audio_tokens(lm, Condition(clap, TAGS, LYRICS), thoughts, key=KEY, **settings)
     np.testing.assert_array_equal(np.concatenate(list(codes)), wanted)
+
+
+def test_tempo_head(clap):
+    """The same logits to 1e-5, of which the model's own tags take the best."""
+    tags = [tempo_tag(73), tempo_tag(104)]
+    lm, reference = make_twins({**CONFIG, "tags": tags, "tempo_head": True})
+    with torch.no_grad():
+        expected = reference.tempo_head(torch.tensor(clap)).numpy()
+    got = np.array(lm.tempo_head(mx.array(clap)))
+    assert got.shape == (29,) and np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+    best = max(tags, key=lambda tag: expected[TEMPO_TAGS.index(tag)])
+    assert lm.usual_tempo(clap) == best
+    assert make_twins(CONFIG)[0].usual_tempo(clap) is None
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.3])

@@ -34,9 +34,10 @@ from musicot_mlx.reference.data import SongData  # noqa: E402
 from musicot_mlx.reference.musicot import PARTS, MusicotReference  # noqa: E402
 from musicot_mlx.reference.semantic_lm import SemanticLM  # noqa: E402
 from musicot_mlx.reference.train import codes, command, encode, noise  # noqa: E402
-from musicot_mlx.reference.train.start import Start  # noqa: E402
+from musicot_mlx.reference.train.start import ON_THEIR_OWN, Start  # noqa: E402
 from musicot_mlx.reference.train.studio import MINI, Studio, read_config  # noqa: E402
 from musicot_mlx.reference.trainer import Trainer, TrainingConfig, load_weights  # noqa: E402
+from musicot_mlx.weights.tags import TEMPO_TAGS, tempo_tag  # noqa: E402
 from musicot_mlx.weights.vocabulary import AUD_EOS, Vocabulary  # noqa: E402
 from tests import tiny  # noqa: E402
 
@@ -280,6 +281,7 @@ def write_songs(folder: Path) -> Path:
                 "genre_tags": ["etude"],
                 "instrument_tags": "piano, guitar" if index % 2 else ["drums"],
                 "duration": SECONDS,
+                "bpm": 120,
                 "artist": "a test",
                 "title": str(index),
                 "windows": windows,
@@ -310,6 +312,7 @@ def tiny_config() -> dict:
         "rvq": common,
         "best_rq": common,
         "semantic_tokenizer": {**common, "precision": "no"},
+        "tempo_head": {"steps": 20, "batch_size": 8, "learning_rate": 1e-1},
         "thought_bias": {"steps": 2, "batch_size": 2, "learning_rate": 1e-2},
         "semantic_lm": {
             **common,
@@ -364,7 +367,7 @@ def stirred(studio: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_every_stage_leaves_its_weights(studio: dict[str, Path]) -> None:
     out = studio["out"]
-    stages = set(command.STAGES) - {"encode", "encode_latents", "rvq", "thought_bias", "assemble"}
+    stages = set(command.STAGES) - {"encode", "encode_latents", "rvq", "assemble", *ON_THEIR_OWN}
     for stage in stages:
         log = json.loads((out / stage / "log.json").read_text())
         assert [row["step"] for row in log["valid"]] == [2], stage
@@ -379,10 +382,29 @@ def test_every_stage_leaves_its_weights(studio: dict[str, Path]) -> None:
     assert np.load(out / "encoded" / "b.npy").shape == (500, 8)
     config = json.loads((out / "checkpoint" / "config.json").read_text())
     assert set(PARTS) < set(config) and config["model_type"] == "musicot-pytorch"
-    assert config["semantic_lm"]["tags"] == ["drums", "etude", "guitar", "piano"]
+    assert config["semantic_lm"]["tags"] == ["122 bpm", "drums", "etude", "guitar", "piano"]
     latents = np.concatenate([np.load(out / "encoded" / f"{song}.npy") for song in "bcd"])
     scale = config["diffusion"]["latent_scale"]
     assert scale * latents.astype(np.float32).std() == pytest.approx(1, rel=1e-3)
+
+
+def test_tempo_head_learns_the_tempo_of_the_songs(studio: dict[str, Path], tmp_path: Path, capsys):
+    """By 20 steps the one tempo there is; without any it keeps still, and so does training."""
+    work = Studio(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
+    head = work.weights("tempo_head")
+    with np.load(studio["out"] / "encoded" / "a.npz") as song:
+        logits = song["text"] @ head["weight"].numpy().T + head["bias"].numpy()
+    assert {TEMPO_TAGS[i] for i in logits.argmax(1)} == {tempo_tag(120)}
+    records = json.loads((studio["data"] / "metadata.json").read_text())
+    for record in records:
+        del record["bpm"]
+        record["audio_file"] = str(studio["data"] / record["audio_file"])
+    (tmp_path / "metadata.json").write_text(json.dumps(records))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "encoded").symlink_to(studio["out"] / "encoded")
+    codes.train_tempo_head(Studio(work.config, SongData(tmp_path), tmp_path / "out"))
+    assert "no held-out song has a bpm" in capsys.readouterr().out
+    assert (tmp_path / "out" / "tempo_head" / "last.pt").is_file()
 
 
 def test_noise_teaches_the_audio_tower_alone(studio: dict[str, Path]) -> None:
@@ -650,7 +672,9 @@ def test_start_from_a_checkpoint(studio: dict[str, Path], tmp_path: Path) -> Non
             assert torch.equal(value, learned[key]), (name, key)
     tags = ["etude", "flute", "piano"]  # "drums" and "guitar" are gone, "flute" is new
     model = codes.SemanticLMTraining(
-        SemanticLM({**work.config["semantic_lm"], "tags": tags, "thought_bias_rank": 0})
+        SemanticLM(
+            {**work.config["semantic_lm"], "tags": tags, **dict.fromkeys(ON_THEIR_OWN.values())}
+        )
     )
     rows = model.lm.llama.lm_head.weight
     drawn = rows.detach().clone()

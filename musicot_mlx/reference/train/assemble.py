@@ -2,6 +2,7 @@
 
 from musicot_mlx.reference.musicot import MusicotReference
 from musicot_mlx.reference.train.codes import diffusion_config, semantic_lm_config
+from musicot_mlx.reference.train.start import ON_THEIR_OWN
 from musicot_mlx.reference.train.studio import Studio
 
 
@@ -19,9 +20,9 @@ def assemble(studio: Studio) -> None:
     model.vae = studio.vae()
     model.semantic_tokenizer = studio.semantic_tokenizer()
     lm = studio.weights("semantic_lm", "lm.")
-    if config["semantic_lm"].get("thought_bias_rank"):
-        bias = studio.weights("thought_bias")
-        lm |= {f"thought_bias.{key}": value for key, value in bias.items()}
+    for stage, option in ON_THEIR_OWN.items():
+        if config["semantic_lm"].get(option):
+            lm |= {f"{stage}.{key}": value for key, value in studio.weights(stage).items()}
     model.semantic_lm.load_state_dict(lm)
     model.diffusion.load_state_dict(studio.weights("diffusion", "diffusion."))
     model.save_pretrained(studio.out / "checkpoint", studio.tokenizer())

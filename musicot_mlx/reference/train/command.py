@@ -31,6 +31,7 @@ from musicot_mlx.reference.train.codes import (
     train_diffusion,
     train_rvq,
     train_semantic_lm,
+    train_tempo_head,
     train_thought_bias,
 )
 from musicot_mlx.reference.train.encode import encode, encode_latents
@@ -46,6 +47,7 @@ STAGES: dict[str, Callable[[Studio], None]] = {
     "semantic_tokenizer": train_semantic_tokenizer,
     "encode": encode,
     "rvq": train_rvq,
+    "tempo_head": train_tempo_head,
     "thought_bias": train_thought_bias,
     "semantic_lm": train_semantic_lm,
     "encode_latents": encode_latents,

@@ -26,11 +26,14 @@ PART_OF = {
     "best_rq": ("semantic_tokenizer", "tokenizer."),
     "semantic_tokenizer": ("semantic_tokenizer", "tokenizer."),
     "semantic_lm": ("semantic_lm", "lm."),
+    "tempo_head": ("semantic_lm.tempo_head", ""),
     "thought_bias": ("semantic_lm.thought_bias", ""),
     "diffusion": ("diffusion", "diffusion."),
 }
-# The semantic tokenizer goes on from best_rq; the thought bias is quickly fitted anew.
-FIRST = set(PART_OF) - {"semantic_tokenizer", "thought_bias"}
+# Parts of the language model that have stages of their own, and the options that ask for them.
+ON_THEIR_OWN = {"tempo_head": "tempo_head", "thought_bias": "thought_bias_rank"}
+# The semantic tokenizer goes on from best_rq; what is on its own is quickly fitted anew.
+FIRST = set(PART_OF) - {"semantic_tokenizer", *ON_THEIR_OWN}
 LATER = ("beat_proj.weight",)  # what older checkpoints lack: zeros, which change nothing
 ROWS = ("llama.model.embed_tokens.weight", "llama.lm_head.weight")  # a row an id
 MET = 8.0  # times that each code of a quantiser counts as met, so that none is replaced as dead
@@ -79,8 +82,8 @@ class Start:
         Raises MusicotError where a weight is missing, or has another shape than the config asks.
         """
         prefix = PART_OF[stage][1]
-        found = self.part(stage).items()  # of which the thought bias is a stage of its own
-        part = {prefix + k: v for k, v in found if not k.startswith("thought_bias.")}
+        found = self.part(stage).items()
+        part = {prefix + k: v for k, v in found if k.split(".")[0] not in ON_THEIR_OWN}
         own = model.state_dict()
         if stage == "semantic_lm":
             for key in ROWS:
