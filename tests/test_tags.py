@@ -8,6 +8,7 @@ from musicot_mlx.weights.tags import (
     chosen_tags,
     is_tempo,
     named_tempo,
+    paced_tempi,
     tempo_of,
     tempo_tag,
 )
@@ -88,3 +89,20 @@ def test_tempo_of_metadata() -> None:
     assert is_tempo(*tempo_of({"bpm": 80}))
     for record in ({}, {"bpm": None}, {"bpm": "fast"}, {"bpm": -1}, {"bpm": float("nan")}):
         assert tempo_of(record) == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("slowly drifting pads", [62, 93]),
+        ("an up-tempo tune", [122, 180]),
+        ("fast drums under a slow cello", [62, 93, 100, 122, 180]),
+        ("fasting monks", [62, 93, 100, 122, 180]),
+        (None, [62, 93, 100, 122, 180]),
+    ],
+)
+def test_tempi_of_slow_and_fast_words(words: str | None, kept: list[int]) -> None:
+    names = ["slow", "piano", *(f"{bpm} bpm" for bpm in (62, 93, 100, 122, 180))]
+    assert paced_tempi(names, words) == [f"{bpm} bpm" for bpm in kept]
+    assert paced_tempi(["132 bpm"], "slow") == ["132 bpm"]  # the only one there is
+    assert paced_tempi(["slow"], "slow") == []

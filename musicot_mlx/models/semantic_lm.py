@@ -24,7 +24,7 @@ from musicot_mlx.nn import few_rows, llama_step
 from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
 from musicot_mlx.weights.beats import beat_features
 from musicot_mlx.weights.config import config_from_dict
-from musicot_mlx.weights.tags import TEMPO_TAGS
+from musicot_mlx.weights.tags import TEMPO_TAGS, paced_tempi
 from musicot_mlx.weights.vocabulary import (
     AUD_BOS,
     AUD_EOS,
@@ -263,15 +263,16 @@ class SemanticLM(nn.Module):
         row = mx.array([CLAP_SLOT, *ids], dtype=mx.int32)
         return self.embed(row[None], mx.array(vector)[None])
 
-    def usual_tempo(self, clap: np.ndarray) -> str | None:
-        """The likeliest tempo tag of songs near a CLAP vector (clap_dim,), of text or of audio;
-        None where the model has no head for it, or no such tags.
+    def usual_tempo(self, clap: np.ndarray, words: str | None = None) -> str | None:
+        """The likeliest tempo tag of songs near a CLAP vector (clap_dim,), of text or of audio, as
+        slow or fast as the words say; None where the model has no head for it, or no such tags.
         """
-        known = [i for i, tag in enumerate(TEMPO_TAGS) if tag in self.config.tags]
-        if not self.config.tempo_head or not known:
+        tempi = paced_tempi(self.config.tags, words)
+        if not self.config.tempo_head or not tempi:
             return None
         logits = self.tempo_head(mx.array(clap)[None].astype(self.dtype))[0]  # (tempi,)
-        return TEMPO_TAGS[known[logits[mx.array(known)].argmax().item()]]
+        among = mx.array([TEMPO_TAGS.index(tag) for tag in tempi])
+        return tempi[logits[among].argmax().item()]
 
     def beats(self, bpm: np.ndarray) -> mx.array:
         """What is added to the inputs that predict frames of these tempi, 0 for none: (frames,)

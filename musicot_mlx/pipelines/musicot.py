@@ -809,7 +809,7 @@ class MusicotPipeline:
         """The tags of a song; where none is asked for and no tempo named, that of songs like it."""
         tags = self._tags(vector, wanted, prompt)
         if wanted is None and not asked_tempo(tags, [prompt]):
-            usual = self.semantic_lm.usual_tempo(vector)
+            usual = self.semantic_lm.usual_tempo(vector, prompt)
             tags += [usual] if usual else []
         return tags
 

@@ -18,6 +18,10 @@ TEMPO_TAGS = tuple(f"{SLOWEST * STEP**step:.0f} bpm" for step in range(STEPS))
 _TAG = re.compile(r"(\d+) bpm")
 _NAMED = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a) minute)", re.I)
 
+_SLOW = re.compile(r"\b(?:slow(?:ly|er)?|unhurried|down-?tempo|adagio|largo)\b", re.I)
+_FAST = re.compile(r"\b(?:fast(?:er)?|quick(?:ly)?|up-?tempo|rapid|allegro|presto)\b", re.I)
+SLOW, FAST = 96.0, 118.0  # BPM that slow music stays below and fast music above
+
 # "no drums or bass", up to where the sentence turns
 _DENIED = re.compile(r"\b(?:no|without)\b[^,.;:]*?(?=\bbut\b|\bwith\b|[,.;:]|$)", re.I)
 
@@ -63,6 +67,14 @@ def asked_tempo(tags: Iterable[str], words: Iterable[str | None]) -> float:
     told = [named_tempo(text) for text in words]
     told += [float(found[1]) for tag in tags if (found := _TAG.fullmatch(tag))]
     return next((fold(bpm) for bpm in told if bpm), 0.0)
+
+
+def paced_tempi(names: Iterable[str], words: str | None) -> list[str]:
+    """The tempo tags among `names`; only slow ones for words that say slow, fast ones for fast."""
+    slow, fast = (bool(pattern.search(words or "")) for pattern in (_SLOW, _FAST))
+    low, high = (FAST if fast and not slow else 0.0), (SLOW if slow and not fast else math.inf)
+    tempi = {tag: float(found[1]) for tag in names if (found := _TAG.fullmatch(tag))}
+    return [tag for tag, bpm in tempi.items() if low <= bpm <= high] or list(tempi)
 
 
 def named_tags(names: Sequence[str], words: str) -> list[str]:
