@@ -107,13 +107,15 @@ def run(args: argparse.Namespace) -> int:
         f"plan of {plan.duration:g} s: {len(activity)} thoughts in {elapsed:.2f} s, "
         f"peak memory {common.peak_memory()['peak_resident_gb']:.2f} GB{where}"
     )
-    text = "\n".join([table, *changes, line])
+    tags = [f"tags: {', '.join(plan.tags)}"] if plan.tags else []
+    text = "\n".join([table, *tags, *changes, line])
     print(text, file=sys.stderr if args.json else sys.stdout)
     if args.json:
         report = {
             "prompt": plan.prompt,
             "duration": plan.duration,
             "seed": plan.seed,
+            "tags": list(plan.tags),
             "anchors": args.anchors,
             "activity": [[round(float(value), 4) for value in row] for row in activity],
             "origins": [str(origin) for origin in plan.origins],
