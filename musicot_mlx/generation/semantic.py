@@ -384,8 +384,11 @@ def _beats(
     frames: int,
     guidance_scale: float,
 ) -> mx.array | None:
-    """What tells each frame its place in the bar, (rows, frames, hidden), zeros in the rows without
-    conditions; None where there is nothing to tell. Where the tempo changes the bar goes on.
+    """What tells each frame its place in the bar, (rows, frames, hidden), `unconditional_beats`
+    times that in the rows without conditions; None where there is nothing to tell. Where the tempo
+    changes the bar goes on.
+
+    Guidance that sees beats in one row alone plays them up as it does a wish, drums under a flute.
     """
     config = lm.config
     bpm = np.zeros((len(asked[0]), frames))
@@ -394,7 +397,9 @@ def _beats(
     if not config.beat_harmonics or not bpm.any():
         return None
     told = mx.stack([lm.beats(row) for row in bpm])
-    return told if guidance_scale == 1.0 else mx.concatenate([told, mx.zeros_like(told)])
+    if guidance_scale == 1.0:
+        return told
+    return mx.concatenate([told, config.unconditional_beats * told])
 
 
 def _add_last(embeddings: mx.array, beats: mx.array) -> mx.array:

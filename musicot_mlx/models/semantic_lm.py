@@ -62,6 +62,7 @@ class SemanticLMConfig:
     context_seconds: float = 30.0  # longest audio the model was trained on
     thought_bias_rank: int = 0  # of ThoughtBias; 0: the model has none
     beat_harmonics: int = 0  # of a bar, in weights/beats.py's features; 0: the model knows no beats
+    unconditional_beats: float = 0.0  # how much of them guidance's row without conditions hears
     tempo_head: bool = False  # whether it tells the tempo that songs like a CLAP vector have
 
     @classmethod

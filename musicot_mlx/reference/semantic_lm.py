@@ -162,9 +162,9 @@ class SemanticLM(nn.Module):
         batch: `clap` float (batch, clap_dim); `tags` and `lyrics`, one list of vocabulary ids an
         item; `thoughts`, one (levels, segments) of codes an item; `audio`, one (frames,) of codes
         an item; `beats`, if given, features (frames, 2 * harmonics) or None an item. What is
-        dropped is left out of the sequence, as generation leaves it out; beats go with the
-        conditions. Targets are the tokens after <cot_bos> up to <aud_eos> (after <aud_bos> without
-        thoughts).
+        dropped is left out of the sequence, as generation leaves it out; beats stay where the
+        conditions go (`unconditional_beats`). Targets are the tokens after <cot_bos> up to
+        <aud_eos> (after <aud_bos> without thoughts).
         hide_history: bool (frames,) or None an item; audio tokens that go in as <pad>, though they
         are targets all the same.
         """
@@ -193,11 +193,8 @@ class SemanticLM(nn.Module):
                 first = row.index(AUD_BOS) + 1
                 ids[i, first : first + len(hide_history[i])][hide_history[i]] = PAD
         clap = batch["clap"].to(device=device, dtype=self.clap_proj.weight.dtype)
-        beats = batch.get("beats") and [
-            None if dropped else row
-            for row, dropped in zip(batch["beats"], no_conditions, strict=True)
-        ]
-        return TrainingInputs(self.embed(ids.to(device), clap, beats), targets.to(device))
+        embeddings = self.embed(ids.to(device), clap, batch.get("beats"))
+        return TrainingInputs(embeddings, targets.to(device))
 
     def token_losses(self, inputs: TrainingInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy in nats of each target (targets,), and the target ids (targets,).
@@ -359,7 +356,9 @@ class SemanticLM(nn.Module):
         """One more id: both rows from their first token, mixed over the legal ids, `bias` added."""
         logp = self._log_probabilities([*rows[0], *drawn], clap, legal, beats)
         if guidance_scale != 1.0:
-            without = self._log_probabilities([*rows[1], *drawn], clap, legal)
+            if beats is not None:
+                beats = np.float32(self.config.get("unconditional_beats", 0.0)) * beats
+            without = self._log_probabilities([*rows[1], *drawn], clap, legal, beats)
             logp = guidance_scale * logp + (1.0 - guidance_scale) * without
         if bias is not None:
             logp = logp + bias.to(logp)

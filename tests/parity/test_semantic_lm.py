@@ -272,10 +272,11 @@ def test_tempo_head(clap):
     assert make_twins(CONFIG)[0].usual_tempo(clap) is None
 
 
-@pytest.mark.parametrize("scale", [1.0, 1.3])
-def test_beats(clap, scale):
+@pytest.mark.parametrize(("scale", "unconditional"), [(1.0, 0.0), (1.3, 0.0), (3.0, 0.5)])
+def test_beats(clap, scale, unconditional):
     """The same greedy tokens at a tempo, which are others than at none."""
-    lm, reference = make_twins({**CONFIG, "beat_harmonics": 6})
+    beats = {"beat_harmonics": 6, "unconditional_beats": unconditional}
+    lm, reference = make_twins({**CONFIG, **beats})
     thoughts = np.random.default_rng(5).integers(0, 16, (4, 1)).astype(np.int32)
     settings = {"frames": 128, "temperature": 0.0, "guidance_scale": scale}
     wanted = [
@@ -314,11 +315,11 @@ def test_beats_go_to_the_inputs_that_predict_their_frames():
         assert torch.equal(told[i, :first], plain[i, :first])
         assert torch.equal(told[i, first + 40 :], plain[i, first + 40 :])
     assert torch.equal(told[2], plain[2])
-    dropped = [True, False, False]
+    dropped = [True, False, True]  # conditions, not beats
     plain = reference.inputs(batch, drop_conditions=dropped).embeddings
     batch["beats"] = [features, features, None]
     told = reference.inputs(batch, drop_conditions=dropped).embeddings
-    assert torch.equal(told[0], plain[0]) and not torch.equal(told[1], plain[1])
+    assert not torch.equal(told[0], plain[0]) and torch.equal(told[2], plain[2])
 
 
 def test_hidden_history_is_a_target_all_the_same(twins):
