@@ -692,6 +692,10 @@ def test_start_from_a_checkpoint(studio: dict[str, Path], tmp_path: Path) -> Non
     told = model.lm.beat_proj.weight
     assert torch.equal(told, start.state.pop("semantic_lm.beat_proj.weight"))
     start.fill(model, "semantic_lm", tags)  # a checkpoint from before there were beats
+    for key in ("weight", "bias"):  # or tempi
+        del start.state[f"semantic_lm.tempo_head.{key}"]
+    with pytest.raises(MusicotError, match="has no tempo_head; run --stage tempo_head first"):
+        work.weights("tempo_head")
 
 
 def test_mlx_folder_turned_back(stirred: dict[str, Path], tmp_path: Path, capsys) -> None:

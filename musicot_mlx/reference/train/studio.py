@@ -152,9 +152,15 @@ class Studio:
         return (folder / "last.pt").is_file() or any(folder.glob("best-*.pt"))
 
     def weights(self, stage: str, prefix: str = "") -> dict[str, Tensor]:
-        """The weights a stage left, those under `prefix` with it taken off; else the start's."""
+        """The weights a stage left, those under `prefix` with it taken off; else the start's.
+
+        Raises MusicotError where there are none.
+        """
         if self.start is not None and not self.has(stage):
-            return self.start.part(stage)
+            found = self.start.part(stage)
+            if not found:
+                raise MusicotError(f"{self.start.folder} has no {stage}; run --stage {stage} first")
+            return found
         state = load_weights(self.out / stage)
         return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
