@@ -11,6 +11,7 @@ from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation import prompts, real, renders, report, scores
 from musicot_mlx.models.tagger import TaggerConfig, load_tagger
+from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint
 
 RATE = 8000
 LABELS = ("drums", "bass", "piano", "guitar", "strings", "synth")
@@ -115,6 +116,28 @@ def test_structure_with_another_clap() -> None:
     assert (
         found["bass"]["tagger"]["value"] == pytest.approx(-1) and found["synth"]["tagger"] is None
     )
+
+
+def test_a_clap_is_known_by_its_weights(
+    ran: Path, songs: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model's own CLAP in a folder of its own: nothing is rendered or heard anew."""
+    config, arrays = read_config(tiny_model), load_arrays(tiny_model)
+    own = {key: value for key, value in arrays.items() if key.startswith("clap.")}
+    words = {"tokenizer.json": tiny_model / "tokenizer.json"}
+    clap = {"model_type": "clap", "clap": config["clap"]}
+    save_checkpoint(tmp_path / "clap", clap, own, words)
+    before = json.loads((ran / "renders" / "figures.json").read_text())
+    assert main(arguments(ran, songs, tiny_model, "--clap", str(tmp_path / "clap"))) == 0
+    after = json.loads((ran / "renders" / "figures.json").read_text())
+    assert after["settings"]["clap"] == before["settings"]["clap"]
+    assert after["groups"] == before["groups"]
+    capsys.readouterr()
+    only = {key: value for key, value in arrays.items() if key.startswith("rvq.")}
+    bare = {"model_type": "rvq", "rvq": config["rvq"]}
+    save_checkpoint(tmp_path / "quantiser", bare, only)
+    assert main(["eval", "--model", str(tiny_model), "--clap", str(tmp_path / "quantiser")]) == 2
+    assert "holds no CLAP" in capsys.readouterr().err
 
 
 def test_versions_stand_side_by_side(

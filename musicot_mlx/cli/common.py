@@ -6,9 +6,12 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from musicot_mlx.errors import MusicotError
+
+if TYPE_CHECKING:
+    from musicot_mlx.models.clap import ClapEmbedder
 
 MAX_SECONDS = 300.0
 
@@ -180,6 +183,18 @@ class Progress:
         for bar in reversed(self._bars.values()):
             bar.close()
         self._bars = {}
+
+
+def load_clap(name: str) -> "ClapEmbedder":
+    """The CLAP of a model, or of a CLAP folder; MusicotError where there is none."""
+    import musicot_mlx as mc
+    from musicot_mlx.models.clap import ClapEmbedder
+
+    model = mc.load(name)
+    clap = model if isinstance(model, ClapEmbedder) else getattr(model, "clap", None)
+    if not isinstance(clap, ClapEmbedder):
+        raise MusicotError(f"{name} holds no CLAP; pass one that does, or a CLAP folder")
+    return clap
 
 
 def peak_memory() -> dict[str, float]:

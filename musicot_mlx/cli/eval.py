@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = read_prompts(args.prompts) if args.prompts else PROMPTS
     prompts = prompts[: args.limit or None]
     model = _load(name)
-    clap = _clap(args.clap) if args.clap else model.clap
+    clap = common.load_clap(args.clap) if args.clap else model.clap
     tagger = load_tagger()
     folder, base = Path(args.output), args.without_thoughts
     songs = captions = None
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         ablated=[*ablated, *([renders.BASE] if base and ablated else [])],
         ablation_prompts=args.ablation_prompts,
     )
-    listener = renders.fingerprint(resolve(args.clap or name))
+    listener = renders.network_fingerprint(clap.clap)
     settings = {
         "model": renders.fingerprint(resolve(name)),
         "base": renders.fingerprint(resolve(base)) if base else None,
@@ -212,17 +212,6 @@ def _load(name: str) -> Any:
     if not hasattr(model, "plan") or not hasattr(model, "rvq"):
         raise MusicotError(f"{name} makes no plan of thoughts; eval takes models of that method")
     return model
-
-
-def _clap(name: str) -> Any:
-    """Another CLAP to listen with."""
-    import musicot_mlx as mc
-
-    clap = mc.load(name)
-    clap = getattr(clap, "clap", clap)
-    if not hasattr(clap, "embed_audio") or not hasattr(clap, "embed_text"):
-        raise MusicotError(f"{name} holds no CLAP; pass a CLAP folder or a model that has one")
-    return clap
 
 
 def _render(

@@ -111,15 +111,10 @@ def _embed(
     """Embeddings of the audio of a folder and their files, kept in a file if asked."""
     import numpy as np
 
-    import musicot_mlx as mc
     from musicot_mlx.atomic import atomic_path
-    from musicot_mlx.models.clap import ClapEmbedder
     from musicot_mlx.training.rvq import embeddings_of_folder
 
-    model = mc.load(args.model or "musicot-mini")
-    clap = model if isinstance(model, ClapEmbedder) else getattr(model, "clap", None)
-    if not isinstance(clap, ClapEmbedder):
-        raise MusicotError(f"{args.model} holds no CLAP; pass one that does, or a CLAP folder")
+    clap = common.load_clap(args.model or "musicot-mini")
     vectors, groups = embeddings_of_folder(folder, clap, progress=progress)
     if args.save_embeddings:
         with atomic_path(args.save_embeddings) as temporary:

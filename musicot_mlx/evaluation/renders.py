@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
 from musicot_mlx.atomic import atomic_path, write_text
 from musicot_mlx.audio.files import read_audio, write_audio
@@ -168,6 +171,15 @@ def fingerprint(folder: Path) -> str:
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def network_fingerprint(network: nn.Module) -> str:
+    """Twelve hex digits that tell a network's weights from any other's, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tree_flatten(network.parameters())):
+        digest.update(name.encode())
+        digest.update(np.array(value.reshape(-1).view(mx.uint8)))
     return digest.hexdigest()[:12]
 
 
