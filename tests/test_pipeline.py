@@ -166,10 +166,10 @@ def test_a_prompt_that_names_no_tempo_gets_that_of_songs_like_it(
     plan = model.plan("piano", duration=30)
     usual = model.semantic_lm.usual_tempo(model.clap.embed_text(["piano"])[0])
     other = next(tag for tag in config["semantic_lm"]["tags"][3:] if tag != usual)
-    assert plan.tags == ("piano", usual)
+    assert plan.tags[0] == "piano" and plan.tags[-1] == usual
     assert model.plan("piano", duration=1, tags=["piano"]).tags == ("piano",)
-    assert model.plan(f"piano, {other}", duration=1).tags == ("piano", other)
-    assert model.plan("piano at 150 BPM", duration=1).tags == ("piano",)  # a tempo without a tag
+    assert {usual, other} & {*model.plan(f"piano, {other}", duration=1).tags} == {other}
+    assert not any(map(is_tempo, model.plan("piano at 150 BPM", duration=1).tags))  # has no tag
     assert any(map(is_tempo, model.plan(reference=noise_file, duration=1).tags))
     # a segment set to words keeps the song's tempo, unless they name one
     edited = plan.replace(1, "drums").replace(2, f"drums at {other}")

@@ -108,7 +108,7 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
         "--tags",
         type=names,
         metavar="A,B",
-        help="tags (default: those that the prompt names, or those near it, and a tempo)",
+        help="tags (default: those that the prompt names and those near it, and a tempo)",
     )
     add(
         "--thought-temp",

@@ -1,4 +1,4 @@
-"""Which of a model's tags a prompt asks for: those it names, or those near it in CLAP's space, and
+"""Which of a model's tags a prompt asks for: those it names, those near it in CLAP's space, and
 its tempo.
 
 A small CLAP knows slow from fast but not 96 from 104 beats a minute, so a number in the words goes
@@ -86,17 +86,23 @@ def named_tags(names: Sequence[str], words: str) -> list[str]:
 def chosen_tags(
     names: Sequence[str], cosine: np.ndarray, threshold: float, *words: str | None
 ) -> list[str]:
-    """The tags of a prompt: those that its words name, `no drums` left out, or where they name none
-    those whose CLAP-text cosine (tags,) with it exceeds delta (eq 5); and the tempo.
+    """The tags of a prompt: those that its words name, then those whose CLAP-text cosine (tags,)
+    with it exceeds delta (eq 5), `no drums` left out of both; and the tempo.
 
-    A small CLAP puts a flute near a hip hop beat, where the word "flute" is plain. words: the
-    prompt, then what else may name a tempo.
+    A small CLAP puts a flute near a hip hop beat, where the word "flute" is plain; but it knows the
+    style that words do not name. words: the prompt, then what else may name a tempo.
     """
     text = (words[0] if words else None) or ""
-    denied = named_tags(names, " ".join(_DENIED.findall(text)))
+    denied = _words(" ".join(_DENIED.findall(text)))
     near = (n for n, c in zip(names, cosine, strict=True) if c > threshold and not is_tempo(n))
-    chosen = named_tags(names, _DENIED.sub(" ", text)) or [n for n in near if n not in denied]
+    chosen = named_tags(names, _DENIED.sub(" ", text))
+    chosen += [name for name in near if name not in chosen and not denied & _words(name)]
     bpm = asked_tempo((), words)
     if bpm and tempo_tag(bpm) in names:
         chosen.append(tempo_tag(bpm))
     return chosen
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text as "no drums" and "jazz drum kit" share one: small, no plural."""
+    return {word.rstrip("s") for word in re.findall(r"\w+", text.lower())} - {"and", "or"}
