@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROMPT ?= relaxing piano melody
 DURATION ?= 20
-SEED ?= 1
+SEED ?= 3
 
 .PHONY: demo test format lint clean
 .DEFAULT_GOAL := demo
