@@ -62,7 +62,7 @@ def test_set_and_lock(plan: Runner, first: dict, capsys: pytest.CaptureFixture[s
     assert code == 0 and set(_changed(first, edited)) <= {1, 3}
     assert "\n10-20 s: full drum kit and bass; " in out and " -> " in out
     assert "\n30-35 s: chorus.wav at 0 s; " in out
-    assert "\ntags: piano\n" in out
+    assert "\ntags: piano" in out
     assert [record["by"] for record in edited["history"]] == [
         "full drum kit and bass",
         "chorus.wav",
