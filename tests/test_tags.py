@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 
 from musicot_mlx.weights.tags import (
+    SLOWEST,
+    STEP,
+    STEPS,
+    TEMPO_TAGS,
     asked_tempo,
     chosen_tags,
     is_tempo,
@@ -21,6 +25,9 @@ def test_tempo_tags_are_a_grid_of_four_percent() -> None:
     for bpm in np.arange(60, 181, 0.5):
         assert abs(int(tempo_tag(bpm).split()[0]) / bpm - 1) < 0.03
     assert tempo_tag(240) == tempo_tag(120) == tempo_tag(480)
+    for edge, end in ((SLOWEST / STEP**0.5, 0), (SLOWEST * STEP ** (STEPS - 0.5), -1)):
+        near = {tempo_tag(bpm) for bpm in np.linspace(edge * (1 - 1e-12), edge * (1 + 1e-12), 21)}
+        assert TEMPO_TAGS[end] in near and near <= set(TEMPO_TAGS)
     with pytest.raises(ValueError, match="expected one above 0"):
         tempo_tag(0)
 
@@ -98,6 +105,8 @@ def test_tempo_of_metadata() -> None:
         ("an up-tempo tune", [122, 180]),
         ("fast drums under a slow cello", [62, 93, 100, 122, 180]),
         ("fasting monks", [62, 93, 100, 122, 180]),
+        ("a waltz, not too fast", [62, 93, 100, 122, 180]),
+        ("not fast but slow", [62, 93]),
         (None, [62, 93, 100, 122, 180]),
     ],
 )

@@ -20,7 +20,8 @@ _NAMED = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a
 
 _SLOW = re.compile(r"\b(?:slow(?:ly|er)?|unhurried|down-?tempo|adagio|largo)\b", re.I)
 _FAST = re.compile(r"\b(?:fast(?:er)?|quick(?:ly)?|up-?tempo|rapid|allegro|presto)\b", re.I)
-SLOW, FAST = 96.0, 118.0  # BPM that slow music stays below and fast music above
+_NOT = re.compile(r"\b(?:not|never)\s+(?:\w+\s+)?\w+", re.I)  # "not too fast"
+SLOW, FAST = 96.0, 118.0  # BPM of slow music at most, of fast music at least
 
 # "no drums or bass", up to where the sentence turns
 _DENIED = re.compile(r"\b(?:no|without)\b[^,.;:]*?(?=\bbut\b|\bwith\b|[,.;:]|$)", re.I)
@@ -30,7 +31,8 @@ def tempo_tag(bpm: float) -> str:
     """The tag of a tempo; doubled or halved into 60 to 180 BPM. Raises ValueError for none."""
     if not 0 < bpm < math.inf:
         raise ValueError(f"tempo is {bpm} BPM, expected one above 0")
-    return TEMPO_TAGS[round(math.log(fold(bpm) / SLOWEST) / math.log(STEP))]
+    step = round(math.log(fold(bpm) / SLOWEST) / math.log(STEP))
+    return TEMPO_TAGS[min(max(step, 0), STEPS - 1)]  # a tempo on the grid's edge may round past it
 
 
 def fold(bpm: float) -> float:
@@ -71,7 +73,8 @@ def asked_tempo(tags: Iterable[str], words: Iterable[str | None]) -> float:
 
 def paced_tempi(names: Iterable[str], words: str | None) -> list[str]:
     """The tempo tags among `names`; only slow ones for words that say slow, fast ones for fast."""
-    slow, fast = (bool(pattern.search(words or "")) for pattern in (_SLOW, _FAST))
+    said = _NOT.sub(" ", words or "")
+    slow, fast = (bool(pattern.search(said)) for pattern in (_SLOW, _FAST))
     low, high = (FAST if fast and not slow else 0.0), (SLOW if slow and not fast else math.inf)
     tempi = {tag: float(found[1]) for tag in names if (found := _TAG.fullmatch(tag))}
     return [tag for tag, bpm in tempi.items() if low <= bpm <= high] or list(tempi)
