@@ -168,6 +168,7 @@ def test_a_prompt_that_names_no_tempo_gets_that_of_songs_like_it(
     other = next(tag for tag in config["semantic_lm"]["tags"][3:] if tag != usual)
     assert plan.tags[0] == "piano" and plan.tags[-1] == usual
     assert model.plan("piano", duration=1, tags=["piano"]).tags == ("piano",)
+    assert model.plan("a lone piano", duration=1).tags == ("piano",)
     assert {usual, other} & {*model.plan(f"piano, {other}", duration=1).tags} == {other}
     assert not any(map(is_tempo, model.plan("piano at 150 BPM", duration=1).tags))  # has no tag
     assert any(map(is_tempo, model.plan(reference=noise_file, duration=1).tags))

@@ -75,7 +75,12 @@ def test_tempo_tags_are_taken_from_words_alone() -> None:
 @pytest.mark.parametrize(
     ("words", "tags"),
     [
-        ("one Flute by itself", ["flute", "drum kit", "blues"]),
+        ("one Flute", ["flute", "drum kit", "blues"]),
+        ("one Flute by itself", ["flute"]),
+        ("all alone", ["drum kit", "blues"]),
+        ("solo organ", ["organ"]),
+        ("an organ solo over it", ["organ", "drum kit", "blues"]),
+        ("a guitar solo, loud", ["guitar", "drum kit", "blues"]),
         ("Chicago blues, electric guitars", ["blues", "chicago blues", "guitar", "drum kit"]),
         ("a blue sky over organic fields", ["drum kit", "blues"]),  # names none: those near it
         ("soft and slow, no drums", ["blues"]),  # nor those near it that it will not have

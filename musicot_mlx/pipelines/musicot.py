@@ -54,7 +54,7 @@ from musicot_mlx.weights.checkpoint import (
 )
 from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.hub import resolve
-from musicot_mlx.weights.tags import asked_tempo, chosen_tags
+from musicot_mlx.weights.tags import alone, asked_tempo, chosen_tags
 
 Progress = Callable[[str, int, int], None]
 
@@ -806,9 +806,13 @@ class MusicotPipeline:
     def _song_tags(
         self, vector: np.ndarray, wanted: Sequence[str] | None, prompt: str | None
     ) -> list[str]:
-        """The tags of a song; where none is asked for and no tempo named, that of songs like it."""
-        tags = self._tags(vector, wanted, prompt)
-        if wanted is None and not asked_tempo(tags, [prompt]):
+        """The tags of a song; where none is asked for and no tempo named, that of songs like it.
+
+        But an instrument alone is left its own time: a small model hears a beat as drums.
+        """
+        tags, names = self._tags(vector, wanted, prompt), self.semantic_lm.config.tags
+        free = wanted is not None or alone(names, prompt)
+        if not free and not asked_tempo(tags, [prompt]):
             usual = self.semantic_lm.usual_tempo(vector, prompt)
             tags += [usual] if usual else []
         return tags

@@ -23,6 +23,13 @@ _FAST = re.compile(r"\b(?:fast(?:er)?|quick(?:ly)?|up-?tempo|rapid|allegro|prest
 _NOT = re.compile(r"\b(?:not|never)\s+(?:\w+\s+)?\w+", re.I)  # "not too fast"
 SLOW, FAST = 96.0, 118.0  # BPM of slow music at most, of fast music at least
 
+# "solo cello", but not "a guitar solo over drums"
+_ALONE = re.compile(
+    r"\b(?:solo(?= (?!over\b|with\b|on\b|in\b|and\b|by\b|at\b)\w)"
+    r"|alone|lone|unaccompanied|by itself|on its own)\b",
+    re.I,
+)
+
 # "no drums or bass", up to where the sentence turns
 _DENIED = re.compile(r"\b(?:no|without)\b[^,.;:]*?(?=\bbut\b|\bwith\b|[,.;:]|$)", re.I)
 
@@ -80,6 +87,11 @@ def paced_tempi(names: Iterable[str], words: str | None) -> list[str]:
     return [tag for tag, bpm in tempi.items() if low <= bpm <= high] or list(tempi)
 
 
+def alone(names: Sequence[str], words: str | None) -> bool:
+    """Whether words ask for what they name and nothing beside it: "one flute by itself"."""
+    return bool(_ALONE.search(words or "")) and bool(named_tags(names, words or ""))
+
+
 def named_tags(names: Sequence[str], words: str) -> list[str]:
     """The tags that stand in the words, in the plural too; tempi are asked_tempo's."""
     found = (re.search(rf"\b{re.escape(name)}(?:e?s)?\b", words, re.I) for name in names)
@@ -90,7 +102,8 @@ def chosen_tags(
     names: Sequence[str], cosine: np.ndarray, threshold: float, *words: str | None
 ) -> list[str]:
     """The tags of a prompt: those that its words name, then those whose CLAP-text cosine (tags,)
-    with it exceeds delta (eq 5), `no drums` left out of both; and the tempo.
+    with it exceeds delta (eq 5), `no drums` left out of both, where it asks for more than what it
+    names; and the tempo.
 
     A small CLAP puts a flute near a hip hop beat, where the word "flute" is plain; but it knows the
     style that words do not name. words: the prompt, then what else may name a tempo.
@@ -99,7 +112,8 @@ def chosen_tags(
     denied = _words(" ".join(_DENIED.findall(text)))
     near = (n for n, c in zip(names, cosine, strict=True) if c > threshold and not is_tempo(n))
     chosen = named_tags(names, _DENIED.sub(" ", text))
-    chosen += [name for name in near if name not in chosen and not denied & _words(name)]
+    if not alone(names, text):
+        chosen += [name for name in near if name not in chosen and not denied & _words(name)]
     bpm = asked_tempo((), words)
     if bpm and tempo_tag(bpm) in names:
         chosen.append(tempo_tag(bpm))
