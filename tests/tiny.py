@@ -131,6 +131,7 @@ def write_model(folder: Path, config: dict[str, Any] = CONFIG, *, seed: int = 0)
     from musicot_mlx.weights.config import config_from_dict
 
     keys = iter(mx.random.split(mx.random.key(seed), 4096))
+    mx.random.seed(seed)  # for the biases, which layers draw from the global generator
     arrays = {}
     for name, (network, config_class) in PARTS.items():
         part = network(config_from_dict(config_class, config[name], where=name))
