@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from musicot_mlx.audio.mdct import mdct_basis
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.vae import PAPER_STEREO, VAE, VAEConfig
 from musicot_mlx.weights.checkpoint import load_arrays, load_strict, save_checkpoint
@@ -75,10 +76,46 @@ def test_stft_and_its_inverse_give_the_waveform_back(hop_length):
     assert mx.abs(vae.waveform(vae.spectrum(audio)) - audio).max().item() < 1e-5
 
 
+@pytest.mark.parametrize("samples", [320, 330])
+def test_a_core_of_all_coefficients_is_the_waveform(samples):
+    vae = tiny_vae(latent_dim=2 * 32 + 1, core_band=[0, 32])
+    audio = waveform(samples)
+    decoded = vae.decode(vae.encode(audio).mean)
+    assert mx.abs(decoded[:, :samples] - audio).max().item() < 1e-4
+
+
+def test_a_core_leaves_the_rest_to_the_network():
+    """The decoder's output takes over the coefficients of one band, exactly, and no others."""
+    vae = tiny_vae(audio_channels=1, latent_dim=4 + 8, core_band=[8, 16])
+    audio = waveform(64 * 32, 1)
+    latents = vae.encode(audio).mean
+    assert latents.shape == (1, 64, 12)
+
+    def coefficients(signal: mx.array) -> np.ndarray:
+        """(time, 32) of the blocks that lie within the signal."""
+        blocks = np.array(signal)[0, 16:-16, 0].reshape(-1, 32)
+        return np.concatenate([blocks[:-1], blocks[1:]], axis=1) @ mdct_basis(32, 0, 32)
+
+    network = coefficients(vae.waveform(vae.decoder(latents)))
+    found, expected = coefficients(vae.decode(latents)), coefficients(audio)
+    tolerance = 1e-4 * np.abs(network).max()
+    assert np.abs(network - expected).max() > 100 * tolerance
+    np.testing.assert_allclose(found[:, 8:16], expected[:, 8:16], atol=tolerance)
+    np.testing.assert_allclose(found[:, :8], network[:, :8], atol=tolerance)
+    np.testing.assert_allclose(found[:, 16:], network[:, 16:], atol=tolerance)
+
+
+@pytest.mark.parametrize("band", [[0, 33], [-1, 3], [5, 4], [0, 4]])
+def test_core_bands_that_can_not_be(band):
+    with pytest.raises(ValueError, match="core_band"):
+        VAEConfig.from_dict({**TINY, "audio_channels": 1, "core_band": band})
+
+
 @pytest.mark.parametrize("layers", [(1, 2), (2, 1), (3, 4)])
 @pytest.mark.parametrize("sizes", [(60,), (1, 1, 58), (20, 20, 20), (3, 50, 7), (7,)])
-def test_decoding_in_pieces_equals_decoding_at_once(layers, sizes):
-    vae = tiny_vae(decoder_layers=list(layers))
+@pytest.mark.parametrize("core", [0, 1])
+def test_decoding_in_pieces_equals_decoding_at_once(layers, sizes, core):
+    vae = tiny_vae(decoder_layers=list(layers), core_band=[0, core])
     latents = mx.random.normal((1, sum(sizes), 4), key=mx.random.key(2))
     chunks = mx.split(latents, np.cumsum(sizes)[:-1].tolist(), axis=1)
     whole = vae.decode(latents)[0]
@@ -144,7 +181,11 @@ def test_what_stands_still_becomes_noise_and_what_turns_stays():
         assert np.abs(after[low] - before[low]).max() < 1e-2 * before.max()
 
 
-@pytest.mark.parametrize("changes", [{}, {"noise_above": 900}], ids=["plain", "noise"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"noise_above": 900}, {"core_band": [0, 1]}, {"core_band": [0, 1], "noise_above": 900}],
+    ids=["plain", "noise", "core", "both"],
+)
 def test_reach_is_no_longer_than_stated(changes):
     """A latent changes nothing farther away than decoder_reach, and something close to that."""
     vae = tiny_vae(**changes)

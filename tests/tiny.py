@@ -90,6 +90,7 @@ CONFIG: dict[str, Any] = {
         "overlap_seconds": 1.0,
         "objective": "rectified_flow",
         "latent_scale": 1.0,
+        "skip": True,
     },
     "vae": {
         "sample_rate": 8000,
@@ -103,6 +104,7 @@ CONFIG: dict[str, Any] = {
         "decoder_layers": [1, 1],
         "expansion": 2,
         "kernel_size": 5,
+        "core_band": [1, 3],
     },
     "sampling": {"steps": 2, "sampler": "euler", "diffusion_guidance": 2.0, "tag_threshold": 0.5},
 }
@@ -143,6 +145,8 @@ def write_model(folder: Path, config: dict[str, Any] = CONFIG, *, seed: int = 0)
                 bins = config["vae"]["n_fft"] // 2 + 1
                 tilt = -1.0 - mx.log(mx.maximum(mx.arange(bins), 4.0) / 4.0)
                 value = mx.tile(tilt, value.size // bins)
+            if key == "core_scale":
+                value = value - 2.0
             arrays[f"{name}.{key}"] = value
     made = tokenizer().to_str(pretty=False)
     return save_checkpoint(folder, config, arrays, {"tokenizer.json": made})
@@ -160,7 +164,8 @@ def write_reference(folder: Path, *, seed: int = 0) -> Path:
     for name, buffer in model.named_buffers():
         if name.endswith("_codebook.embed"):
             buffer.copy_(torch.randn_like(buffer) * 0.3)
-    torch.nn.init.normal_(model.semantic_lm.beat_proj.weight, std=0.1)  # zeros until trained
+    for layer in (model.semantic_lm.beat_proj, model.diffusion.skip):  # zeros until trained
+        torch.nn.init.normal_(layer.weight, std=0.1)
     model.save_pretrained(folder, tokenizer())
     return Path(folder)
 

@@ -11,5 +11,5 @@ RULES: list[Rule] = [
     Rule(r"((?:en|de)coder\.(?:fine|coarse)\.\d+\.scale)", r"\1"),
     Rule(r"((?:en|de)coder\.(?:embed|head)\.(?:weight|bias))", r"\1"),
     Rule(r"(encoder\.downsample\.(?:weight|bias)|decoder\.upsample\.(?:weight|bias))", r"\1"),
-    Rule(r"(bin_scale)", r"\1"),
+    Rule(r"(bin_scale|core_scale)", r"\1"),
 ]

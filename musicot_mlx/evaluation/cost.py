@@ -132,11 +132,15 @@ def decode(vae: Any, *, frames: int) -> Cost:
     fine = [*vae.decoder.fine, vae.decoder.head]
     coarse_bytes, coarse_values = linear_weights(nn.Sequential(*coarse))
     fine_bytes, fine_values = linear_weights(nn.Sequential(*fine))
+    # the core's basis, by which coefficients are read and written
+    basis = 2 * config.samples_per_latent * (config.core_band[1] - config.core_band[0])
     fourier = 5 * config.n_fft * math.log2(config.n_fft) * config.audio_channels / 2
     return Cost(
         steps=math.ceil(frames / rate),
-        bytes_per_step=(coarse_bytes + fine_bytes) * rate / 512,  # weights are read once a piece
-        flops_per_step=2 * rate * (coarse_values + 2 * fine_values) + 2 * rate * fourier,
+        # weights are read once a piece
+        bytes_per_step=(coarse_bytes + fine_bytes + 8 * basis) * rate / 512,
+        flops_per_step=2 * rate * (coarse_values + 2 * fine_values + fourier)
+        + 4 * rate * basis * config.audio_channels,
     )
 
 

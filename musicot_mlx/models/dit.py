@@ -56,6 +56,7 @@ class DiffusionConfig:
     overlap_seconds: float = 5.0
     objective: str = "rectified_flow"
     latent_scale: float = 1.0  # latents are multiplied by this before diffusion
+    skip: bool = False  # whether noisy latents also go straight to the velocity, by learned gains
 
     def __post_init__(self) -> None:
         joined = 2 * self.cross_attention_input_dim
@@ -365,6 +366,8 @@ class SemanticDiffusion(nn.Module):
             config.clap_dim, config.cross_attention_input_dim, config.max_seconds
         )
         self.semantic_embedding = nn.Embedding(config.audio_codebook_size + 1, config.semantic_dim)
+        if config.skip:
+            self.skip = nn.Linear(config.time_proj_dim, config.latent_dim)
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -413,16 +416,24 @@ class SemanticDiffusion(nn.Module):
         )
 
     def time_embeddings(self, t: mx.array) -> mx.array:
-        """Diffusion times (times,) in [0, 1] to (times, channels)."""
-        return self.dit.timestep_proj(self.dit.time_proj(t).astype(self.dtype))
+        """Diffusion times (times,) in [0, 1] to (times, channels), and latent_dim gains if the
+        latents skip the network."""
+        features = self.dit.time_proj(t).astype(self.dtype)
+        embedding = self.dit.timestep_proj(features)
+        if not self.config.skip:
+            return embedding
+        return mx.concatenate([embedding, self.skip(features)], axis=-1)
 
     def step(self, x_t: mx.array, time_embedding: mx.array, conditions: Conditions) -> mx.array:
         """Velocity of x_t (batch, time, latent_dim) at one time or one per row, (.., channels)."""
-        x = mx.concatenate([x_t.astype(self.dtype), conditions.semantic], axis=-1)
+        x_t = x_t.astype(self.dtype)
+        x = mx.concatenate([x_t, conditions.semantic], axis=-1)
         if time_embedding.ndim == 2:
             time_embedding = time_embedding[:, None]
-        token = conditions.global_token + time_embedding  # (batch, 1, channels)
-        return self.dit(x, token, conditions.keys_values, conditions.mask)
+        embedding, gains = mx.split(time_embedding, [self.config.inner_dim], axis=-1)
+        token = conditions.global_token + embedding  # (batch, 1, channels)
+        velocity = self.dit(x, token, conditions.keys_values, conditions.mask)
+        return velocity + gains * x_t if self.config.skip else velocity
 
     def __call__(
         self,

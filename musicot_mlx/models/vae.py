@@ -3,10 +3,13 @@
 The paper asks for 44.1 kHz audio at 43 Hz x 64 latents (arXiv 2503.19611, section 5.1) and names no
 network. Reference: `musicot_mlx/reference/vae.py`, which follows Vocos (arXiv 2306.00814) except
 that the head predicts real and imaginary parts of power-compressed spectra, that no norm stands
-outside the blocks, and that noise stands where the decoder finds no phase (`noise_above`). Here
-audio is channels last, depthwise convolutions are shifted products, the inverse STFT adds frames by
-reshaping, and `decode_stream` decodes latents as they come: its pieces overlap by the network's
-whole receptive field, so they equal one decode.
+outside the blocks, and that noise stands where the decoder finds no phase (`noise_above`). Some of
+the latents may be MDCT coefficients of the waveform as they are, which the decoder's output takes
+over (`core_band`): a coded core with a guessed rest, as HE-AAC has it.
+
+Here audio is channels last, depthwise convolutions are shifted products, the inverse STFT adds
+frames by reshaping, and `decode_stream` decodes latents as they come: its pieces overlap by the
+network's whole receptive field, so they equal one decode.
 """
 
 import math
@@ -17,6 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from musicot_mlx.audio.mdct import mdct_basis
 from musicot_mlx.audio.mel import hann_window, stft
 from musicot_mlx.audio.noise import FRAMES, noise_spectra
 from musicot_mlx.nn.depthwise import DepthwiseConv1d
@@ -24,6 +28,7 @@ from musicot_mlx.nn.elementwise import gelu, in_blocks, layer_norm
 from musicot_mlx.nn.lanes import side_by_side
 from musicot_mlx.weights.config import config_from_dict
 
+_CORE_LOG_VARIANCE = -6.0  # that the decoder was trained to bear
 _LANE_REACHES = 6  # latents, in reaches, from which on two halves are worth what they share
 
 
@@ -44,6 +49,7 @@ class VAEConfig:
     kernel_size: int = 7
     compression: float = 0.5  # exponent of magnitudes on both sides of the network
     noise_above: float = 0.0  # Hz from which on what stands still is turned into noise; 0: nowhere
+    core_band: tuple[int, int] = (0, 0)  # MDCT coefficients, first to last, that latents end with
 
     def __post_init__(self) -> None:
         if self.kernel_size % 2 == 0:
@@ -62,6 +68,12 @@ class VAEConfig:
             raise ValueError(
                 f"noise_above is {self.noise_above} Hz, expected 0 to {self.sample_rate / 2:g}"
             )
+        first, last = self.core_band
+        if not 0 <= first <= last <= self.samples_per_latent or self.learned_dim < 1:
+            raise ValueError(
+                f"core_band {first} to {last} must lie within the {self.samples_per_latent} "
+                f"coefficients of a latent and leave some of latent_dim {self.latent_dim}"
+            )
 
     @classmethod
     def from_dict(cls, d: dict) -> "VAEConfig":
@@ -70,6 +82,16 @@ class VAEConfig:
     @property
     def samples_per_latent(self) -> int:
         return 2 * self.hop_length
+
+    @property
+    def core_dim(self) -> int:
+        """How many of the latents, the last ones, are coefficients."""
+        return (self.core_band[1] - self.core_band[0]) * self.audio_channels
+
+    @property
+    def learned_dim(self) -> int:
+        """How many of the latents the encoder makes."""
+        return self.latent_dim - self.core_dim
 
     @property
     def latent_rate(self) -> float:
@@ -98,7 +120,10 @@ class VAEConfig:
         side = self.kernel_size // 2
         stft_frames = -(-self.n_fft // self.hop_length)
         frames = self.decoder_layers[1] * side + stft_frames + bool(self.noise_above)
-        return self.decoder_layers[0] * side + -(-frames // 2)
+        blocks = (
+            2 if self.core_dim else 0
+        )  # a sample lies in two, each of which hears its neighbour
+        return self.decoder_layers[0] * side + -(-frames // 2) + blocks
 
 
 # What the paper asks for, at about Stable Audio's VAE's number of parameters.
@@ -142,7 +167,7 @@ class Encoder(nn.Module):
         self.fine = [ConvNeXtBlock(dim, **block) for _ in range(config.encoder_layers[0])]
         self.downsample = nn.Linear(2 * dim, dim)
         self.coarse = [ConvNeXtBlock(dim, **block) for _ in range(config.encoder_layers[1])]
-        self.head = nn.Linear(dim, 2 * config.latent_dim)
+        self.head = nn.Linear(dim, 2 * config.learned_dim)
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.embed(x)
@@ -152,7 +177,7 @@ class Encoder(nn.Module):
         x = self.downsample(x.reshape(batch, frames // 2, 2 * dim))  # (batch, time, channels)
         for block in self.coarse:
             x = block(x)
-        return self.head(x)  # (batch, time, 2 * latent_dim)
+        return self.head(x)  # (batch, time, 2 * learned_dim)
 
 
 class Decoder(nn.Module):
@@ -204,6 +229,8 @@ class VAE(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.bin_scale = mx.zeros((config.features,))  # natural log, of compressed spectra
+        if config.core_dim:
+            self.core_scale = mx.zeros((config.core_dim,))  # the same of the core
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -266,11 +293,55 @@ class VAE(nn.Module):
                 f"{self.config.audio_channels})"
             )
         x = self.encoder(self.spectrum(waveform).astype(self.dtype))
-        return Latents(*mx.split(x, 2, axis=-1))
+        mean, log_variance = mx.split(x, 2, axis=-1)
+        if self.config.core_dim:
+            core = self._core(waveform)
+            power = self.config.compression
+            core = mx.sign(core) * mx.abs(core) ** power
+            core = core.reshape(*core.shape[:2], -1) / mx.exp(self.core_scale.astype(mx.float32))
+            mean = mx.concatenate([mean, core.astype(mean.dtype)], axis=-1)
+            sure = mx.full(core.shape, _CORE_LOG_VARIANCE, dtype=mean.dtype)
+            log_variance = mx.concatenate([log_variance, sure], axis=-1)
+        return Latents(mean, log_variance)
 
     def decode(self, latents: mx.array, *, first: int = 0) -> mx.array:
         """first: the number of the first latent in its song."""
-        return self.waveform(self.decoder(latents.astype(self.dtype)), first=2 * first)
+        waveform = self.waveform(self.decoder(latents.astype(self.dtype)), first=2 * first)
+        if not self.config.core_dim:
+            return waveform
+        return self._with_core(waveform, latents[..., self.config.learned_dim :])
+
+    def _basis(self) -> mx.array:
+        """(2 * samples_per_latent, bins of the core)."""
+        basis = mdct_basis(self.config.samples_per_latent, *self.config.core_band)
+        return mx.array(basis.astype(np.float32))
+
+    def _core(self, waveform: mx.array) -> mx.array:
+        """MDCT coefficients of the core, (batch, time, channels, bins), a block centred on each
+        latent."""
+        samples = self.config.samples_per_latent
+        edge = samples // 2
+        missing = -waveform.shape[1] % samples
+        x = waveform.astype(mx.float32).swapaxes(1, 2)
+        x = mx.pad(x, ((0, 0), (0, 0), (edge, edge + missing)))
+        halves = x.reshape(*x.shape[:2], -1, samples)
+        blocks = mx.concatenate([halves[:, :, :-1], halves[:, :, 1:]], axis=-1)
+        return (blocks @ self._basis()).swapaxes(1, 2)
+
+    def _with_core(self, waveform: mx.array, core: mx.array) -> mx.array:
+        """The waveform with core latents (batch, time, core_dim) for its own coefficients."""
+        c = self.config
+        core = core.astype(mx.float32) * mx.exp(self.core_scale.astype(mx.float32))
+        core = mx.sign(core) * mx.abs(core) ** (1 / c.compression)
+        own = self._core(waveform)
+        change = (core.reshape(own.shape) - own) @ self._basis().T
+        samples = c.samples_per_latent
+        change = _overlap_add(change.swapaxes(1, 2), 2, samples)  # (batch, channels, samples)
+        # one block alone reaches the first and the last half latent, where its window still shows
+        window = np.sin(np.pi * (np.arange(2 * samples) + 0.5) / (2 * samples)).astype(np.float32)
+        power = mx.array(_window_power(window, own.shape[1], 2, samples))
+        edge = samples // 2
+        return waveform + (change / power)[..., edge:-edge].swapaxes(1, 2)
 
     def _decode_in_lanes(self, latents: mx.array, first: int) -> mx.array:
         """decode; where two lanes are quicker, each has one half and what that half can hear."""

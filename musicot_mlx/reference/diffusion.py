@@ -8,7 +8,9 @@ the dequantised thoughts stand where Stable Audio has its text.
 
 Two objectives share the network: "rectified_flow" (arXiv 2209.03003; x_t = (1 - t) x_0 + t noise,
 target noise - x_0) and "v" (arXiv 2202.00512; x_t = cos(pi t / 2) x_0 + sin(pi t / 2) noise).
-`musicot_mlx/models/dit.py` is the same in MLX.
+`skip` adds the noisy latents themselves, by a gain of each channel and time: what is linear in them
+then need not pass through hidden states that may have hardly more channels. `musicot_mlx/models/
+dit.py` is the same in MLX.
 """
 
 import math
@@ -67,6 +69,7 @@ class SemanticDiffusion(nn.Module):
         overlap_seconds: float = 5.0,
         objective: str = "rectified_flow",
         latent_scale: float = 1.0,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         if objective not in ("rectified_flow", "v"):
@@ -104,6 +107,7 @@ class SemanticDiffusion(nn.Module):
             max_value=max_seconds,
         )
         self.semantic_embedding = nn.Embedding(audio_codebook_size + 1, semantic_dim)
+        self.skip = nn.Linear(time_proj_dim, latent_dim) if skip else None
         self._zero_residual_branches()
 
     @classmethod
@@ -120,6 +124,9 @@ class SemanticDiffusion(nn.Module):
             block.attn2.to_out[0].weight.zero_()
             block.ff.net[2].weight.zero_()
             block.ff.net[2].bias.zero_()
+        if self.skip is not None:
+            self.skip.weight.zero_()
+            self.skip.bias.zero_()
 
     def resample_codes(
         self, codes: Tensor, frames: int, frame_offset: Tensor | None = None
@@ -169,7 +176,7 @@ class SemanticDiffusion(nn.Module):
             use_real=True,
             repeat_interleave_real=False,
         )
-        return self.dit(
+        velocity = self.dit(
             hidden,
             t,
             encoder_hidden_states=context,
@@ -178,6 +185,9 @@ class SemanticDiffusion(nn.Module):
             encoder_attention_mask=mask,
             return_dict=False,
         )[0]
+        if self.skip is None:
+            return velocity
+        return velocity + self.skip(self.dit.time_proj(t))[:, :, None] * x_t
 
     def loss(
         self,

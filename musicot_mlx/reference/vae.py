@@ -11,6 +11,10 @@ and each frequency bin has a learned scale, so that the top octave, 60 dB below 
 lost; no norm stands outside the blocks, so that from spectrum to spectrum there is a linear path
 which the blocks only bend.
 
+A small network finds phase in the bass only. `core_band` therefore lets some of the latents be
+coefficients of the waveform's MDCT as they are (Princen and Bradley, 1986), a block a latent, and
+the decoder's output takes them over: a coded core with a guessed rest, as HE-AAC has it.
+
 `musicot_mlx/models/vae.py` is the same network in MLX.
 """
 
@@ -22,7 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from musicot_mlx.audio.mdct import mdct_basis
 from musicot_mlx.audio.noise import FRAMES, noise_spectra
+
+CORE_RMS = 0.65  # of core latents: about half of the others', which a diffusion settles first
+CORE_LOG_VARIANCE = -6.0  # so that the decoder learns to bear a core that is not quite right
 
 
 class ConvNeXtBlock(nn.Module):
@@ -135,6 +143,7 @@ class VAE(nn.Module):
         kernel_size: int = 7,
         compression: float = 0.5,
         noise_above: float = 0.0,
+        core_band: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.sample_rate, self.audio_channels = sample_rate, audio_channels
@@ -145,11 +154,18 @@ class VAE(nn.Module):
         if noise_above:
             self.first_noise_bin = math.ceil(noise_above * n_fft / sample_rate)
         features = 2 * self.bins * audio_channels
+        self.core_dim = (core_band[1] - core_band[0]) * audio_channels
+        learned_dim = latent_dim - self.core_dim
         block = {"expansion": expansion, "kernel_size": kernel_size}
-        self.encoder = Encoder(features, encoder_dim, tuple(encoder_layers), latent_dim, **block)
+        self.encoder = Encoder(features, encoder_dim, tuple(encoder_layers), learned_dim, **block)
         self.decoder = Decoder(features, decoder_dim, tuple(decoder_layers), latent_dim, **block)
         self.bin_scale = nn.Parameter(torch.zeros(features))  # natural log, of compressed spectra
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        if self.core_dim:
+            basis = torch.from_numpy(mdct_basis(self.samples_per_latent, *core_band)).float()
+            self.register_buffer("core_basis", basis, persistent=False)  # (2 * samples, bins)
+            # natural log, of compressed coefficients; fit_core finds it
+            self.register_buffer("core_scale", torch.zeros(self.core_dim))
         with torch.no_grad():  # music falls by about 6 dB an octave above 100 Hz
             hertz = torch.arange(self.bins) * sample_rate / n_fft
             tilt = 2.0 - (hertz.clamp(min=100.0) / 100.0).log()
@@ -200,11 +216,60 @@ class VAE(nn.Module):
         audio = (audio / power.clamp(min=1e-8))[:, edge : edge + frames * self.hop_length]
         return audio.reshape(batch, self.audio_channels, -1).transpose(1, 2)
 
+    def _core(self, waveform: Tensor) -> Tensor:
+        """MDCT coefficients of the core band, (batch, time, channels, bins); waveform of whole
+        latents."""
+        samples = self.samples_per_latent
+        x = F.pad(waveform.float().transpose(1, 2), (samples // 2, samples // 2))
+        blocks = x.unfold(-1, 2 * samples, samples)  # (batch, channels, time, 2 * samples)
+        return (blocks @ self.core_basis).transpose(1, 2)
+
+    def _compressed_core(self, waveform: Tensor) -> Tensor:
+        missing = -waveform.shape[1] % self.samples_per_latent
+        core = self._core(F.pad(waveform, (0, 0, 0, missing)))
+        return (core.sign() * core.abs() ** self.compression).flatten(2)
+
+    @torch.no_grad()
+    def fit_core(self, waveform: Tensor) -> None:
+        """Find the scale at which core latents of such waveforms have CORE_RMS."""
+        size = self._compressed_core(waveform).square().mean((0, 1)).sqrt()
+        self.core_scale.copy_((size / CORE_RMS).clamp(min=1e-4).log())
+
+    def _with_core(self, waveform: Tensor, core: Tensor) -> Tensor:
+        """The waveform with core latents (batch, time, core_dim) for its own coefficients."""
+        batch, time, _ = core.shape
+        channels, samples = self.audio_channels, self.samples_per_latent
+        core = core.float() * self.core_scale.exp()
+        core = core.sign() * core.abs() ** (1 / self.compression)
+        change = core.reshape(batch, time, channels, -1) - self._core(waveform)
+        pieces = (change @ self.core_basis.T).permute(0, 2, 3, 1).flatten(0, 1)
+        length = (time + 1) * samples
+        fold = {"output_size": (1, length), "kernel_size": (1, 2 * samples)}
+        change = F.fold(pieces, stride=(1, samples), **fold).reshape(-1, length)
+        edge = samples // 2
+        change = change[:, edge:-edge].reshape(batch, channels, -1).transpose(1, 2)
+        # one block alone reaches the first and the last half latent, where its window still shows
+        rise = torch.sin(math.pi * (torch.arange(edge, samples) + 0.5) / (2 * samples))
+        power = change.new_ones(change.shape[1], 1)
+        power[:edge, 0] = rise.square().to(power)
+        power[-edge:, 0] = rise.flip(0).square().to(power)
+        return waveform + change / power
+
     def encode(self, waveform: Tensor) -> Latents:
-        return Latents(*self.encoder(self.spectrum(waveform)))
+        """The posterior: what the network finds, then the core, if there is one."""
+        mean, log_variance = self.encoder(self.spectrum(waveform))
+        if self.core_dim:
+            core = self._compressed_core(waveform) / self.core_scale.exp()
+            mean = torch.cat([mean, core.to(mean)], dim=-1)
+            sure = torch.full_like(core, CORE_LOG_VARIANCE)
+            log_variance = torch.cat([log_variance, sure.to(log_variance)], dim=-1)
+        return Latents(mean, log_variance)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.waveform(self.decoder(latents))
+        waveform = self.waveform(self.decoder(latents))
+        return (
+            self._with_core(waveform, latents[..., -self.core_dim :]) if self.core_dim else waveform
+        )
 
 
 def _unsteady(parts: Tensor) -> Tensor:

@@ -53,9 +53,14 @@ def build_twins(**changes):
     return model, reference
 
 
-@pytest.fixture(scope="module", params=["rectified_flow", "v"])
+@pytest.fixture(
+    scope="module",
+    params=[("rectified_flow", False), ("rectified_flow", True), ("v", False)],
+    ids=["rectified_flow", "skip", "v"],
+)
 def twins(request):
-    return build_twins(objective=request.param, latent_scale=0.5)
+    objective, skip = request.param
+    return build_twins(objective=objective, skip=skip, latent_scale=0.5)
 
 
 def inputs(seed: int = 0) -> dict[str, np.ndarray]:

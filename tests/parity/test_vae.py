@@ -9,15 +9,22 @@ torch = pytest.importorskip("torch")
 from musicot_mlx.convert.keymaps.vae import RULES  # noqa: E402
 from musicot_mlx.convert.rules import apply_rules  # noqa: E402
 from musicot_mlx.models.vae import VAE, VAEConfig  # noqa: E402
+from musicot_mlx.reference.vae import CORE_RMS  # noqa: E402
 from musicot_mlx.reference.vae import VAE as TorchVAE  # noqa: E402
 from musicot_mlx.weights.checkpoint import load_strict  # noqa: E402
 from tests.test_vae import TINY  # noqa: E402
 
+CONFIGS = {
+    "mono": {"audio_channels": 1},
+    "stereo, noise": {"audio_channels": 2, "noise_above": 900.0},
+    "mono, core": {"audio_channels": 1, "latent_dim": 9, "core_band": [3, 8], "noise_above": 900.0},
+    "stereo, core": {"audio_channels": 2, "latent_dim": 10, "core_band": [0, 3]},
+}
 
-@pytest.fixture(scope="module", params=[(1, 0.0), (2, 900.0)], ids=["mono", "stereo, noise"])
+
+@pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS.keys())
 def twins(request):
-    channels, noise_above = request.param
-    config = {**TINY, "audio_channels": channels, "noise_above": noise_above}
+    config = {**TINY, **request.param}
     torch.manual_seed(0)
     torch.set_num_threads(1)
     reference = TorchVAE(**config).eval()
@@ -29,6 +36,8 @@ def twins(request):
                 weight.copy_(torch.randn_like(weight) * weight[0].numel() ** -0.5)
             else:
                 weight.copy_(0.3 * torch.randn_like(weight))
+        if reference.core_dim:
+            reference.fit_core(torch.randn(1, 4000, reference.audio_channels))
         for part in (reference.encoder, reference.decoder):
             for block in (*part.fine, *part.coarse):
                 block.scale.fill_(1.0)  # 0.1 at initialisation would hide the blocks
@@ -62,6 +71,14 @@ def test_waveform_within_1e_4(twins):
     assert expected.std() > 1e-3
     assert relative_error(vae.decode(mx.array(latents)), expected) < 1e-5
     assert relative_error(vae.decode_windows(mx.array(latents), longest=9), expected) < 1e-5
+
+
+def test_the_core_is_fitted_to_one_level():
+    vae = TorchVAE(**{**TINY, **CONFIGS["stereo, core"]})
+    audio = torch.randn(3, 4000, 2) * torch.tensor([1.0, 0.01])
+    vae.fit_core(audio)
+    core = vae.encode(audio).mean[..., 4:].detach()
+    np.testing.assert_allclose(core.square().mean((0, 1)).sqrt(), CORE_RMS, rtol=1e-4)
 
 
 def test_inverse_stft_where_the_hop_does_not_divide_the_window():

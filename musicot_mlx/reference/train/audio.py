@@ -40,7 +40,8 @@ class VaeTraining(nn.Module):
         output = self.vae.decode(latents.sample())[:, : waveform.shape[1]]
         with torch.autocast(waveform.device.type, enabled=False):
             loss, parts = reconstruction_loss(rows(waveform), rows(output), self.vae.sample_rate)
-        kl = latents.kl()
+        learned = mean.shape[-1] - self.vae.core_dim  # the rest is given
+        kl = type(latents)(mean[..., :learned], log_variance[..., :learned]).kl()
         return loss + self.kl_weight * kl, {**parts, "kl": kl.item()}
 
 
@@ -76,7 +77,11 @@ def train_vae(studio: Studio) -> None:
         mel = log_mel_error(rows(held_out), rows(output), config["sample_rate"])
         return {"loss": loss.item(), "snr_db": snr.item(), "log_mel_error": mel.item()}
 
-    studio.run("vae", VaeTraining(VAE(**config), options["kl_weight"]), batch, validate)
+    vae = VAE(**config)
+    if vae.core_dim:
+        sample = [batch(0, np.random.default_rng(i))["waveform"] for i in range(16)]
+        vae.fit_core(torch.cat(sample))
+    studio.run("vae", VaeTraining(vae, options["kl_weight"]), batch, validate)
 
 
 # --- CLAP and its quantiser -----------------------------------------------------------------------
