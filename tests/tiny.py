@@ -164,7 +164,8 @@ def write_reference(folder: Path, *, seed: int = 0) -> Path:
     for name, buffer in model.named_buffers():
         if name.endswith("_codebook.embed"):
             buffer.copy_(torch.randn_like(buffer) * 0.3)
-    for layer in (model.semantic_lm.beat_proj, model.diffusion.skip):  # zeros until trained
+    made = model.diffusion
+    for layer in (model.semantic_lm.beat_proj, made.skip, made.gate):  # zeros until trained
         torch.nn.init.normal_(layer.weight, std=0.1)
     model.save_pretrained(folder, tokenizer())
     return Path(folder)

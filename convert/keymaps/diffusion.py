@@ -48,5 +48,5 @@ RULES: list[Rule] = [
     Rule(rf"{_NUMBER}\.1\.(weight|bias)", r"projection.\1_number_conditioner.linear.\2"),
     Rule(r"projection\.text_projection\.(weight|bias)", r"projection.text_projection.\1"),
     Rule(r"semantic_embedding\.weight", "semantic_embedding.weight"),
-    Rule(r"skip\.(weight|bias)", r"skip.\1"),
+    Rule(r"(skip\.(?:weight|bias)|gate\.weight)", r"\1"),
 ]

@@ -56,7 +56,7 @@ class DiffusionConfig:
     overlap_seconds: float = 5.0
     objective: str = "rectified_flow"
     latent_scale: float = 1.0  # latents are multiplied by this before diffusion
-    skip: bool = False  # whether noisy latents also go straight to the velocity, by learned gains
+    skip: bool = False  # whether noisy latents also go straight to the velocity, by gains
 
     def __post_init__(self) -> None:
         joined = 2 * self.cross_attention_input_dim
@@ -322,13 +322,15 @@ class DiT(nn.Module):
         global_token: mx.array,
         keys_values: list[tuple[mx.array, mx.array]],
         mask: mx.array | None,
-    ) -> mx.array:
+    ) -> tuple[mx.array, mx.array]:
+        """Velocity and the last hidden state, without the token in front."""
         x = self.proj_in(x + self.preprocess_conv(x))
         x = mx.concatenate([global_token, x], axis=1)  # (batch, 1 + time, channels)
         for block, kv in zip(self.transformer_blocks, keys_values, strict=True):
             x = block(x, kv, mask)
-        x = self.proj_out(x[:, 1:])
-        return x + self.postprocess_conv(x)
+        hidden = x[:, 1:]
+        x = self.proj_out(hidden)
+        return x + self.postprocess_conv(x), hidden
 
 
 @dataclass(frozen=True)
@@ -368,6 +370,7 @@ class SemanticDiffusion(nn.Module):
         self.semantic_embedding = nn.Embedding(config.audio_codebook_size + 1, config.semantic_dim)
         if config.skip:
             self.skip = nn.Linear(config.time_proj_dim, config.latent_dim)
+            self.gate = nn.Linear(config.inner_dim, config.latent_dim, bias=False)
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -432,8 +435,10 @@ class SemanticDiffusion(nn.Module):
             time_embedding = time_embedding[:, None]
         embedding, gains = mx.split(time_embedding, [self.config.inner_dim], axis=-1)
         token = conditions.global_token + embedding  # (batch, 1, channels)
-        velocity = self.dit(x, token, conditions.keys_values, conditions.mask)
-        return velocity + gains * x_t if self.config.skip else velocity
+        velocity, hidden = self.dit(x, token, conditions.keys_values, conditions.mask)
+        if not self.config.skip:
+            return velocity
+        return velocity + (gains + self.gate(hidden)) * x_t
 
     def __call__(
         self,

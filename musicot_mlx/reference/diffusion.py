@@ -8,13 +8,15 @@ the dequantised thoughts stand where Stable Audio has its text.
 
 Two objectives share the network: "rectified_flow" (arXiv 2209.03003; x_t = (1 - t) x_0 + t noise,
 target noise - x_0) and "v" (arXiv 2202.00512; x_t = cos(pi t / 2) x_0 + sin(pi t / 2) noise).
-`skip` adds the noisy latents themselves, by a gain of each channel and time: what is linear in them
-then need not pass through hidden states that may have hardly more channels. `musicot_mlx/models/
-dit.py` is the same in MLX.
+`skip` adds the noisy latents themselves, by gains that the time and the last hidden state set for
+each channel, as a Wiener filter does: latents then need not pass through hidden states that may
+have hardly more channels, and where nothing is known of one but how large it is, that is enough.
+`musicot_mlx/models/dit.py` is the same in MLX.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +39,17 @@ class TimeFeatures(StableAudioGaussianFourierProjection):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
+
+
+@contextmanager
+def _heard_by(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """The inputs that a layer inside a network is given, while the context lasts."""
+    heard: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    try:
+        yield heard
+    finally:
+        hook.remove()
 
 
 class SemanticDiffusion(nn.Module):
@@ -108,6 +121,8 @@ class SemanticDiffusion(nn.Module):
         )
         self.semantic_embedding = nn.Embedding(audio_codebook_size + 1, semantic_dim)
         self.skip = nn.Linear(time_proj_dim, latent_dim) if skip else None
+        inner_dim = num_attention_heads * attention_head_dim
+        self.gate = nn.Linear(inner_dim, latent_dim, bias=False) if skip else None
         self._zero_residual_branches()
 
     @classmethod
@@ -127,6 +142,7 @@ class SemanticDiffusion(nn.Module):
         if self.skip is not None:
             self.skip.weight.zero_()
             self.skip.bias.zero_()
+            self.gate.weight.zero_()
 
     def resample_codes(
         self, codes: Tensor, frames: int, frame_offset: Tensor | None = None
@@ -176,18 +192,20 @@ class SemanticDiffusion(nn.Module):
             use_real=True,
             repeat_interleave_real=False,
         )
-        velocity = self.dit(
-            hidden,
-            t,
-            encoder_hidden_states=context,
-            global_hidden_states=torch.cat((start, total), dim=2),
-            rotary_embedding=rotary,
-            encoder_attention_mask=mask,
-            return_dict=False,
-        )[0]
+        with _heard_by(self.dit.proj_out) as heard:
+            velocity = self.dit(
+                hidden,
+                t,
+                encoder_hidden_states=context,
+                global_hidden_states=torch.cat((start, total), dim=2),
+                rotary_embedding=rotary,
+                encoder_attention_mask=mask,
+                return_dict=False,
+            )[0]
         if self.skip is None:
             return velocity
-        return velocity + self.skip(self.dit.time_proj(t))[:, :, None] * x_t
+        gains = self.skip(self.dit.time_proj(t))[:, None] + self.gate(heard[0][:, 1:])
+        return velocity + gains.transpose(1, 2) * x_t  # without the global token in front
 
     def loss(
         self,

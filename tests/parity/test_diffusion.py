@@ -47,6 +47,8 @@ def build_twins(**changes):
                 weight.copy_(torch.randn_like(weight) * weight[0].numel() ** -0.5)
             else:
                 weight.copy_(torch.randn_like(weight))
+            if name.startswith(("skip.", "gate.")):
+                weight.mul_(0.2)  # gains of many steps multiply
     arrays = {name: mx.array(value.numpy()) for name, value in reference.state_dict().items()}
     model = SemanticDiffusion(DiffusionConfig.from_dict(config))
     load_strict(model, apply_rules(RULES, arrays), where="diffusion")
