@@ -19,7 +19,7 @@ import numpy as np
 
 from musicot_mlx.convert.rules import Rule, apply_rules
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.weights.checkpoint import load_arrays, part, read_config
+from musicot_mlx.weights.checkpoint import load_arrays, part, quantization_of, read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ def to_pytorch(folder: Path) -> "MusicotReference":
     for name in PARTS:
         keymap = import_module(f"musicot_mlx.convert.keymaps.{name}")
         own = getattr(reference, name).state_dict()
-        part_arrays = _dequantised(part(arrays, name), config)
+        part_arrays = _dequantised(part(arrays, name), quantization_of(config, name))
         for key, value in _inverted(keymap.RULES, own, part_arrays, f"{folder}: {name}").items():
             state[f"{name}.{key}"] = value
     reference.load_state_dict(state)
@@ -57,8 +57,7 @@ def to_pytorch(folder: Path) -> "MusicotReference":
     return reference.eval()
 
 
-def _dequantised(arrays: dict[str, mx.array], config: dict[str, Any]) -> dict[str, np.ndarray]:
-    size = config.get("quantization") or {}
+def _dequantised(arrays: dict[str, mx.array], size: dict[str, Any] | None) -> dict[str, np.ndarray]:
     out = {}
     for key, value in arrays.items():
         path, _, name = key.rpartition(".")

@@ -37,7 +37,8 @@ def test_operations_of_a_step(model) -> None:
     assert token <= 92 + 48 * layers, "an audio token takes more operations than it did"
     layers = tiny.CONFIG["diffusion"]["num_layers"]
     once = sum(cost.pass_operations(model.diffusion).values())
-    assert once <= 50 + 165 * layers, "a diffusion pass takes more operations than it did"
+    skip = 8  # gains by the time and by the hidden state, and the product with the latents
+    assert once <= 50 + skip + 165 * layers, "a diffusion pass takes more operations than it did"
 
 
 def test_tokens_wait_once_a_second(model) -> None:

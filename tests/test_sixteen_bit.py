@@ -44,10 +44,12 @@ def _stored(folder: Path, *, quantized: bool) -> Path:
         exact = {} if name not in EXACT else {k: v for k, v in piece.items() if "codebook" in k}
         rest = {k: v.astype(mx.float16) for k, v in piece.items() if k not in exact}
         if quantized:
-            rest = checkpoint.quantize_arrays(built, rest, group_size=32, bits=8)
+            bits = 6 if name == "vae" else 8
+            rest = checkpoint.quantize_arrays(built, rest, group_size=32, bits=bits)
         out |= {f"{name}.{key}": value for key, value in (exact | rest).items()}
     if quantized:
-        config["quantization"] = {"group_size": 32, "bits": 8, "mode": "affine"}
+        whole_model = {"group_size": 32, "bits": 8, "mode": "affine"}
+        config["quantization"] = {**whole_model, "vae": {**whole_model, "bits": 6}}
     tokenizer = {"tokenizer.json": whole / "tokenizer.json"}
     return checkpoint.save_checkpoint(folder, config, out, tokenizer)
 
@@ -62,6 +64,19 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def model(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoint, "compute_dtype", lambda stored=mx.float16: stored)
     return mc.load(folder)
+
+
+def test_a_cpu_expands_each_part_by_its_own_bits(folder: Path) -> None:
+    arrays = checkpoint.load_arrays(folder)
+    network = mc.load(folder).vae
+    for name in ("encoder.downsample", "decoder.upsample"):
+        stored = arrays[f"vae.{name}.weight"]
+        if f"vae.{name}.scales" in arrays:
+            packed = (arrays[f"vae.{name}.{leaf}"] for leaf in ("weight", "scales", "biases"))
+            stored = mx.dequantize(*packed, group_size=32, bits=6, dtype=mx.float32)
+        part = network.encoder if name.startswith("encoder") else network.decoder
+        found = getattr(part, name.partition(".")[2]).weight
+        np.testing.assert_allclose(found, stored.astype(mx.float32), atol=1e-6)
 
 
 def test_weights_stay_as_stored(model, folder: Path) -> None:

@@ -99,7 +99,7 @@ def test_save_load_round_trip(tmp_path: Path, shard_bytes: int) -> None:
     assert set(index["weight_map"]) == {f"net.{key}" for key in arrays}
     assert len(set(index["weight_map"].values())) == (1 if shard_bytes > 5000 else 3)
     found = checkpoint.part(checkpoint.load_arrays(folder), "net")
-    again = checkpoint.prepare(Net(), CONFIG, found)
+    again = checkpoint.prepare(Net(), CONFIG.get("quantization"), found)
     ids = mx.arange(8)[None]
     assert mx.array_equal(again(ids), net(ids))
 
@@ -203,7 +203,7 @@ def test_quantised_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expan
     found = checkpoint.part(checkpoint.load_arrays(_save(tmp_path / "a", packed, config)), "net")
     dtype = mx.float32 if expand else mx.float16
     monkeypatch.setattr(checkpoint, "compute_dtype", lambda stored=mx.float16: dtype)
-    again = checkpoint.prepare(Net(), config, found)
+    again = checkpoint.prepare(Net(), config["quantization"], found)
     assert isinstance(again.layers[0], nn.Linear if expand else nn.QuantizedLinear)
     out = again(mx.arange(8)[None])
     assert out.dtype == dtype

@@ -34,6 +34,7 @@ from musicot_mlx.weights.checkpoint import (
     load_arrays,
     part,
     prepare,
+    quantization_of,
     read_config,
     require_parts,
 )
@@ -760,7 +761,7 @@ def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) ->
     arrays = load_arrays(folder)
     require_parts(arrays, ["clap"], where=name or str(folder))
     clap = Clap(ClapConfig.from_dict(config["clap"]))
-    prepare(clap, config, part(arrays, "clap"), where="clap")
+    prepare(clap, quantization_of(config, "clap"), part(arrays, "clap"), where="clap")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
         raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")

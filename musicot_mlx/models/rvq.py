@@ -16,6 +16,7 @@ from musicot_mlx.weights.checkpoint import (
     load_arrays,
     part,
     prepare,
+    quantization_of,
     read_config,
     require_parts,
 )
@@ -112,4 +113,4 @@ def load(folder: str | Path, *, name: str | None = None) -> ResidualVQ:
     arrays = load_arrays(folder)
     require_parts(arrays, ["rvq"], where=name or str(folder))
     rvq = ResidualVQ(RVQConfig.from_dict(config["rvq"]))
-    return prepare(rvq, config, part(arrays, "rvq"), where="rvq")
+    return prepare(rvq, quantization_of(config, "rvq"), part(arrays, "rvq"), where="rvq")

@@ -16,7 +16,7 @@ import numpy as np
 from musicot_mlx import weights
 from musicot_mlx.audio.files import resample
 from musicot_mlx.audio.mel import LogMel
-from musicot_mlx.weights.checkpoint import load_arrays, prepare, read_config
+from musicot_mlx.weights.checkpoint import load_arrays, prepare, quantization_of, read_config
 from musicot_mlx.weights.config import config_from_dict
 
 EMBEDDED = Path(weights.__file__).parent / "band-tagger"
@@ -132,4 +132,6 @@ def load_tagger(folder: str | Path | None = None) -> Tagger:
     made = config_from_dict(
         TaggerConfig, {k: v for k, v in config.items() if k != "model_type"}, where=str(folder)
     )
-    return prepare(Tagger(made), config, load_arrays(folder), where=str(folder))
+    return prepare(
+        Tagger(made), quantization_of(config, "tagger"), load_arrays(folder), where=str(folder)
+    )

@@ -8,6 +8,7 @@ from musicot_mlx.pipelines.musicot import PARTS
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
     part,
+    quantization_of,
     quantize_arrays,
     read_config,
     save_checkpoint,
@@ -21,14 +22,14 @@ def store_with_bits(folder: Path, target: Path, *, bits: int, group_size: int = 
     What was quantised is expanded and rounded again: for speed and memory, not for listening.
     """
     config, arrays = read_config(folder), load_arrays(folder)
-    before = config.pop("quantization", None)
     stored: dict[str, mx.array] = {}
     for name, (network, config_class) in PARTS.items():
-        plain = _expanded(part(arrays, name), before)
+        plain = _expanded(part(arrays, name), quantization_of(config, name))
         if bits < 16:
             module = network(config_from_dict(config_class, config[name], where=name))
             plain = quantize_arrays(module, plain, group_size=group_size, bits=bits)
         stored |= {f"{name}.{key}": value for key, value in plain.items()}
+    config.pop("quantization", None)
     if bits < 16:
         config["quantization"] = {"bits": bits, "group_size": group_size, "mode": "affine"}
     return save_checkpoint(target, config, stored, {"tokenizer.json": folder / "tokenizer.json"})

@@ -16,7 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.weights.checkpoint import compute_dtype, read_config
+from musicot_mlx.weights.checkpoint import compute_dtype, quantization_of, read_config
 from musicot_mlx.weights.hub import resolve
 
 GB = 1e9
@@ -107,7 +107,6 @@ def tensors(folder: str | Path) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 def weight_bytes(folder: str | Path, config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Of each part, bytes stored and bytes as it runs on this device."""
     found = {name: (dtype, shape) for name, dtype, shape in tensors(folder)}
-    group = (config.get("quantization") or {}).get("group_size", 64)
     expand = compute_dtype() == mx.float32
     parts: dict[str, tuple[int, int]] = {}
     for name, (dtype, shape) in found.items():
@@ -116,7 +115,9 @@ def weight_bytes(folder: str | Path, config: dict[str, Any]) -> dict[str, tuple[
         stored = runs = values * _ITEM.get(dtype, 4)
         if expand and f"{path}.scales" in found and leaf in ("weight", "scales", "biases"):
             # packed weights expand to the values that their scales cover; the rest goes
-            runs = 4 * _product(found[f"{path}.scales"][1]) * group if leaf == "weight" else 0
+            packing = quantization_of(config, name.split(".", 1)[0]) or {}
+            covered = packing.get("group_size", 64) * _product(found[f"{path}.scales"][1])
+            runs = 4 * covered if leaf == "weight" else 0
         elif expand and dtype in ("F16", "BF16"):
             runs = 4 * values
         part = name.split(".", 1)[0]

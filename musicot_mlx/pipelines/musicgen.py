@@ -85,7 +85,7 @@ def load(
     parts = {}
     for key, (network, config_class) in PARTS.items():
         section = config_from_dict(config_class, config[key], where=key)
-        stored = {"quantization": quantization_of(config, key)}
+        stored = quantization_of(config, key)
         try:
             parts[key] = prepare(network(section), stored, by_part.pop(key), where=key)
         except RuntimeError as error:  # MLX reads now what the file said it has

@@ -49,6 +49,7 @@ from musicot_mlx.weights.checkpoint import (
     load_arrays,
     part,
     prepare,
+    quantization_of,
     read_config,
     require_parts,
 )
@@ -96,7 +97,7 @@ def load(
         stored = part(arrays, key)
         for name_of_it in stored:  # dropped part by part: stored and ready never stand side by side
             del arrays[f"{key}.{name_of_it}"]
-        parts[key] = prepare(network(section), config, stored, where=key)
+        parts[key] = prepare(network(section), quantization_of(config, key), stored, where=key)
     sampling = config_from_dict(Sampling, config.get("sampling", {}), where="sampling")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():

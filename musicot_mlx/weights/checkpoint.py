@@ -196,16 +196,20 @@ def load_strict(module: nn.Module, arrays: Mapping[str, mx.array], *, where: str
 
 
 def prepare(
-    module: nn.Module, config: Mapping[str, Any], arrays: Mapping[str, mx.array], *, where: str = ""
+    module: nn.Module,
+    quantization: Mapping[str, Any] | None,
+    arrays: Mapping[str, mx.array],
+    *,
+    where: str = "",
 ) -> nn.Module:
     """Load a part and make it ready to run: strict, in eval mode, in the dtype of the device.
 
-    config: the whole config.json (only `quantization` is read); arrays: this part's, prefix off.
+    quantization: this part's, by `quantization_of`; arrays: this part's, prefix off.
     On Metal, layers whose weights have `.scales` become quantised layers; on a CPU device their
     weights are expanded and everything that floats becomes float32. Returns `module`.
     """
     where = where or type(module).__name__
-    quantization = config.get("quantization") or {}
+    quantization = quantization or {}
     quantised = sorted(key[: -len(".scales")] for key in arrays if key.endswith(".scales"))
     if quantised and not quantization:
         raise MusicotError(
