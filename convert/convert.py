@@ -143,7 +143,7 @@ def _write(
         piece = exact | rest
         count = parameter_count({"quantization": quantization}, piece)
         size = sum(value.nbytes for value in piece.values())
-        rows.append((name, count, size, _stored(quantization, stored)))
+        rows.append((name, count, size, _stored(quantization, stored) if rest else ""))
         arrays.update({f"{name}.{key}": value for key, value in piece.items()})
         checkpoint.arrays[name].clear()  # what is written is to be let go
     summary = _summary(rows)
@@ -178,7 +178,7 @@ def _cast(
     return exact, rest
 
 
-Row = tuple[str, int, int, str]  # part, parameters, bytes, how it is stored
+Row = tuple[str, int, int, str]  # part, parameters, bytes, how it is stored; "" for exact alone
 
 
 def _stored(quantization: Mapping[str, Any] | None, dtype: mx.Dtype) -> str:
@@ -191,8 +191,10 @@ def _stored(quantization: Mapping[str, Any] | None, dtype: mx.Dtype) -> str:
 
 def _summary(rows: list[Row]) -> str:
     count, size = sum(row[1] for row in rows), sum(row[2] for row in rows)
-    kinds = {row[3] for row in rows}
-    stored = kinds.pop() if len(kinds) == 1 else "; ".join(f"{row[0]} {row[3]}" for row in rows)
+    kinds = [(row[0], row[3]) for row in rows if row[3]]
+    stored = "; ".join(" ".join(kind) for kind in kinds)
+    if len({how for _, how in kinds}) == 1:
+        stored = kinds[0][1]
     return f"{size_text(count).strip()} parameters, {size_text(size)}B, {stored}"
 
 

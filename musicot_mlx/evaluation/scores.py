@@ -8,7 +8,13 @@ import numpy as np
 
 from musicot_mlx.evaluation.agreement import pearson
 from musicot_mlx.evaluation.bootstrap import DRAWS, interval, mean_interval
-from musicot_mlx.evaluation.fad import Gaussian, fad_infinity, fad_of_songs, gaussian
+from musicot_mlx.evaluation.fad import (
+    Gaussian,
+    fad_infinity,
+    fad_of_songs,
+    frechet_distance,
+    gaussian,
+)
 from musicot_mlx.evaluation.instruments import (
     areas_by_label,
     divergence,
@@ -175,12 +181,18 @@ def real_scores(
     }
 
 
-def codec_scores(trial: CodecTrial, reference: Gaussian) -> dict[str, Any]:
-    """Medians of the round trips with their intervals, and the FAD of what comes back."""
+def codec_scores(
+    trial: CodecTrial, reference: Gaussian, originals: Sequence[Heard]
+) -> dict[str, Any]:
+    """Medians of the round trips with their intervals, and the FAD of what comes back: from other
+    songs, as generated ones have it, and from the very songs that were sent.
+    """
     found: dict[str, Any] = {"windows": len(trial.trips)}
     for name in ("snr", "log_mel_error", "comb", "clicks"):
         values = [getattr(trip, name) for trip in trial.trips]
         found[name] = _json(interval(values, lambda drawn: float(np.median(drawn))))
+    sent, back = (np.concatenate([h.clap for h in heard]) for heard in (originals, trial.heard))
+    found["fad_of_originals"] = _rounded(frechet_distance(gaussian(sent), gaussian(back)))
     return found | fad_scores([h.clap for h in trial.heard], reference)
 
 
@@ -202,7 +214,7 @@ def scores(
         found["reference_windows"] = sum(len(h.clap) for h in real["training"][1])
         found["real"] = real_scores(*real["held_out"], reference)
         if codec is not None:
-            found["codec"] = codec_scores(codec, reference)
+            found["codec"] = codec_scores(codec, reference, real["held_out"][1])
     by_variant: dict[str, list[Pair]] = {}
     for take, heard in pairs:
         by_variant.setdefault(take.variant, []).append((take, heard))
