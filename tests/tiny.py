@@ -145,8 +145,10 @@ def write_model(folder: Path, config: dict[str, Any] = CONFIG, *, seed: int = 0)
                 bins = config["vae"]["n_fft"] // 2 + 1
                 tilt = -1.0 - mx.log(mx.maximum(mx.arange(bins), 4.0) / 4.0)
                 value = mx.tile(tilt, value.size // bins)
+            if key.startswith(("skip.", "gate.")):
+                value = 0.1 * value  # gains of many steps multiply
             if key == "core_scale":
-                value = value - 2.0
+                value = value - 3.0
             arrays[f"{name}.{key}"] = value
     made = tokenizer().to_str(pretty=False)
     return save_checkpoint(folder, config, arrays, {"tokenizer.json": made})
