@@ -195,6 +195,7 @@ def _summary(rows: list[Row]) -> str:
     stored = "; ".join(" ".join(kind) for kind in kinds)
     if len({how for _, how in kinds}) == 1:
         stored = kinds[0][1]
+    stored = stored or "float32"  # codebooks alone
     return f"{size_text(count).strip()} parameters, {size_text(size)}B, {stored}"
 
 

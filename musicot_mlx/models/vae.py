@@ -20,7 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx.audio.mdct import mdct_basis
+from musicot_mlx.audio.mdct import mdct_basis, sine_window
 from musicot_mlx.audio.mel import hann_window, stft
 from musicot_mlx.audio.noise import FRAMES, noise_spectra
 from musicot_mlx.nn.depthwise import DepthwiseConv1d
@@ -338,7 +338,7 @@ class VAE(nn.Module):
         samples = c.samples_per_latent
         change = _overlap_add(change.swapaxes(1, 2), 2, samples)  # (batch, channels, samples)
         # one block alone reaches the first and the last half latent, where its window still shows
-        window = np.sin(np.pi * (np.arange(2 * samples) + 0.5) / (2 * samples)).astype(np.float32)
+        window = sine_window(2 * samples).astype(np.float32)
         power = mx.array(_window_power(window, own.shape[1], 2, samples))
         edge = samples // 2
         return waveform + (change / power)[..., edge:-edge].swapaxes(1, 2)

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicot_mlx.audio.mdct import mdct_basis
+from musicot_mlx.audio.mdct import mdct_basis, sine_window
 from musicot_mlx.audio.noise import FRAMES, noise_spectra
 
 CORE_RMS = 0.65  # of core latents: about half of the others', which a diffusion settles first
@@ -249,7 +249,7 @@ class VAE(nn.Module):
         edge = samples // 2
         change = change[:, edge:-edge].reshape(batch, channels, -1).transpose(1, 2)
         # one block alone reaches the first and the last half latent, where its window still shows
-        rise = torch.sin(math.pi * (torch.arange(edge, samples) + 0.5) / (2 * samples))
+        rise = torch.from_numpy(sine_window(2 * samples)[edge:samples])
         power = change.new_ones(change.shape[1], 1)
         power[:edge, 0] = rise.square().to(power)
         power[-edge:, 0] = rise.flip(0).square().to(power)
@@ -267,9 +267,9 @@ class VAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         waveform = self.waveform(self.decoder(latents))
-        return (
-            self._with_core(waveform, latents[..., -self.core_dim :]) if self.core_dim else waveform
-        )
+        if not self.core_dim:
+            return waveform
+        return self._with_core(waveform, latents[..., -self.core_dim :])
 
 
 def _unsteady(parts: Tensor) -> Tensor:
