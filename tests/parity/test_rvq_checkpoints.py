@@ -80,6 +80,7 @@ def test_files_become_folders(
         main(["convert", "--hf-path", str(path), "--mlx-path", str(tmp_path / "m"), "--check"]) == 0
     )
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(", float32")
     assert lines[1].split() == ["rvq", "codes", "0.00", "%", "differ"]
     assert lines[2].startswith("rvq") and float(lines[2].split()[2]) < 1e-6
     ours = mc.load(tmp_path / "m")
