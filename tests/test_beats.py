@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from musicot_mlx.weights.beats import beat_features
+from musicot_mlx.tokens.beats import beat_features
 
 
 def test_a_bar_has_four_beats_and_comes_again() -> None:

@@ -18,7 +18,7 @@ from musicot_mlx.models.semantic_lm import (
     SemanticLMConfig,
     merge_caches,
 )
-from musicot_mlx.weights.vocabulary import SECTION_MARKS, Vocabulary
+from musicot_mlx.tokens.vocabulary import SECTION_MARKS, Vocabulary
 
 TINY = {
     "hidden_size": 16,

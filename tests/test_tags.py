@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from musicot_mlx.weights.tags import (
+from musicot_mlx.tokens.tags import chosen_tags
+from musicot_mlx.tokens.tempo import (
     SLOWEST,
     STEP,
     STEPS,
     TEMPO_TAGS,
     asked_tempo,
-    chosen_tags,
     is_tempo,
     named_tempo,
     paced_tempi,

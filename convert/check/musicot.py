@@ -13,7 +13,7 @@ from musicot_mlx.convert.check import long, sound
 from musicot_mlx.pipelines.musicot import MusicotPipeline, load
 from musicot_mlx.reference.clap import embed_audio, embed_text
 from musicot_mlx.reference.musicot import MusicotReference
-from musicot_mlx.weights.beats import beat_features
+from musicot_mlx.tokens.beats import beat_features
 
 Pairs = Iterator[tuple[str, mx.array, torch.Tensor]]
 

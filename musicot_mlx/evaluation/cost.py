@@ -24,7 +24,7 @@ from musicot_mlx.generation.semantic import Condition
 from musicot_mlx.generation.semantic import _Run as Run
 from musicot_mlx.generation.semantic import audio_tokens as draw_audio
 from musicot_mlx.generation.semantic import windows as lm_windows
-from musicot_mlx.weights.vocabulary import COT_BOS
+from musicot_mlx.tokens.vocabulary import COT_BOS
 
 _THOUGHT_SECONDS = 10.0  # of audio that a CLAP vector stands for
 

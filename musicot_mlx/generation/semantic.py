@@ -28,7 +28,7 @@ from musicot_mlx.generation.sampling import check_sampling, draw, keys_by_step, 
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig, merge_caches
 from musicot_mlx.nn import llama_step
 from musicot_mlx.nn.lanes import OneCore
-from musicot_mlx.weights.vocabulary import AUD_BOS, COT_BOS, COT_EOS, Vocabulary
+from musicot_mlx.tokens.vocabulary import AUD_BOS, COT_BOS, COT_EOS, Vocabulary
 
 UNCONDITIONAL = ("without_thoughts", "with_thoughts")
 BLOCK = 25  # audio codes handed out at a time: one second

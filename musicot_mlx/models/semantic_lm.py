@@ -22,10 +22,9 @@ import numpy as np
 
 from musicot_mlx.nn import few_rows, llama_step
 from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
-from musicot_mlx.weights.beats import beat_features
-from musicot_mlx.weights.config import config_from_dict
-from musicot_mlx.weights.tags import TEMPO_TAGS, paced_tempi
-from musicot_mlx.weights.vocabulary import (
+from musicot_mlx.tokens.beats import beat_features
+from musicot_mlx.tokens.tempo import TEMPO_TAGS, paced_tempi
+from musicot_mlx.tokens.vocabulary import (
     AUD_BOS,
     AUD_EOS,
     CLAP_SLOT,
@@ -34,6 +33,7 @@ from musicot_mlx.weights.vocabulary import (
     PAD,
     Vocabulary,
 )
+from musicot_mlx.weights.config import config_from_dict
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SemanticLMConfig:
     thought_seconds: float = 10.0  # one CLAP embedding for this much audio
     context_seconds: float = 30.0  # longest audio the model was trained on
     thought_bias_rank: int = 0  # of ThoughtBias; 0: the model has none
-    beat_harmonics: int = 0  # of a bar, in weights/beats.py's features; 0: the model knows no beats
+    beat_harmonics: int = 0  # of a bar, in tokens/beats.py's features; 0: the model knows no beats
     unconditional_beats: float = 0.0  # how much of them guidance's row without conditions hears
     tempo_head: bool = False  # whether it tells the tempo that songs like a CLAP vector have
 

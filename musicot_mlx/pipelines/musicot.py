@@ -44,6 +44,8 @@ from musicot_mlx.pipelines.thoughts import (
     vectors_of,
     window_count,
 )
+from musicot_mlx.tokens.tags import alone, chosen_tags
+from musicot_mlx.tokens.tempo import asked_tempo
 from musicot_mlx.weights.adapters import read_adapters
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
@@ -55,7 +57,6 @@ from musicot_mlx.weights.checkpoint import (
 )
 from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.hub import resolve
-from musicot_mlx.weights.tags import alone, asked_tempo, chosen_tags
 
 Progress = Callable[[str, int, int], None]
 

@@ -21,7 +21,7 @@ import soundfile
 import soxr
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.weights.tags import fold, tempo_of
+from musicot_mlx.tokens.tempo import fold, tempo_of
 
 ROLL_RATE = 25.0
 

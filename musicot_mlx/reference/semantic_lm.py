@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from musicot_mlx.weights.beats import beat_features
-from musicot_mlx.weights.tags import TEMPO_TAGS
-from musicot_mlx.weights.vocabulary import (
+from musicot_mlx.tokens.beats import beat_features
+from musicot_mlx.tokens.tempo import TEMPO_TAGS
+from musicot_mlx.tokens.vocabulary import (
     AUD_BOS,
     AUD_EOS,
     CLAP_SLOT,
@@ -132,7 +132,7 @@ class SemanticLM(nn.Module):
     ) -> torch.Tensor:
         """Embed ids (batch, time), with the projected clap (batch, clap_dim) in each CLAP_SLOT.
 
-        beats: weights/beats.py's features (frames, 2 * harmonics) of each row or None; they go to
+        beats: tokens/beats.py's features (frames, 2 * harmonics) of each row or None; they go to
         the positions that predict those frames, <aud_bos> the first.
         """
         embeddings = self.llama.model.embed_tokens(ids.clamp(min=PAD))  # (batch, time, hidden)

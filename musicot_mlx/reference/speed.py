@@ -22,7 +22,7 @@ from transformers import DynamicCache
 
 from musicot_mlx.reference.musicot import MusicotReference
 from musicot_mlx.reference.semantic_lm import SemanticLM
-from musicot_mlx.weights.vocabulary import AUD_BOS
+from musicot_mlx.tokens.vocabulary import AUD_BOS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

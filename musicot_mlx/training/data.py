@@ -21,7 +21,7 @@ from typing import Any
 import soundfile
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.weights.tags import tempo_of
+from musicot_mlx.tokens.tempo import tempo_of
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff"}
 SPLITS = ("train", "valid", "test")

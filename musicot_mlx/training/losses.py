@@ -16,7 +16,7 @@ import numpy as np
 
 from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import SemanticLM
-from musicot_mlx.weights.vocabulary import AUD_BOS, COT_BOS, PAD, Vocabulary
+from musicot_mlx.tokens.vocabulary import AUD_BOS, COT_BOS, PAD, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer
 from musicot_mlx.models.vae import VAE
+from musicot_mlx.tokens.tags import chosen_tags
+from musicot_mlx.tokens.tempo import is_tempo
 from musicot_mlx.training.losses import (
     Chain,
     NoisyWindow,
@@ -32,7 +34,6 @@ from musicot_mlx.training.losses import (
     diffusion_loss,
 )
 from musicot_mlx.training.songs import Encoder, Piece, digest, mono, with_channels
-from musicot_mlx.weights.tags import chosen_tags, is_tempo
 
 HOP = 2.5  # seconds between two CLAP windows of a song
 WINDOW = 10.0  # seconds of one

@@ -18,9 +18,9 @@ from musicot_mlx.generation.semantic import Condition, audio_tokens, plan_though
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig  # noqa: E402
 from musicot_mlx.reference.semantic_lm import SemanticLM as TorchSemanticLM  # noqa: E402
 from musicot_mlx.reference.semantic_lm import hidden_spans  # noqa: E402
-from musicot_mlx.weights.beats import beat_features  # noqa: E402
-from musicot_mlx.weights.tags import TEMPO_TAGS, tempo_tag  # noqa: E402
-from musicot_mlx.weights.vocabulary import AUD_BOS  # noqa: E402
+from musicot_mlx.tokens.beats import beat_features  # noqa: E402
+from musicot_mlx.tokens.tempo import TEMPO_TAGS, tempo_tag  # noqa: E402
+from musicot_mlx.tokens.vocabulary import AUD_BOS  # noqa: E402
 
 CONFIG = {
     "hidden_size": 32,

@@ -37,8 +37,8 @@ from musicot_mlx.reference.train import codes, command, encode, noise  # noqa: E
 from musicot_mlx.reference.train.start import ON_THEIR_OWN, Start  # noqa: E402
 from musicot_mlx.reference.train.studio import MINI, Studio, read_config  # noqa: E402
 from musicot_mlx.reference.trainer import Trainer, TrainingConfig, load_weights  # noqa: E402
-from musicot_mlx.weights.tags import TEMPO_TAGS, tempo_tag  # noqa: E402
-from musicot_mlx.weights.vocabulary import AUD_EOS, Vocabulary  # noqa: E402
+from musicot_mlx.tokens.tempo import TEMPO_TAGS, tempo_tag  # noqa: E402
+from musicot_mlx.tokens.vocabulary import AUD_EOS, Vocabulary  # noqa: E402
 from tests import tiny  # noqa: E402
 
 # --- the loop -------------------------------------------------------------------------------------

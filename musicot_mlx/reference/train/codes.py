@@ -18,8 +18,8 @@ from musicot_mlx.reference.train.encode import encoded
 from musicot_mlx.reference.train.start import ON_THEIR_OWN
 from musicot_mlx.reference.train.studio import Studio, device_of
 from musicot_mlx.reference.trainer import Batch, Metrics, save_atomic, to_device
-from musicot_mlx.weights.beats import beat_features
-from musicot_mlx.weights.tags import TEMPO_TAGS, is_tempo
+from musicot_mlx.tokens.beats import beat_features
+from musicot_mlx.tokens.tempo import TEMPO_TAGS, is_tempo
 
 
 def train_rvq(studio: Studio) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.musicot import MODEL_TYPE
-from musicot_mlx.weights.vocabulary import Vocabulary
+from musicot_mlx.tokens.vocabulary import Vocabulary
 
 # stage -> the part of a checkpoint that it trains, and that part's name in the stage's own weights
 PART_OF = {

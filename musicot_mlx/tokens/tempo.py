@@ -1,17 +1,13 @@
-"""Which of a model's tags a prompt asks for: those it names, those near it in CLAP's space, and
-its tempo.
+"""Tempi as tags of their own: "104 bpm", on a grid whose steps are 4 %.
 
 A small CLAP knows slow from fast but not 96 from 104 beats a minute, so a number in the words goes
-past it: tempi are tags of their own, "104 bpm", on a grid whose steps are 4 %. Numpy alone, because
-the pipeline and both trainers count with it.
+past it. The pipeline and both trainers count with this module.
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-import numpy as np
 
 SLOWEST, STEP, STEPS = 60.0, 1.04, 29  # BPM of the first tempo tag, ratio and number of steps
 TEMPO_TAGS = tuple(f"{SLOWEST * STEP**step:.0f} bpm" for step in range(STEPS))
@@ -22,16 +18,6 @@ _SLOW = re.compile(r"\b(?:slow(?:ly|er)?|unhurried|down-?tempo|adagio|largo)\b",
 _FAST = re.compile(r"\b(?:fast(?:er)?|quick(?:ly)?|up-?tempo|rapid|allegro|presto)\b", re.I)
 _NOT = re.compile(r"\b(?:not|never)\s+(?:\w+\s+)?\w+", re.I)  # "not too fast"
 SLOW, FAST = 96.0, 118.0  # BPM of slow music at most, of fast music at least
-
-# "solo cello", but not "a guitar solo over drums"
-_ALONE = re.compile(
-    r"\b(?:solo(?= (?!over\b|with\b|on\b|in\b|and\b|by\b|at\b)\w)"
-    r"|alone|lone|unaccompanied|by itself|on its own)\b",
-    re.I,
-)
-
-# "no drums or bass", up to where the sentence turns
-_DENIED = re.compile(r"\b(?:no|without)\b[^,.;:]*?(?=\bbut\b|\bwith\b|[,.;:]|$)", re.I)
 
 
 def tempo_tag(bpm: float) -> str:
@@ -85,41 +71,3 @@ def paced_tempi(names: Iterable[str], words: str | None) -> list[str]:
     low, high = (FAST if fast and not slow else 0.0), (SLOW if slow and not fast else math.inf)
     tempi = {tag: float(found[1]) for tag in names if (found := _TAG.fullmatch(tag))}
     return [tag for tag, bpm in tempi.items() if low <= bpm <= high] or list(tempi)
-
-
-def alone(names: Sequence[str], words: str | None) -> bool:
-    """Whether words ask for what they name and nothing beside it: "one flute by itself"."""
-    return bool(_ALONE.search(words or "")) and bool(named_tags(names, words or ""))
-
-
-def named_tags(names: Sequence[str], words: str) -> list[str]:
-    """The tags that stand in the words, in the plural too; tempi are asked_tempo's."""
-    found = (re.search(rf"\b{re.escape(name)}(?:e?s)?\b", words, re.I) for name in names)
-    return [n for n, hit in zip(names, found, strict=True) if hit and not is_tempo(n)]
-
-
-def chosen_tags(
-    names: Sequence[str], cosine: np.ndarray, threshold: float, *words: str | None
-) -> list[str]:
-    """The tags of a prompt: those that its words name, then those whose CLAP-text cosine (tags,)
-    with it exceeds delta (eq 5), `no drums` left out of both, where it asks for more than what it
-    names; and the tempo.
-
-    A small CLAP puts a flute near a hip hop beat, where the word "flute" is plain; but it knows the
-    style that words do not name. words: the prompt, then what else may name a tempo.
-    """
-    text = (words[0] if words else None) or ""
-    denied = _words(" ".join(_DENIED.findall(text)))
-    near = (n for n, c in zip(names, cosine, strict=True) if c > threshold and not is_tempo(n))
-    chosen = named_tags(names, _DENIED.sub(" ", text))
-    if not alone(names, text):
-        chosen += [name for name in near if name not in chosen and not denied & _words(name)]
-    bpm = asked_tempo((), words)
-    if bpm and tempo_tag(bpm) in names:
-        chosen.append(tempo_tag(bpm))
-    return chosen
-
-
-def _words(text: str) -> set[str]:
-    """The words of a text as "no drums" and "jazz drum kit" share one: small, no plural."""
-    return {word.rstrip("s") for word in re.findall(r"\w+", text.lower())} - {"and", "or"}
