@@ -469,6 +469,37 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert "embedded model" in capsys.readouterr().out
 
 
+def _finding(what: str, capsys: pytest.CaptureFixture[str]) -> dict:
+    main(["doctor", "--json"])
+    return next(f for f in json.loads(capsys.readouterr().out) if f["what"] == what)
+
+
+def test_doctor_tells_of_tf32(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """M5 and NVIDIA multiply float32 in TF32 unless told not to; importing the package tells them.
+
+    That their products are then exact is for `doctor --deep` on such a device to say.
+    """
+    assert _finding("float32", capsys)["state"] == "ok"
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
+    assert _finding("float32", capsys)["state"] == "hint"
+    code = "import os, musicot_mlx; print(os.environ['MLX_ENABLE_TF32'])"
+    for given, expected in ((None, "0"), ("1", "1")):
+        env = {k: v for k, v in os.environ.items() if k != "MLX_ENABLE_TF32"}
+        env |= {"MLX_ENABLE_TF32": given} if given else {}
+        command = [sys.executable, "-c", code]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+        assert told.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(("release", "state"), [("26.1", "hint"), ("26.2", "ok"), ("15.6", "ok")])
+def test_doctor_knows_macs_without_the_kernels_of_m5(
+    release: str, state: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wheel is built for 26.2 and enables kernels on 26.0 and 26.1 that are not there."""
+    monkeypatch.setattr(doctor.platform, "mac_ver", lambda: (release, ("", "", ""), "arm64"))
+    assert _finding("MLX", capsys)["state"] == state
+
+
 def test_every_command_has_its_module() -> None:
     assert list(COMMANDS)[:3] == ["generate", "plan", "analyze"]
     assert set(generate.OPTIONS) >= {"duration", "lyrics", "tags", "top_k"}

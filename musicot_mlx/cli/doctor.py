@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     findings = [_python(), _memory(), _mlx()]
     if findings[-1].state != BAD:
-        findings.append(_matmul())
+        findings += [_matmul(), _float32()]
     findings += [_files(), _model(), _converted(), _player(), _disk(), _torch()]
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings]))
@@ -72,10 +72,23 @@ def _mlx() -> Finding:
     except Exception as error:  # a missing backend shows itself in many ways
         extra = "mlx[cpu]" if sys.platform == "linux" else "mlx"
         return Finding("MLX", BAD, f"not working ({error})", f'pip install "{extra}"')
-    metal = "Metal" if mx.metal.is_available() else "no Metal"
     if sys.platform == "darwin" and not mx.metal.is_available():
         return Finding("MLX", HINT, f"{version} on {device}, no Metal", "use a native arm64 Python")
-    return Finding("MLX", GOOD, f"{version} on {device}, {metal}")
+    found = f"{version} on {machine.device()}"
+    if platform.mac_ver()[0].startswith(("26.0", "26.1")):
+        advice = (
+            "update to macOS 26.2, for which MLX is built: before it an M5 may lack its kernels"
+        )
+        return Finding("MLX", HINT, found, advice)
+    return Finding("MLX", GOOD, found)
+
+
+def _float32() -> Finding:
+    """Codes are decided in float32; TF32 keeps 10 of its 23 bits."""
+    if machine.tf32():
+        advice = "unset MLX_ENABLE_TF32: where the device has TF32, codes may differ"
+        return Finding("float32", HINT, "multiplied in TF32 where the device can", advice)
+    return Finding("float32", GOOD, "multiplied exactly (MLX_ENABLE_TF32 is 0)")
 
 
 def _matmul() -> Finding:

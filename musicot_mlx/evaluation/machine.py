@@ -32,6 +32,9 @@ PUBLISHED_BANDWIDTH = {
     "Apple M4": 120.0,
     "Apple M4 Pro": 273.0,
     "Apple M4 Max": 546.0,
+    "Apple M5": 153.0,
+    "Apple M5 Pro": 307.0,
+    "Apple M5 Max": 614.0,
 }
 
 
@@ -55,9 +58,30 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
         "device": str(mx.default_device()),
+        "tf32": tf32(),
         "blas": blas(),
         "power": power_source(),
     }
+
+
+def device() -> str:
+    """MLX's default device and what it says of it: backend, name, memory it may fill."""
+    import mlx.core as mx
+
+    device, info = mx.default_device(), mx.device_info()
+    if device == mx.Device(mx.cpu):
+        return f"{device}, {info.get('device_name', 'unknown')}"
+    backend = "Metal" if mx.metal.is_available() else "CUDA"
+    found = f"{device}, {backend}, {info.get('device_name', 'unknown')}"
+    limit = info.get("max_recommended_working_set_size")
+    return f"{found}, {limit / 1e9:.1f} GB for MLX" if limit else found
+
+
+def tf32() -> bool:
+    """Whether MLX may multiply float32 in TF32, where the device can; importing the package says no
+    unless MLX_ENABLE_TF32 is set.
+    """
+    return os.environ.get("MLX_ENABLE_TF32", "1") != "0"
 
 
 def chip() -> str:
@@ -111,7 +135,8 @@ def power_source() -> str:
     if sys.platform == "darwin":
         command = ["pmset", "-g", "batt"]
         found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        return "mains" if "AC Power" in found else "battery" if "Battery Power" in found else "?"
+        sources = {"AC Power": "mains", "Battery Power": "battery"}
+        return next((name for words, name in sources.items() if words in found), "unknown")
     for supply in sorted(Path("/sys/class/power_supply").glob("*/online")):
         return "mains" if supply.read_text().strip() == "1" else "battery"
     return "unknown"
