@@ -15,7 +15,8 @@ import pytest
 import soundfile
 
 from musicot_mlx.atomic import write_text
-from musicot_mlx.cli import COMMANDS, common, doctor, generate, main, play
+from musicot_mlx.cli import COMMANDS, doctor, generate, main, player
+from musicot_mlx.cli.progress import Progress
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -423,20 +424,20 @@ def test_play_runs_a_player(
 ) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
-    player = folder / "aplay"
-    player.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/played\n[ -t 0 ] || cat > /dev/null\n')
-    player.chmod(0o755)
+    program = folder / "aplay"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/played\n[ -t 0 ] || cat > /dev/null\n')
+    program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
-    monkeypatch.setattr(play, "_FILE_PLAYERS", {"aplay": (["-q"], ("flac", "mp3"))})
+    monkeypatch.setattr(player, "_FILE_PLAYERS", {"aplay": (["-q"], ("flac", "mp3"))})
     assert _generate(tiny_model, "-p", "piano", "--play") == 0
     assert (tmp_path / "played").read_text() == "-q song.wav\n"
-    assert play.find_player(".mp3") is None
+    assert player.find_player(".mp3") is None
 
 
 def test_play_without_a_player_fails_before_the_work(
     tiny_model: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(play, "_FILE_PLAYERS", {"no-such-player": ([], ())})
+    monkeypatch.setattr(player, "_FILE_PLAYERS", {"no-such-player": ([], ())})
     assert _generate(tiny_model, "-p", "piano", "--play") == 2
     assert "no player" in _one_line(capsys)
     assert not _names(here)
@@ -444,16 +445,16 @@ def test_play_without_a_player_fails_before_the_work(
 
 def test_live_player_gets_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     got = tmp_path / "got"
-    monkeypatch.setattr(play, "_pipe_command", lambda *_: ["sh", "-c", f"cat > {got}"])
-    with play.live_player(8000, 2, wanted=True) as feed:
+    monkeypatch.setattr(player, "_pipe_command", lambda *_: ["sh", "-c", f"cat > {got}"])
+    with player.live_player(8000, 2, wanted=True) as feed:
         feed(b"abcd")
     assert got.read_bytes() == b"abcd"
-    with play.live_player(8000, 2, wanted=False) as feed:
+    with player.live_player(8000, 2, wanted=False) as feed:
         assert feed is None
 
 
 def test_progress_takes_stages_in_turn(capsys: pytest.CaptureFixture[str]) -> None:
-    with common.Progress() as progress:
+    with Progress() as progress:
         for step in range(3):
             progress("audio tokens", step, 2)
             progress("diffusion", step, 2)

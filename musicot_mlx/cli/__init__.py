@@ -14,7 +14,7 @@ from importlib import import_module
 
 from musicot_mlx import __version__
 from musicot_mlx.atomic import explain
-from musicot_mlx.cli.common import Parser
+from musicot_mlx.cli.flags import Parser
 from musicot_mlx.errors import MusicotError, MusicotWarning
 
 COMMANDS = {

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicot_mlx.cli import common
+from musicot_mlx.cli import flags
 from musicot_mlx.cli.plan import ANCHORS
+from musicot_mlx.cli.progress import peak_memory
 from musicot_mlx.errors import MusicotError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--anchors",
-        type=common.names,
+        type=flags.names,
         default=ANCHORS,
         metavar="A,B",
         help=f"texts to hold each segment against (default: {','.join(ANCHORS)})",
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if copy:
         lines.append(f"held against {args.copy_of}: {copy.verdict}")
     where = f" -> {args.png}" if args.png else ""
-    memory = common.peak_memory()
+    memory = peak_memory()
     lines.append(f"{found.duration:.1f} s analyzed in {time.perf_counter() - started:.1f} s, "
                  f"peak memory {memory['peak_resident_gb']:.2f} GB{where}")  # fmt: skip
     print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.atomic import write_text
-from musicot_mlx.cli import common
+from musicot_mlx.cli import flags
+from musicot_mlx.cli.progress import Progress
 from musicot_mlx.errors import MusicotError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    number, add = common.number, parser.add_argument
+    number, add = flags.number, parser.add_argument
     add(
         "--model",
         default="musicot-mini",
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--duration",
         "--seconds",
-        type=common.seconds,
+        type=flags.seconds,
         nargs="+",
         default=[20.0],
         metavar="S",
@@ -89,7 +90,7 @@ def _songs(args: argparse.Namespace) -> dict[str, Any]:
     from musicot_mlx.pipelines import memory
 
     rows = []
-    with ExitStack() as stack, common.Progress() as progress:
+    with ExitStack() as stack, Progress() as progress:
         for bits in args.bits or [None]:
             model = args.model
             if bits is not None:
@@ -141,7 +142,7 @@ def _with_bits(name: str, bits: int, folder: Path) -> Path:
 def _against_torch(args: argparse.Namespace) -> dict[str, Any]:
     from musicot_mlx.evaluation import against
 
-    with common.Progress() as progress:
+    with Progress() as progress:
         return against.torch(
             args.model,
             runs=args.n,

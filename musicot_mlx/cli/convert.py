@@ -3,7 +3,8 @@
 import argparse
 from importlib.util import find_spec
 
-from musicot_mlx.cli import common
+from musicot_mlx.cli import flags
+from musicot_mlx.cli.progress import Progress
 from musicot_mlx.errors import MusicotError
 
 
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
     from musicot_mlx.convert.convert import convert
 
-    with common.Progress() as progress:
+    with Progress() as progress:
         summary = convert(
             args.hf_path,
             args.mlx_path,
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         from musicot_mlx.convert.check import check
 
-        with common.Progress() as progress:
+        with Progress() as progress:
             differences = check(args.hf_path, args.mlx_path, progress=progress)
         print("\n".join(map(str, differences)))
     return 0
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 def _parts(text: str) -> dict[str, int | None]:
     """An argparse type: part names with commas between, each with `=bits` or without."""
     found: dict[str, int | None] = {}
-    for item in common.names(text):
+    for item in flags.names(text):
         name, _, bits = item.partition("=")
         if bits not in ("", "2", "3", "4", "5", "6", "8"):
             raise argparse.ArgumentTypeError(f"expected 2, 3, 4, 5, 6 or 8 bits, got {item!r}")

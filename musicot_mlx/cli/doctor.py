@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from musicot_mlx.cli import play
+from musicot_mlx.cli import player
 from musicot_mlx.evaluation import machine
 
 GOOD, HINT, BAD = "ok", "hint", "missing"
@@ -159,10 +159,10 @@ def _converted() -> Finding:
 
 
 def _player() -> Finding:
-    player = play.find_player()
-    if player is None:
+    name = player.find_player()
+    if name is None:
         return Finding("player", HINT, "none", "install ffmpeg or alsa-utils to use --play")
-    return Finding("player", GOOD, player)
+    return Finding("player", GOOD, name)
 
 
 def _disk() -> Finding:

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicot_mlx.cli import common
+from musicot_mlx.cli import flags
+from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError, RunError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from musicot_mlx.evaluation.renders import Heard, Take
 
 FIGURES = "figures.json"
-_whole = common.number(0, whole=True)
+_whole = flags.number(0, whole=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--reference-songs",
-        type=common.number(4, whole=True),
+        type=flags.number(4, whole=True),
         default=150,
         metavar="N",
         help="how many of them at most (default: 150)",
@@ -56,14 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--duration",
         "--seconds",
-        type=common.seconds,
+        type=flags.seconds,
         default=20.0,
         metavar="S",
         help="length of each render in seconds (default: 20)",
     )
     add(
         "--seeds",
-        type=common.number(1, 64, whole=True),
+        type=flags.number(1, 64, whole=True),
         default=4,
         metavar="N",
         help="seeds of four of the prompts, to measure variety (default: 4)",
@@ -90,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clap", metavar="NAME", help="another CLAP to listen with (default: the model's own)")
     add(
         "--workers",
-        type=common.number(1, 64, whole=True),
+        type=flags.number(1, 64, whole=True),
         default=1,
         metavar="N",
         help="processes that render, where the CPU does the work (default: 1)",
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = read_prompts(args.prompts) if args.prompts else PROMPTS
     prompts = prompts[: args.limit or None]
     model = _load(name)
-    clap = common.load_clap(args.clap) if args.clap else model.clap
+    clap = flags.load_clap(args.clap) if args.clap else model.clap
     tagger = load_tagger()
     folder, base = Path(args.output), args.without_thoughts
     songs = captions = None
@@ -153,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     }
     renders.claim(folder, settings)
     rendered = len(list(renders.waiting(takes, folder)))
-    with common.Progress() as progress:
+    with Progress() as progress:
         _render(model, name, base, takes, folder, args.workers, progress)
         pairs = []
         for take in takes:
@@ -221,7 +222,7 @@ def _render(
     takes: "Sequence[Take]",
     folder: Path,
     workers: int,
-    progress: common.Progress,
+    progress: Progress,
 ) -> None:
     """Render what is not rendered yet, in this process or in several."""
     from musicot_mlx.evaluation.renders import BASE, render, waiting
@@ -291,7 +292,7 @@ def _real(
     clap: Any,
     tagger: Any,
     folder: Path,
-    progress: common.Progress,
+    progress: Progress,
 ) -> "tuple[dict[str, Any] | None, CodecTrial | None]":
     """What is heard in the real songs, and in the held-out ones after the codec."""
     if songs is None:
@@ -368,11 +369,11 @@ def _finish(
         short.append(f"tempo {_value(group['tempo_within'])}")
     line = (
         f"{len(takes)} renders in {found['minutes']:.1f} min: {', '.join(short)}, peak memory "
-        f"{common.peak_memory()['peak_resident_gb']:.2f} GB -> {', '.join(map(str, files))}"
+        f"{peak_memory()['peak_resident_gb']:.2f} GB -> {', '.join(map(str, files))}"
     )
     if args.json:
         print(line, file=sys.stderr)
-        print(json.dumps({**found, **common.peak_memory()}, sort_keys=True), flush=True)
+        print(json.dumps({**found, **peak_memory()}, sort_keys=True), flush=True)
     else:
         print(line)
     return 0

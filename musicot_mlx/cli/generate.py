@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.atomic import write_json
-from musicot_mlx.cli import common, hosts, play
+from musicot_mlx.cli import flags, player
+from musicot_mlx.cli.progress import Progress, peak_memory, summary
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines import multi_host
 
 FORMATS = ("wav", "flac", "mp3")
 
@@ -43,12 +45,12 @@ OPTIONS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    number, add = common.number, parser.add_argument
-    common.add_planning_arguments(parser)
+    number, add = flags.number, parser.add_argument
+    flags.add_planning_arguments(parser)
     add("--prompt-file", metavar="FILE", help="one prompt a line, one song each")
     add(
         "--seed",
-        type=common.seed,
+        type=flags.seed,
         nargs="+",
         metavar="N",
         help="same seed, same file; several seeds make several songs (default: 0 or the plan's)",
@@ -149,8 +151,8 @@ def run(args: argparse.Namespace) -> int:
     paths = _paths(args.output, format, rate, len(prompts) * len(args.seed or [0]))
     _require_apart(paths, args)
     if args.play:
-        play.require_player(paths[0])
-    if (args.play or args.stream) and hosts.launched():
+        player.require_player(paths[0])
+    if (args.play or args.stream) and multi_host.launched():
         raise MusicotError(
             "songs made on several hosts are not heard while they are made; leave "
             "out --play and --stream"
@@ -171,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = time.perf_counter() - started
 
     stream = args.stream or (budget is not None and budget.stream)
-    if hosts.launched():
+    if multi_host.launched():
         return _on_hosts(model, songs, paths, rate, options, args)
     jobs = list(zip(songs, paths, strict=True))
     together = 1 if stream or budget else getattr(model, "batch", 1)
@@ -181,24 +183,24 @@ def run(args: argparse.Namespace) -> int:
         batch = jobs[first : first + together]
         label = f"{first + 1}-{first + len(batch)}" if len(batch) > 1 else f"{first + 1}"
         started = time.perf_counter()
-        with common.Progress(prefix=f"{label}/{len(jobs)} " if len(jobs) > 1 else "") as progress:
+        with Progress(prefix=f"{label}/{len(jobs)} " if len(jobs) > 1 else "") as progress:
             if stream:
                 reports = [_stream(model, *batch[0], rate, options, progress, args.play)]
             else:
                 reports = _generate(model, batch, rate, options, progress)
         elapsed = (time.perf_counter() - started) / len(batch)
         for ((prompt, seed), path), report in zip(batch, reports, strict=True):
-            line = common.summary(path, report["duration"], report["sample_rate"], elapsed)
+            line = summary(path, report["duration"], report["sample_rate"], elapsed)
             if chosen := report.get("chosen"):
                 line = f"{_chosen(chosen, report['seed'])}\n{line}"
             print(line, file=sys.stderr if args.json else sys.stdout)
             if args.json:
                 report = {"seed": seed, **report, "prompt": prompt, "model": str(name)}
                 report |= {"elapsed_seconds": round(elapsed, 3), "load_seconds": round(loaded, 3)}
-                report |= {"rtf": round(elapsed / report["duration"], 4), **common.peak_memory()}
+                report |= {"rtf": round(elapsed / report["duration"], 4), **peak_memory()}
                 print(json.dumps(report, sort_keys=True), flush=True)
             if args.play and not report.get("played"):
-                play.play_file(path)
+                player.play_file(path)
     return 0
 
 
@@ -240,12 +242,12 @@ def _on_hosts(
             "MusicGen's candidates are one batch on one host; leave out --candidates"
         )
     jobs = [
-        hosts.Job(number, prompt, own, path)
+        multi_host.Job(number, prompt, own, path)
         for number, ((prompt, seed), path) in enumerate(zip(songs, paths, strict=True))
         for own in candidate_seeds(seed, count)
     ]
 
-    def render(job: hosts.Job, path: Path) -> dict[str, Any]:
+    def render(job: multi_host.Job, path: Path) -> dict[str, Any]:
         started = time.perf_counter()
         song = model.generate(job.prompt, **options, seed=job.seed)
         song.save(path, sample_rate=rate)
@@ -257,7 +259,7 @@ def _on_hosts(
             report["score"] = found.to_dict()
         return {**report, "elapsed_seconds": round(time.perf_counter() - started, 3)}
 
-    def finish(made: list[tuple[hosts.Job, hosts.Result]]) -> None:
+    def finish(made: list[tuple[multi_host.Job, multi_host.Result]]) -> None:
         job, kept = made[0]
         if count > 1:
             job, kept = max(made, key=lambda pair: pair[1].report["score"]["score"])
@@ -265,17 +267,17 @@ def _on_hosts(
             chosen = {"of_seed": songs[job.song][1], "scores": scores}
             settings = json.loads(kept.files[".json"]) | {"chosen": chosen}
             kept.files[".json"] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
-        hosts.write(job.path, kept.files)
+        multi_host.write(job.path, kept.files)
         report = kept.report
         elapsed = report["elapsed_seconds"]
-        line = common.summary(job.path, report["duration"], report["sample_rate"], elapsed)
+        line = summary(job.path, report["duration"], report["sample_rate"], elapsed)
         line = f"{line}, host {kept.host}"
         print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
         if args.json:
             files = [str(job.path), str(job.path.with_suffix(".json"))]
             print(json.dumps({**report, "files": files, "host": kept.host}, sort_keys=True))
 
-    return hosts.make(jobs, render, finish)
+    return multi_host.make(jobs, render, finish)
 
 
 def _generate(
@@ -333,7 +335,7 @@ def _stream(
     target, frames = rate or model.sample_rate, 0
     first = next(chunks)
     with files.audio_writer(path, target, first.shape[1]) as write:
-        with play.live_player(target, first.shape[1], wanted=playing) as feed:
+        with player.live_player(target, first.shape[1], wanted=playing) as feed:
             pieces = files.resample_stream(
                 itertools.chain([first], chunks), model.sample_rate, target
             )
@@ -384,12 +386,12 @@ def _read_settings(path: str | None) -> dict[str, Any]:
 
 def _check_settings(path: str, settings: dict[str, Any]) -> None:
     """Hold the values of a settings file to what the flags would take."""
-    parser = common.Parser(allow_abbrev=False)
+    parser = flags.Parser(allow_abbrev=False)
     add_arguments(parser)
     actions = {action.dest: action for action in parser._actions}
-    flags = {key: actions[dest] for key, dest in OPTIONS.items() if dest in actions}
-    flags |= {key: actions[key] for key in ("seed", "model", "prompt", "format", "sample_rate")}
-    for key, action in flags.items():
+    takes = {key: actions[dest] for key, dest in OPTIONS.items() if dest in actions}
+    takes |= {key: actions[key] for key in ("seed", "model", "prompt", "format", "sample_rate")}
+    for key, action in takes.items():
         value = settings.get(key)
         if value is None:
             continue
@@ -409,7 +411,7 @@ def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | N
         raise MusicotError("pass --prompt or --prompt-file, not both")
     if args.prompt_file is not None:
         lines = [
-            line.strip() for line in common.read_text(args.prompt_file, "prompt file").splitlines()
+            line.strip() for line in flags.read_text(args.prompt_file, "prompt file").splitlines()
         ]
         prompts = [line for line in lines if line]
         if not prompts:
@@ -428,8 +430,8 @@ def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | N
 
 
 def _options(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
-    args.lyrics = common.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
-    common.check_references(args)
+    args.lyrics = flags.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
+    flags.check_references(args)
     for label in ("plan", "keep_from", "melody", "continue"):
         path = getattr(args, label)
         if path is not None and not Path(path).is_file():

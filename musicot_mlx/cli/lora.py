@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from musicot_mlx.cli import common
+from musicot_mlx.cli import flags
+from musicot_mlx.cli.progress import Progress
 from musicot_mlx.errors import MusicotError
 
 # Flags whose dest is the name of an option (training/options.py), with its default in the help.
@@ -13,7 +14,7 @@ _LORA = ("rank", "scale", "dropout")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, number = parser.add_argument, common.number
+    add, number = parser.add_argument, flags.number
     count = number(1, whole=True)
     add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: musicot-mini)")
     add("--train", action="store_true", default=None, help="tune the model")
@@ -125,24 +126,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--render-prompt", metavar="TEXT", help="prompt of the renders (default: a caption)")
     add(
         "--render-seconds",
-        type=number(0, common.MAX_SECONDS, unit="seconds"),
+        type=number(0, flags.MAX_SECONDS, unit="seconds"),
         metavar="S",
         help="length of the renders, 0 is none (default: 10)",
     )
-    add("--render-seed", type=common.seed, metavar="N", help="(default: 0)")
+    add("--render-seed", type=flags.seed, metavar="N", help="(default: 0)")
     add("--render-songs", type=count, metavar="N", help="renders before and after (default: 2)")
     add("--report-to", metavar="NAME", help="wandb, swanlab, or both with a comma")
     add("--project-name", metavar="NAME", help="project to report to")
-    add("--seed", type=common.seed, metavar="N", help="same seed, same run (default: 0)")
+    add("--seed", type=flags.seed, metavar="N", help="same seed, same run (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
-    flags = {k: v for k, v in vars(args).items() if k not in ("config", "resume", *_LORA)}
-    flags["lora_parameters"] = {k: getattr(args, k) for k in _LORA if getattr(args, k) is not None}
+    given = {k: v for k, v in vars(args).items() if k not in ("config", "resume", *_LORA)}
+    given["lora_parameters"] = {k: getattr(args, k) for k in _LORA if getattr(args, k) is not None}
 
     from musicot_mlx.training.options import read_options
 
-    options = read_options(flags, args.config)
+    options = read_options(given, args.config)
     if not (options.train or options.test):
         raise MusicotError("nothing to do; pass --train, --test or both")
     if not Path(options.data).expanduser().exists():
@@ -151,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
     import musicot_mlx as mc
     from musicot_mlx.training.tune import evaluate, tune
 
-    with common.Progress() as progress:
+    with Progress() as progress:
         if not options.train:
             loss = evaluate(options, mc.load, say=_say, progress=progress)
             print(f"Test loss {loss:.4f}")
@@ -178,8 +179,8 @@ def _say(line: str) -> None:
 
 def _callback(options: Any) -> Any:
     """mlx-lm's reporter to wandb or swanlab, of the first process alone; or None."""
+    from musicot_mlx.nn.distributed import World
     from musicot_mlx.nn.mlx_lm_light import reporting_callbacks
-    from musicot_mlx.training.distributed import World
 
     if not options.report_to or not World().first:
         return None

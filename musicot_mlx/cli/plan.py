@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musicot_mlx.cli import common
+from musicot_mlx.cli import flags
+from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ MADE_BY = ("prompt", "duration", "reference", "reference_weights", "lyrics_file"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    common.add_planning_arguments(parser)
+    flags.add_planning_arguments(parser)
     add("--from-audio", metavar="FILE", help="plan what this audio holds, second by second")
     add("--plan", metavar="FILE", help="begin with this plan, or the plan of a song's .json")
     add(
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N,N",
         help="segments in this order, from 0: name one twice to repeat it, none to drop it",
     )
-    add("--extend", type=common.seconds, metavar="S", help="let the model go on for S seconds")
+    add("--extend", type=flags.seconds, metavar="S", help="let the model go on for S seconds")
     add(
         "--morph",
         nargs=2,
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--seed",
-        type=common.seed,
+        type=flags.seed,
         metavar="N",
         help="same seed, same plan (default: 0, in an edit one that the plan hasn't had)",
     )
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--png", metavar="FILE", help="draw the arrangement")
     add(
         "--anchors",
-        type=common.names,
+        type=flags.names,
         default=ANCHORS,
         metavar="A,B",
         help=f"texts to hold the thoughts against (default: {','.join(ANCHORS)})",
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     where = f" -> {', '.join(files)}" if files else ""
     line = (
         f"plan of {plan.duration:g} s: {len(activity)} thoughts in {elapsed:.2f} s, "
-        f"peak memory {common.peak_memory()['peak_resident_gb']:.2f} GB{where}"
+        f"peak memory {peak_memory()['peak_resident_gb']:.2f} GB{where}"
     )
     tags = [f"tags: {', '.join(plan.tags)}"] if plan.tags else []
     text = "\n".join([table, *tags, *changes, line])
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
             "history": list(plan.history),
             "files": files,
             "elapsed_seconds": round(elapsed, 3),
-            **common.peak_memory(),
+            **peak_memory(),
         }
         print(json.dumps(report, sort_keys=True), flush=True)
     return 0
@@ -155,12 +156,12 @@ def _check(args: argparse.Namespace) -> None:
         raise MusicotError("pass --from-audio or --reference, not both")
     elif args.prompt is None and args.reference is None and args.from_audio is None:
         raise MusicotError("nothing to plan; pass --prompt, --reference, --from-audio or --plan")
-    common.check_references(args)
+    flags.check_references(args)
     sources = [("plan", args.plan), ("audio", args.from_audio)]
     if args.morph is not None:
         sources.append(("plan", args.morph[0]))
         try:
-            args.morph[1] = common.number(0, 1)(args.morph[1])
+            args.morph[1] = flags.number(0, 1)(args.morph[1])
         except argparse.ArgumentTypeError as error:
             raise MusicotError(f"--morph: {error}") from error
     args.set = [_parse_set(text) for text in args.set or ()]
@@ -202,7 +203,7 @@ def _first_plan(model: Any, args: argparse.Namespace) -> "Plan":
     if args.plan is not None:
         return mc.Plan.load(args.plan, model)
     prompt = " ".join(args.prompt.split()) if args.prompt else None
-    lyrics = common.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
+    lyrics = flags.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
     common_options = {"seed": args.seed or 0, "lyrics": lyrics, "tags": args.tags}
     if args.from_audio is not None:
         return model.plan_from_audio(
@@ -215,7 +216,7 @@ def _first_plan(model: Any, args: argparse.Namespace) -> "Plan":
         "thought_guidance": args.thought_guidance,
         **common_options,
     }
-    with common.Progress() as progress:
+    with Progress() as progress:
         given = {name: value for name, value in options.items() if value is not None}
         return model.plan(prompt, progress=progress, **given)
 

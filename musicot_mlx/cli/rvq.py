@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from musicot_mlx.cli import common
+from musicot_mlx.cli import flags
+from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError
 
 
@@ -23,33 +24,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", "-o", required=True, metavar="FOLDER", help="folder to write")
     add(
         "--codebooks",
-        type=common.number(1, 64, whole=True),
+        type=flags.number(1, 64, whole=True),
         default=8,
         metavar="L",
         help="levels, each for what the ones before leave (default: 8)",
     )
     add(
         "--codebook-size",
-        type=common.number(2, 65536, whole=True),
+        type=flags.number(2, 65536, whole=True),
         default=1024,
         metavar="K",
         help="codes a level (default: 1024)",
     )
     add(
         "--passes",
-        type=common.number(0, 10000, whole=True),
+        type=flags.number(0, 10000, whole=True),
         default=20,
         metavar="N",
         help="passes over the data after the k-means start (default: 20)",
     )
     add(
         "--held-out",
-        type=common.number(0, 0.9),
+        type=flags.number(0, 0.9),
         default=0.1,
         metavar="SHARE",
         help="share of the files, or of the embeddings, that only measures (default: 0.1)",
     )
-    add("--seed", type=common.seed, default=0, metavar="N", help="same seed, same codebooks")
+    add("--seed", type=flags.seed, default=0, metavar="N", help="same seed, same codebooks")
     add(
         "--save-embeddings",
         metavar="FILE",
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     began = time.perf_counter()
-    with common.Progress() as progress:
+    with Progress() as progress:
         if path.is_dir():
             vectors, groups = _embed(path, args, lambda *at: progress("embedding", *at))
             source = f"CLAP embeddings of the audio in {path.name}"
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{args.output}: {args.codebooks} x {args.codebook_size} codes for {fitted.vectors} "
         f"vectors of {fitted.rvq.config.dim} in {elapsed:.1f} s, peak memory "
-        f"{common.peak_memory()['peak_resident_gb']:.2f} GB"
+        f"{peak_memory()['peak_resident_gb']:.2f} GB"
     )
     return 0
 
@@ -114,7 +115,7 @@ def _embed(
     from musicot_mlx.atomic import atomic_path
     from musicot_mlx.training.rvq import embeddings_of_folder
 
-    clap = common.load_clap(args.model or "musicot-mini")
+    clap = flags.load_clap(args.model or "musicot-mini")
     vectors, groups = embeddings_of_folder(folder, clap, progress=progress)
     if args.save_embeddings:
         with atomic_path(args.save_embeddings) as temporary:

@@ -23,7 +23,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from musicot_mlx.atomic import write_text
 from musicot_mlx.errors import MusicotError, RunError
-from musicot_mlx.training.distributed import World
+from musicot_mlx.nn.distributed import World
 from musicot_mlx.training.options import FREE_TO_CHANGE, LoraOptions, schedule
 from musicot_mlx.weights.adapters import ADAPTER_CONFIG, ADAPTER_FILE, save_adapter, save_arrays
 

@@ -21,9 +21,9 @@ from musicot_mlx.atomic import write_text
 from musicot_mlx.audio.files import write_audio
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.nn.adapters import add_layers, fingerprint
+from musicot_mlx.nn.distributed import World
 from musicot_mlx.training.curves import plot_losses
 from musicot_mlx.training.data import read_data, require_enough
-from musicot_mlx.training.distributed import World
 from musicot_mlx.training.musicgen import DecoderTask
 from musicot_mlx.training.musicot import DiffusionTask, LearningOptions, SemanticLMTask
 from musicot_mlx.training.options import LoraOptions

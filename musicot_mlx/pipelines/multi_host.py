@@ -76,7 +76,7 @@ def make(
     render(job, path) writes a song and its settings to `path`; finish(candidates) is called on the
     first host for each song when all that were made of it are there.
     """
-    from musicot_mlx.training.distributed import World
+    from musicot_mlx.nn.distributed import World
 
     world = World()
     owed = {number: number % world.size for number in range(len(jobs))}

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musicot_mlx.cli.hosts import Result
-from musicot_mlx.training import distributed
+from musicot_mlx.nn import distributed
+from musicot_mlx.pipelines.multi_host import Result
 from tests import tiny
 from tests.test_tuning import write_song
 
