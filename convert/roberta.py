@@ -8,7 +8,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from musicot_mlx.errors import MusicotError, RunError
-from musicot_mlx.models.clap import ClapConfig, checked_tokenizer
+from musicot_mlx.models.clap import ClapConfig
+from musicot_mlx.pipelines.clap import checked_tokenizer
 from musicot_mlx.weights.hub import fetch_file
 
 HUB = "FacebookAI/roberta-base"

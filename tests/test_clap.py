@@ -11,16 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import musicot_mlx as mc
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.models.clap import (
-    CLAP_HTSAT_BASE,
-    CLAP_HTSAT_TINY,
-    Clap,
-    ClapConfig,
-    ClapEmbedder,
-    bicubic_matrix,
-    repeat_pad,
-    shifted_window_mask,
-)
+from musicot_mlx.models.clap import CLAP_HTSAT_BASE, CLAP_HTSAT_TINY, Clap, ClapConfig
+from musicot_mlx.models.htsat import bicubic_matrix, shifted_window_mask
+from musicot_mlx.pipelines.clap import ClapEmbedder, repeat_pad
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
     part,

@@ -11,7 +11,7 @@ from transformers import ClapFeatureExtractor, ClapModel
 
 from musicot_mlx.convert.check import long, sound
 from musicot_mlx.convert.pickles import pickled_state
-from musicot_mlx.models.clap import ClapEmbedder, load
+from musicot_mlx.pipelines.clap import ClapEmbedder, load
 from musicot_mlx.reference import clap as twin
 from musicot_mlx.reference import laion_clap
 from musicot_mlx.weights.config import config_to_dict

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from musicot_mlx.errors import MusicotError
 
 if TYPE_CHECKING:
-    from musicot_mlx.models.clap import ClapEmbedder
+    from musicot_mlx.pipelines.clap import ClapEmbedder
 
 MAX_SECONDS = 300.0
 
@@ -150,7 +150,7 @@ def check_references(args: argparse.Namespace) -> None:
 def load_clap(name: str) -> "ClapEmbedder":
     """The CLAP of a model, or of a CLAP folder; MusicotError where there is none."""
     import musicot_mlx as mc
-    from musicot_mlx.models.clap import ClapEmbedder
+    from musicot_mlx.pipelines.clap import ClapEmbedder
 
     model = mc.load(name)
     clap = model if isinstance(model, ClapEmbedder) else getattr(model, "clap", None)

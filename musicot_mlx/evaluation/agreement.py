@@ -22,8 +22,8 @@ from musicot_mlx.evaluation.signals import Signals, measure, tempo
 from musicot_mlx.generation.activity import activity
 
 if TYPE_CHECKING:
-    from musicot_mlx.models.clap import ClapEmbedder
     from musicot_mlx.models.rvq import ResidualVQ
+    from musicot_mlx.pipelines.clap import ClapEmbedder
 
 ANCHORS = ("drums", "bass", "guitar", "piano", "strings", "synth")
 SHORTEST = 1.0  # seconds of audio that can be analyzed

@@ -12,19 +12,22 @@ an anchor nothing changes: correlations over time are those of the cosine.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx.models.clap import ClapEmbedder
 from musicot_mlx.models.rvq import ResidualVQ
+
+if TYPE_CHECKING:
+    from musicot_mlx.pipelines.clap import ClapEmbedder
 
 
 def activity(
     vectors: np.ndarray,
     anchors: Sequence[str],
     *,
-    embedder: ClapEmbedder,
+    embedder: "ClapEmbedder",
     rvq: ResidualVQ,
     calibrated: bool = True,
 ) -> np.ndarray:

@@ -11,7 +11,7 @@ from musicot_mlx.weights.checkpoint import read_config
 FAMILIES = {
     "musicot": "musicot_mlx.pipelines.musicot",
     "musicgen": "musicot_mlx.pipelines.musicgen",
-    "clap": "musicot_mlx.models.clap",
+    "clap": "musicot_mlx.pipelines.clap",
     "rvq": "musicot_mlx.models.rvq",
 }
 

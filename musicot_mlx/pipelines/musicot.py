@@ -24,7 +24,7 @@ from musicot_mlx.audio.files import audio_frames
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.diffusion import sample_windows
 from musicot_mlx.generation.semantic import Condition, audio_many, plan_many
-from musicot_mlx.models.clap import Clap, ClapConfig, ClapEmbedder
+from musicot_mlx.models.clap import Clap, ClapConfig
 from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig
@@ -32,6 +32,7 @@ from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTok
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.pipelines.candidates import MOST, candidate_seeds, score
+from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.pipelines.kept import SEAM_SECONDS, Kept, join, kept_of
 from musicot_mlx.pipelines.plan import Origin, Plan
 from musicot_mlx.pipelines.song import Song, Stream, soft_limit

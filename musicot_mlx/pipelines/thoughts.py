@@ -19,8 +19,8 @@ from musicot_mlx.audio.files import audio_frames, read_audio
 from musicot_mlx.errors import MusicotError
 
 if TYPE_CHECKING:
-    from musicot_mlx.models.clap import ClapEmbedder
     from musicot_mlx.models.rvq import ResidualVQ
+    from musicot_mlx.pipelines.clap import ClapEmbedder
     from musicot_mlx.pipelines.plan import Plan
 
 TRIES = 8  # thoughts drawn for words, of which the nearest is taken

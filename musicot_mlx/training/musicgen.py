@@ -16,9 +16,9 @@ import numpy as np
 from musicot_mlx.audio.files import resample
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.delay import delayed
-from musicot_mlx.models.clap import ClapEmbedder
 from musicot_mlx.models.encodec import Encodec
 from musicot_mlx.models.musicgen import Musicgen
+from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.training.musicot import LearningOptions, spread
 from musicot_mlx.training.songs import Encoder, Piece, digest, with_channels
 

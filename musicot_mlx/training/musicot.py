@@ -18,12 +18,12 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.audio.files import resample
-from musicot_mlx.models.clap import ClapEmbedder
 from musicot_mlx.models.dit import SemanticDiffusion
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer
 from musicot_mlx.models.vae import VAE
+from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.tokens.tags import chosen_tags
 from musicot_mlx.tokens.tempo import is_tempo
 from musicot_mlx.training.losses import (

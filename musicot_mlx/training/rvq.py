@@ -18,8 +18,8 @@ from mlx.utils import tree_flatten
 
 from musicot_mlx.audio.files import read_audio
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.models.clap import ClapEmbedder
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
+from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.weights.checkpoint import save_checkpoint
 from musicot_mlx.weights.config import config_to_dict
 

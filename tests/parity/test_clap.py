@@ -10,7 +10,9 @@ from musicot_mlx.convert.keymaps.clap import LAION_RULES, RULES
 from musicot_mlx.convert.keymaps.clap import config as convert_config
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.models.clap import Clap, ClapConfig, ClapEmbedder, bicubic_matrix
+from musicot_mlx.models.clap import Clap, ClapConfig
+from musicot_mlx.models.htsat import bicubic_matrix
+from musicot_mlx.pipelines.clap import ClapEmbedder
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -17,7 +17,7 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.models.clap import to_int16
+from musicot_mlx.pipelines.clap import to_int16
 from musicot_mlx.weights.checkpoint import load_arrays
 from tests import tiny
 

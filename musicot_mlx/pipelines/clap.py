@@ -1,0 +1,213 @@
+"""CLAP with its tokenizer and audio front end: texts and waveforms to vectors.
+
+Reference: transformers.ClapFeatureExtractor with truncation="rand_trunc", but that long audio is
+cut into windows in order instead of one random crop.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import soxr
+from tokenizers import Tokenizer
+
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.models.clap import Clap, ClapConfig
+from musicot_mlx.models.roberta import ClapTextConfig
+from musicot_mlx.weights.checkpoint import (
+    load_arrays,
+    part,
+    prepare,
+    quantization_of,
+    read_config,
+    require_parts,
+)
+
+
+class ClapEmbedder:
+    """Texts and waveforms to unit vectors in CLAP's space; their dot product is a cosine.
+
+    tokenizer is a tokenizers.Tokenizer or the path of its tokenizer.json; without one only audio
+    can be embedded. batch_size windows go through the network at once, so that memory does not grow
+    with the song. Raises MusicotError when the tokenizer does not fit the config: another
+    vocabulary size or other ids of <s>, <pad>, </s>.
+    """
+
+    def __init__(
+        self,
+        clap: Clap,
+        tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
+        *,
+        batch_size: int = 4,
+    ) -> None:
+        self.clap, self.config, self.batch_size = clap, clap.config, batch_size
+        self.tokenizer = None
+        if tokenizer is not None:
+            self.tokenizer = checked_tokenizer(tokenizer, self.config.text_config)
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings float32 (texts, projection_dim); texts beyond max_tokens lose their end."""
+        if isinstance(texts, str):
+            raise ValueError("embed_text takes a list of texts, got one text; write [text]")
+        ids, mask = self.text_ids(texts)
+        return self._batched(
+            lambda rows: self.clap.embed_text_ids(mx.array(ids[rows]), mx.array(mask[rows])),
+            len(ids),
+            batch_size=32,
+        )
+
+    def text_ids(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids with <s>, </s> and padding, and their mask, both int32 (texts, time)."""
+        if self.tokenizer is None:
+            raise MusicotError(
+                "this CLAP has no tokenizer, so it cannot embed text; "
+                "put tokenizer.json into the model folder"
+            )
+        config = self.config.text_config
+        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        rows = [
+            [config.bos_token_id, *item.ids[: config.max_tokens - 2], config.eos_token_id]
+            for item in encoded
+        ]
+        ids = np.full((len(rows), max(map(len, rows), default=2)), config.pad_token_id, np.int32)
+        for row, tokens in zip(ids, rows, strict=True):
+            row[: len(tokens)] = tokens
+        lengths = np.array([len(row) for row in rows], dtype=np.int32)
+        mask = np.arange(ids.shape[1])[None] < lengths[:, None]
+        return ids, mask.astype(np.int32)
+
+    def embed_audio(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Embeddings of consecutive 10 s windows, float32 (windows, projection_dim).
+
+        waveform: (samples,) or (samples, channels) at sample_rate Hz; channels are averaged. See
+        `windows`.
+        """
+        windows, log_mel = self.windows(waveform, sample_rate), self.config.log_mel()
+        return self._batched(
+            lambda rows: self.clap.embed_mel(log_mel(mx.array(windows[rows]))),
+            len(windows),
+            batch_size=self.batch_size,
+        )
+
+    def windows(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+        """The waveform at CLAP's rate in mono, cut into windows, float32 (windows, window_samples).
+
+        A last window of less than 1 s is dropped unless it is the only one; a shorter one is
+        repeated as often as it fits whole, then zero-padded ("repeatpad"). Raises MusicotError for
+        empty, non-finite or wrongly shaped audio.
+        """
+        features = self.config.feature_config
+        mono = _mono(waveform)
+        if sample_rate != features.sampling_rate:
+            mono = soxr.resample(mono, sample_rate, features.sampling_rate)
+        if features.int16:
+            mono = to_int16(mono)
+        size = features.window_samples
+        rest = len(mono) % size
+        if rest < min(features.sampling_rate, size) and len(mono) > size:
+            mono = mono[: len(mono) - rest]
+        pieces = [mono[start : start + size] for start in range(0, max(len(mono), 1), size)]
+        return np.stack([repeat_pad(piece, size) for piece in pieces])
+
+    def _batched(
+        self, embed: Callable[[slice], mx.array], count: int, *, batch_size: int
+    ) -> np.ndarray:
+        out = np.zeros((count, self.config.projection_dim), dtype=np.float32)
+        for start in range(0, count, batch_size):
+            rows = slice(start, start + batch_size)
+            out[rows] = np.array(embed(rows))
+        return out
+
+
+def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) -> ClapEmbedder:
+    """The ClapEmbedder of a folder with model_type "clap"; name is for messages.
+
+    Raises MusicotError for a folder of another kind, weights that don't fit the config, or a
+    missing or foreign tokenizer.json.
+    """
+    folder = Path(folder)
+    config = read_config(folder, model_types=("clap",))
+    if "clap" not in config:
+        raise MusicotError(f"{folder}/config.json lacks the section 'clap'")
+    arrays = load_arrays(folder)
+    require_parts(arrays, ["clap"], where=name or str(folder))
+    clap = Clap(ClapConfig.from_dict(config["clap"]))
+    prepare(clap, quantization_of(config, "clap"), part(arrays, "clap"), where="clap")
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
+    return ClapEmbedder(clap, tokenizer, batch_size=batch_size)
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """The waveform as laion_clap reads it: clipped to -1..1, cut (not rounded) to 1 / 32767."""
+    clipped = np.clip(waveform, -1.0, 1.0).astype(np.float32)
+    return ((clipped * np.float32(32767.0)).astype(np.int16) / 32767.0).astype(np.float32)
+
+
+def repeat_pad(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """A short waveform (n,) repeated floor(samples / n) times, then zeros: float32 (samples,)."""
+    out = np.zeros(samples, dtype=np.float32)
+    if len(waveform):
+        repeated = np.tile(waveform[:samples], max(samples // len(waveform), 1))
+        out[: len(repeated)] = repeated
+    return out
+
+
+def _mono(waveform: np.ndarray) -> np.ndarray:
+    waveform = np.asarray(waveform, dtype=np.float32)
+    if waveform.ndim == 2 and waveform.shape[1] > waveform.shape[0]:
+        raise MusicotError(
+            f"the waveform has shape {waveform.shape}, that is {waveform.shape[1]} channels; "
+            "pass (samples, channels), so waveform.T"
+        )
+    if waveform.ndim not in (1, 2) or waveform.size == 0:
+        raise MusicotError(
+            f"the waveform has shape {waveform.shape}; expected (samples,) or (samples, channels) "
+            "with at least one sample"
+        )
+    if not np.isfinite(waveform).all():
+        raise MusicotError("the waveform holds NaN or infinite samples; decode or render it again")
+    return waveform if waveform.ndim == 1 else waveform.mean(axis=1)
+
+
+def checked_tokenizer(
+    tokenizer: Tokenizer | str | os.PathLike[str],
+    config: ClapTextConfig,
+    *,
+    where: str = "the tokenizer",
+) -> Tokenizer:
+    """The tokenizer, if its vocabulary is the one that the text tower was trained on.
+
+    Raises MusicotError for an unreadable file, another vocabulary size, or other ids of <s>, <pad>
+    and </s>; `where` names the tokenizer in the message.
+    """
+    if not isinstance(tokenizer, Tokenizer):
+        where = os.fspath(tokenizer)
+        try:
+            tokenizer = Tokenizer.from_file(where)
+        except Exception as error:  # the Rust side raises plain Exception
+            raise MusicotError(f"cannot read the tokenizer {where}: {error}") from error
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    if size != config.vocab_size:
+        raise MusicotError(
+            f"{where} has {size} tokens but clap.text_config.vocab_size is {config.vocab_size}; "
+            "use the tokenizer.json that came with the checkpoint"
+        )
+    wanted = {
+        "<s>": config.bos_token_id,
+        "<pad>": config.pad_token_id,
+        "</s>": config.eos_token_id,
+    }
+    for token, expected in wanted.items():
+        if tokenizer.token_to_id(token) != expected:
+            raise MusicotError(
+                f"{where} gives {token} the id {tokenizer.token_to_id(token)}, "
+                f"CLAP expects {expected}; "
+                "use the tokenizer.json that came with the checkpoint"
+            )
+    tokenizer.no_padding()  # settings saved in the file would pad or cut a second time
+    tokenizer.no_truncation()
+    return tokenizer
