@@ -39,7 +39,7 @@ from musicot_mlx.evaluation.agreement import (
     segment_seconds,
 )
 from musicot_mlx.evaluation.copying import copy_check
-from musicot_mlx.generation.activity import activity
+from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.reference.band import caption, compose, render, render_stems
 
 RATE = 44100  # Hz of the band's songs

@@ -40,7 +40,7 @@ from musicot_mlx.generation.musicgen import Condition, generate_codes
 from musicot_mlx.models.encodec import ENCODEC_32KHZ, Encodec
 from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
-from musicot_mlx.pipelines.musicgen import MusicgenPipeline, Sampling
+from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline, Sampling
 
 THREADS = os.cpu_count()  # what OpenBLAS takes by itself
 TEXT_TOKENS = 12

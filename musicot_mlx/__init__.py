@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from musicot_mlx.evaluation.agreement import Analysis as Analysis
     from musicot_mlx.evaluation.agreement import analyze as analyze
-    from musicot_mlx.pipelines.load import load as load
-    from musicot_mlx.pipelines.plan import Plan as Plan
+    from musicot_mlx.pipelines.families import load as load
+    from musicot_mlx.pipelines.musicot.plan import Plan as Plan
     from musicot_mlx.pipelines.song import Song as Song
 
 __version__ = "0.1.0"
 __all__ = ["Analysis", "Plan", "Song", "__version__", "analyze", "load"]
 
 _DOOR = {
-    "load": "pipelines.load",
+    "load": "pipelines.families",
     "Song": "pipelines.song",
-    "Plan": "pipelines.plan",
+    "Plan": "pipelines.musicot.plan",
     "analyze": "evaluation.agreement",
     "Analysis": "evaluation.agreement",
 }

@@ -16,7 +16,7 @@ from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation import against, cost, machine, speed
 from musicot_mlx.pipelines import memory
-from musicot_mlx.pipelines.bits import store_with_bits
+from musicot_mlx.pipelines.requantize import store_with_bits
 from tests import tiny
 
 ON_CPU = mx.default_device() == mx.Device(mx.cpu)

@@ -11,7 +11,7 @@ import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.candidates import candidate_seeds, score
-from musicot_mlx.pipelines.musicot import MusicotPipeline
+from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
 
 
 @pytest.fixture(scope="module")

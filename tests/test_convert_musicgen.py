@@ -13,7 +13,7 @@ import pytest
 from musicot_mlx.cli import main
 from musicot_mlx.convert.convert import convert
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicgen import PARTS
+from musicot_mlx.pipelines.musicgen.pipeline import PARTS
 from musicot_mlx.weights.checkpoint import load_arrays
 from musicot_mlx.weights.config import config_from_dict
 from tests import tiny_musicgen

@@ -106,7 +106,7 @@ def test_a_lost_host_is_told(tiny_model: Path, tmp_path: Path) -> None:
     script.write_text(
         "import os, sys\n"
         "from musicot_mlx.cli import main\n"
-        "from musicot_mlx.pipelines.musicot import MusicotPipeline\n"
+        "from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline\n"
         "generate, made = MusicotPipeline.generate, []\n"
         "def dying(self, prompt, **options):\n"
         "    made.append(prompt)\n"

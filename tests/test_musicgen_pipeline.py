@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import soundfile
@@ -15,8 +16,9 @@ import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.generation.delay import delays
-from musicot_mlx.pipelines import converted, musicgen
-from musicot_mlx.pipelines.musicgen import MusicgenPipeline
+from musicot_mlx.pipelines import conversion_cache
+from musicot_mlx.pipelines.musicgen import pipeline
+from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline
 from musicot_mlx.weights import cache, checkpoint
 from tests import hub_server, tiny
 
@@ -90,7 +92,7 @@ def test_stereo_decodes_its_own_codebooks(stereo: MusicgenPipeline) -> None:
     left, right = song.waveform.T
     assert np.abs(left - right).max() > 0.01
     # a channel is what a mono codec makes of every other codebook
-    alone = stereo.codec.decode(musicgen.mx.array(song.codes[None, ::2]))[0, :, 0]
+    alone = stereo.codec.decode(mx.array(song.codes[None, ::2]))[0, :, 0]
     np.testing.assert_allclose(np.array(alone)[:16000], left, atol=1e-5)
 
 
@@ -116,8 +118,8 @@ def test_a_stream_is_the_song(stereo: MusicgenPipeline) -> None:
 
 
 def test_longer_than_the_window(mono: MusicgenPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(musicgen, "WINDOW", 50)
-    monkeypatch.setattr(musicgen, "OVERLAP", 20)
+    monkeypatch.setattr(pipeline, "WINDOW", 50)
+    monkeypatch.setattr(pipeline, "OVERLAP", 20)
     short = mono.generate("piano", duration=1, seed=1)
     long = mono.generate("piano", duration=2.5, seed=1)
     assert long.codes.shape == (4, 125) and len(long.waveform) == 20000
@@ -372,7 +374,7 @@ def test_two_processes_convert_once(tiny_musicgen_upstream: Path, tmp_path: Path
     code = (
         "import sys, time, musicot_mlx\n"
         "from musicot_mlx.weights import checkpoint\n"
-        "from musicot_mlx.pipelines.converted import mlx_folder\n"
+        "from musicot_mlx.pipelines.conversion_cache import mlx_folder\n"
         "write = checkpoint.write_safetensors\n"
         "def slow(*a, **k):\n"
         "    time.sleep(1)\n"
@@ -451,4 +453,4 @@ def test_only_safetensors_are_fetched_where_there_are_any(
 
 
 def test_an_mlx_folder_is_taken_as_it_is(tiny_model: Path, here: Path) -> None:
-    assert converted.mlx_folder(tiny_model) == tiny_model and not cache.entries()
+    assert conversion_cache.mlx_folder(tiny_model) == tiny_model and not cache.entries()

@@ -11,7 +11,7 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.audio.files import audio_writer
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicot import MusicotPipeline
+from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
 from musicot_mlx.pipelines.song import soft_limit
 from musicot_mlx.tokens.tempo import is_tempo, tempo_tag
 from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint

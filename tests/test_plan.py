@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 import musicot_mlx as mc
 from musicot_mlx.audio.files import read_audio, write_audio
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.generation.activity import typical_thoughts
-from musicot_mlx.pipelines import plan_file, thoughts
-from musicot_mlx.pipelines.kept import join
-from musicot_mlx.pipelines.musicot import MusicotPipeline
-from musicot_mlx.pipelines.plan import Origin
-from musicot_mlx.pipelines.thoughts import quantised, slerp, unit, vectors_of
+from musicot_mlx.pipelines.musicot import plan_file, thoughts
+from musicot_mlx.pipelines.musicot.activity import typical_thoughts
+from musicot_mlx.pipelines.musicot.continuation import join
+from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
+from musicot_mlx.pipelines.musicot.plan import Origin
+from musicot_mlx.pipelines.musicot.thoughts import quantised, slerp, unit, vectors_of
 from tests import tiny
 
 

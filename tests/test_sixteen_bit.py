@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 import musicot_mlx as mc
 from musicot_mlx.convert.families.musicot import EXACT
-from musicot_mlx.pipelines.musicot import PARTS
+from musicot_mlx.pipelines.musicot.pipeline import PARTS
 from musicot_mlx.weights import checkpoint
 from musicot_mlx.weights.config import config_from_dict
 from tests import tiny

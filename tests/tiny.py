@@ -128,7 +128,7 @@ def write_model(folder: Path, config: dict[str, Any] = CONFIG, *, seed: int = 0)
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
-    from musicot_mlx.pipelines.musicot import PARTS
+    from musicot_mlx.pipelines.musicot.pipeline import PARTS
     from musicot_mlx.weights.checkpoint import save_checkpoint
     from musicot_mlx.weights.config import config_from_dict
 

@@ -14,7 +14,7 @@ from transformers import (
 
 from musicot_mlx.convert.check import long, sound
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicgen import load
+from musicot_mlx.pipelines.musicgen.pipeline import load
 
 Pairs = Iterator[tuple[str, mx.array, torch.Tensor]]
 PROMPT = "solo piano, slow, with a lot of reverb"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from musicot_mlx.convert.check import long, sound
-from musicot_mlx.pipelines.musicot import MusicotPipeline, load
+from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline, load
 from musicot_mlx.reference.clap import embed_audio, embed_text
 from musicot_mlx.reference.musicot import MusicotReference
 from musicot_mlx.tokens.beats import beat_features

@@ -17,7 +17,7 @@ from musicot_mlx.convert.keymaps import encodec, musicgen, musicgen_audiocraft, 
 from musicot_mlx.convert.pickles import lazy_arrays, load_bin, unpickle
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicgen import PARTS
+from musicot_mlx.pipelines.musicgen.pipeline import PARTS
 from musicot_mlx.weights.checkpoint import load_arrays, part, read_config
 from musicot_mlx.weights.hub import resolve
 

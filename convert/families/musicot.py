@@ -8,7 +8,7 @@ from typing import Any
 from musicot_mlx.convert.families import Checkpoint
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicot import PARTS
+from musicot_mlx.pipelines.musicot.pipeline import PARTS
 from musicot_mlx.weights.checkpoint import load_arrays, part, require_parts
 
 # Names whose rounding to 16 bits would change codes, phases or decibels: these stay float32.

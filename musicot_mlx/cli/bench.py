@@ -133,7 +133,7 @@ def _songs(args: argparse.Namespace) -> dict[str, Any]:
 
 def _with_bits(name: str, bits: int, folder: Path) -> Path:
     """The model stored anew with other bits, from the weights it has."""
-    from musicot_mlx.pipelines.bits import store_with_bits
+    from musicot_mlx.pipelines.requantize import store_with_bits
     from musicot_mlx.weights.hub import resolve
 
     return store_with_bits(resolve(name), folder, bits=bits)

@@ -19,7 +19,7 @@ from musicot_mlx.errors import MusicotError
 if TYPE_CHECKING:
     import numpy as np
 
-    from musicot_mlx.pipelines.plan import Plan
+    from musicot_mlx.pipelines.musicot.plan import Plan
 
 ANCHORS = ["drums", "bass", "guitar", "piano", "strings", "synth"]
 MADE_BY = ("prompt", "duration", "reference", "reference_weights", "lyrics_file", "tags")

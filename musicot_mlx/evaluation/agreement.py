@@ -19,7 +19,7 @@ from musicot_mlx.audio.files import read_audio
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.sections import section_starts, step_starts
 from musicot_mlx.evaluation.signals import Signals, measure, tempo
-from musicot_mlx.generation.activity import activity
+from musicot_mlx.pipelines.musicot.activity import activity
 
 if TYPE_CHECKING:
     from musicot_mlx.models.rvq import ResidualVQ

@@ -10,7 +10,7 @@ import numpy as np
 
 from musicot_mlx.atomic import write_json
 from musicot_mlx.audio.files import audio_writer, check_render, format_of, resample
-from musicot_mlx.pipelines.plan import Plan
+from musicot_mlx.pipelines.musicot.plan import Plan
 
 
 @dataclass(frozen=True)

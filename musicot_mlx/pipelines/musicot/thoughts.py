@@ -21,7 +21,7 @@ from musicot_mlx.errors import MusicotError
 if TYPE_CHECKING:
     from musicot_mlx.models.rvq import ResidualVQ
     from musicot_mlx.pipelines.clap import ClapEmbedder
-    from musicot_mlx.pipelines.plan import Plan
+    from musicot_mlx.pipelines.musicot.plan import Plan
 
 TRIES = 8  # thoughts drawn for words, of which the nearest is taken
 SHORTEST_WINDOW = 1.0  # seconds; a shorter rest of a file has no thought of its own

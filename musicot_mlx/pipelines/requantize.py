@@ -4,7 +4,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from musicot_mlx.pipelines.musicot import PARTS
+from musicot_mlx.pipelines.musicot.pipeline import PARTS
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
     part,

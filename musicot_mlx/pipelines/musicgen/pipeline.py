@@ -423,7 +423,7 @@ class _Run:
     ) -> list[dict[str, Any]]:
         """How near CLAP hears each candidate to the prompt and to the reference: mean cosines."""
         if self.clap is None:
-            from musicot_mlx.pipelines.load import load as load_any
+            from musicot_mlx.pipelines.families import load as load_any
 
             self.clap = load_any().clap
         towards = {} if prompt is None else {"prompt": self.clap.embed_text([prompt])[0]}

@@ -17,9 +17,9 @@ import numpy as np
 
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.plan import Plan
+from musicot_mlx.pipelines.musicot.plan import Plan
+from musicot_mlx.pipelines.musicot.thoughts import Composer
 from musicot_mlx.pipelines.song import Song, soft_limit
-from musicot_mlx.pipelines.thoughts import Composer
 
 SEAM_SECONDS = 0.02  # over which kept and new sound are cross-faded
 

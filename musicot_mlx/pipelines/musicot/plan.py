@@ -16,9 +16,9 @@ import numpy as np
 
 from musicot_mlx.atomic import write_json
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.generation.activity import activity
-from musicot_mlx.pipelines.plan_file import FORMAT, VERSION, checked, plan_within, read_plan
-from musicot_mlx.pipelines.thoughts import (
+from musicot_mlx.pipelines.musicot.activity import activity
+from musicot_mlx.pipelines.musicot.plan_file import FORMAT, VERSION, checked, plan_within, read_plan
+from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
     Composer,
     from_words,

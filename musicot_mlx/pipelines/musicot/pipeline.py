@@ -33,10 +33,9 @@ from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.pipelines.candidates import MOST, candidate_seeds, score
 from musicot_mlx.pipelines.clap import ClapEmbedder
-from musicot_mlx.pipelines.kept import SEAM_SECONDS, Kept, join, kept_of
-from musicot_mlx.pipelines.plan import Origin, Plan
-from musicot_mlx.pipelines.song import Song, Stream, soft_limit
-from musicot_mlx.pipelines.thoughts import (
+from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
+from musicot_mlx.pipelines.musicot.plan import Origin, Plan
+from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
     blended,
     hear,
@@ -45,6 +44,7 @@ from musicot_mlx.pipelines.thoughts import (
     vectors_of,
     window_count,
 )
+from musicot_mlx.pipelines.song import Song, Stream, soft_limit
 from musicot_mlx.tokens.tags import alone, chosen_tags
 from musicot_mlx.tokens.tempo import asked_tempo
 from musicot_mlx.weights.adapters import read_adapters

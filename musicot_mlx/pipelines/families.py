@@ -4,13 +4,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from musicot_mlx.pipelines.converted import mlx_folder
+from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.weights.checkpoint import read_config
 
 # model_type of config.json -> module that reads it, by load(folder, *, name, **options).
 FAMILIES = {
-    "musicot": "musicot_mlx.pipelines.musicot",
-    "musicgen": "musicot_mlx.pipelines.musicgen",
+    "musicot": "musicot_mlx.pipelines.musicot.pipeline",
+    "musicgen": "musicot_mlx.pipelines.musicgen.pipeline",
     "clap": "musicot_mlx.pipelines.clap",
     "rvq": "musicot_mlx.models.rvq",
 }

@@ -1,0 +1,1 @@
+"""MusicGen: a prompt becomes EnCodec codes, and these a waveform."""
