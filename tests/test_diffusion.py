@@ -13,7 +13,7 @@ from musicot_mlx.generation.diffusion import (
     window_vectors,
     windows,
 )
-from musicot_mlx.models.dit import DiffusionConfig
+from musicot_mlx.models.semantic_diffusion import DiffusionConfig
 from tests.memory import peak_of
 from tests.test_dit import TINY, conditions, tiny_diffusion
 

@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.models.dit import (
+from musicot_mlx.models.semantic_diffusion import (
     STABLE_AUDIO_SIZE,
     DiffusionConfig,
     SemanticDiffusion,

@@ -10,7 +10,7 @@ import mlx.nn as nn
 import pytest
 
 from musicot_mlx.generation import diffusion
-from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
+from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import merge_caches
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.nn import elementwise, few_rows, lanes, llama_step, rotary

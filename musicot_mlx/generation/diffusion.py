@@ -1,13 +1,6 @@
-"""Samplers of latent diffusion, and songs made window by window in flat memory.
+"""Songs by latent diffusion, made window by window in flat memory.
 
-Rectified flow (arXiv 2209.03003) runs from t = 1 (noise) to 0 by Euler's or Heun's method. v models
-(arXiv 2202.00512) are sampled as Stable Audio samples: DPM-Solver++ (arXiv 2211.01095), multistep
-and of second order, over exponentially spaced noise levels; `dpmpp` is diffusers'
-EDMDPMSolverMultistepScheduler, `dpmpp_sde` the same with fresh noise at every step, as diffusers'
-CosineDPMSolverMultistepScheduler has it (ours comes from the key, theirs from a Brownian tree).
-
-The solver's state is float32 whatever the network's dtype. Windows overlap: in the overlap, latents
-that are already made are imposed at every step with the noise that belongs to that step, so that a
+Windows overlap: in the overlap, latents that are already made are imposed at every step, so that a
 window goes on from the one before it. One step is always in flight while the next is being queued.
 """
 
@@ -19,16 +12,14 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.models.dit import (
+from musicot_mlx.generation.samplers import choose_sampler, passes, schedule, solve
+from musicot_mlx.models.semantic_diffusion import (
     Conditions,
     DiffusionConfig,
     SemanticDiffusion,
     without_codes_and_clap,
 )
 from musicot_mlx.nn.lanes import side_by_side
-
-SAMPLERS = {"rectified_flow": ("euler", "heun"), "v": ("dpmpp", "dpmpp_sde")}
-_SIGMA_MIN, _SIGMA_MAX = 0.3, 500.0  # Stable Audio Open's noise levels; data have deviation 1
 
 
 @dataclass(frozen=True)
@@ -56,31 +47,12 @@ def windows(frames: int, window_frames: int, overlap_frames: int) -> list[Window
     return cut
 
 
-def choose_sampler(config: DiffusionConfig, sampler: str | None) -> str:
-    """The sampler by name, or the objective's first; MusicotError for one that doesn't fit."""
-    known = SAMPLERS[config.objective]
-    if sampler is not None and sampler not in known:
-        raise MusicotError(
-            f"sampler is {sampler!r}; a model trained for {config.objective} takes "
-            f"{' or '.join(known)}"
-        )
-    return sampler or known[0]
-
-
 def forward_passes(
     config: DiffusionConfig, frames: int, *, steps: int, sampler: str | None = None
 ) -> int:
     """How many times sample_windows runs the network; guidance doubles the rows, not this."""
-    per_window = 2 * steps - 1 if choose_sampler(config, sampler) == "heun" else steps
+    per_window = passes(config.objective, steps=steps, sampler=sampler)
     return per_window * len(windows(frames, config.window_frames, config.overlap_frames))
-
-
-def exponential_sigmas(steps: int) -> list[float]:
-    """Noise levels from 500 down to 0.3, evenly spaced in the logarithm, then 0."""
-    low, high = math.log(_SIGMA_MIN), math.log(_SIGMA_MAX)
-    if steps == 1:
-        return [_SIGMA_MIN, 0.0]  # as torch.linspace, and so diffusers, has it
-    return [math.exp(high + (low - high) * i / (steps - 1)) for i in range(steps)] + [0.0]
 
 
 class GuidedVelocity:
@@ -162,7 +134,7 @@ def sample(
     Raises MusicotError for a sampler that the model was not trained for, or steps below 1.
     """
     config = model.config
-    sampler = choose_sampler(config, sampler)
+    sampler = choose_sampler(config.objective, sampler)
     if steps < 1:
         raise MusicotError(f"steps is {steps}, expected at least 1")
     if sampler == "dpmpp_sde" and key is None:
@@ -182,96 +154,17 @@ def sample(
         clap_mask=clap_mask,
         frame_offset=frame_offset,
     )
-    if config.objective == "rectified_flow":
-        levels = [1 - i / steps for i in range(steps)] + [0.0]
-        times = levels[:-1]
-    else:
-        levels = exponential_sigmas(steps)
-        times = [math.atan(sigma) * 2 / math.pi for sigma in levels[:-1]]
+    levels, times = schedule(config.objective, steps)
     noise = noise.astype(mx.float32)
     known = None if known is None else known.astype(mx.float32) * config.latent_scale
     with side_by_side() as lanes:
         velocity = GuidedVelocity(
             model, conditions, times, guidance_scale=guidance_scale, on_pass=on_pass, lanes=lanes
         )
-        if config.objective == "rectified_flow":
-            x = _flow(velocity, noise, known, levels, heun=sampler == "heun")
-        else:
-            x = _dpm_solver(velocity, noise, known, levels, key=key if "sde" in sampler else None)
+        x = solve(velocity, noise, sampler=sampler, levels=levels, known=known, key=key)
         x = x / config.latent_scale
         mx.eval(x)
     return x
-
-
-def _flow(
-    velocity: GuidedVelocity,
-    noise: mx.array,
-    known: mx.array | None,
-    times: list[float],
-    *,
-    heun: bool,
-) -> mx.array:
-    """Rectified flow: dx/dt = v from t = 1 to 0; x_t = (1 - t) x_0 + t noise where x_0 is known."""
-
-    def impose(x: mx.array, t: float) -> mx.array:
-        return _impose(x, known, noise, 1 - t, t)
-
-    x = impose(noise, 1.0)
-    for i, (t, after) in enumerate(zip(times[:-1], times[1:], strict=True)):
-        v = velocity(x, i)
-        if heun and after > 0:  # the last step is Euler's: nothing is left to correct with at 0
-            ahead = impose(x + (after - t) * v, after)
-            v = (v + velocity(ahead, i + 1)) / 2
-        x = impose(x + (after - t) * v, after)
-    return x
-
-
-def _dpm_solver(
-    velocity: GuidedVelocity,
-    noise: mx.array,
-    known: mx.array | None,
-    sigmas: list[float],
-    *,
-    key: mx.array | None,
-) -> mx.array:
-    """DPM-Solver++(2M), with key its stochastic form; x = x_0 + sigma noise where x_0 is known.
-
-    First order at the first and the last step, midpoint in between, as diffusers does it.
-    """
-
-    def impose(x: mx.array, sigma: float) -> mx.array:
-        return _impose(x, known, noise, 1.0, sigma)
-
-    keys = None if key is None else mx.random.split(key, len(sigmas))
-    x = impose(noise * math.sqrt(_SIGMA_MAX**2 + 1), sigmas[0])
-    denoised = None
-    for i, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-        size = math.sqrt(sigma**2 + 1)
-        v = velocity(x / size, i)
-        previous, denoised = denoised, x / size**2 - (sigma / size) * v
-        target = denoised
-        if previous is not None and after > 0:
-            log_step = math.log(sigma / after)
-            log_step_before = math.log(sigmas[i - 1] / sigma)
-            target = denoised + (0.5 * log_step / log_step_before) * (denoised - previous)
-        shrink = after / sigma  # exp(-h) in the paper's terms
-        if keys is None:
-            x = shrink * x + (1 - shrink) * target
-        else:
-            fresh = mx.random.normal(x.shape, key=keys[i])
-            x = shrink**2 * x + (1 - shrink**2) * target
-            x = x + after * math.sqrt(1 - shrink**2) * fresh
-        x = impose(x, after)
-    return x
-
-
-def _impose(
-    x: mx.array, known: mx.array | None, noise: mx.array, keep: float, level: float
-) -> mx.array:
-    if known is None:
-        return x
-    frames = known.shape[1]
-    return mx.concatenate([keep * known + level * noise[:, :frames], x[:, frames:]], axis=1)
 
 
 def window_vectors(

@@ -11,7 +11,7 @@ target noise - x_0) and "v" (arXiv 2202.00512; x_t = cos(pi t / 2) x_0 + sin(pi 
 `skip` adds the noisy latents themselves, by gains that the time and the last hidden state set for
 each channel, as a Wiener filter does: latents then need not pass through hidden states that may
 have hardly more channels, and where nothing is known of one but how large it is, that is enough.
-`musicot_mlx/models/dit.py` is the same in MLX.
+`musicot_mlx/models/semantic_diffusion.py` is the same in MLX.
 """
 
 import math
@@ -55,9 +55,9 @@ def _heard_by(layer: nn.Module) -> Iterator[list[Tensor]]:
 class SemanticDiffusion(nn.Module):
     """Velocity of noisy latents given codes, CLAP vectors and the window's place in the song.
 
-    The arguments are the `diffusion` section of config.json (DiffusionConfig in models/dit.py), as
-    keywords. Latents are (batch, latent_dim, time) as diffusers has them; `loss` takes and `sample`
-    returns them unscaled.
+    The arguments are the `diffusion` section of config.json (as DiffusionConfig of
+    models/semantic_diffusion.py has them), as keywords. Latents are (batch, latent_dim, time) as
+    diffusers has them; `loss` takes and `sample` returns them unscaled.
     """
 
     def __init__(

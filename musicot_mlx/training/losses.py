@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
+from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.tokens.vocabulary import AUD_BOS, COT_BOS, PAD, Vocabulary
 

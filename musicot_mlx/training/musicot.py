@@ -18,8 +18,8 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.audio.files import resample
-from musicot_mlx.models.dit import SemanticDiffusion
 from musicot_mlx.models.rvq import ResidualVQ
+from musicot_mlx.models.semantic_diffusion import SemanticDiffusion
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer
 from musicot_mlx.models.vae import VAE

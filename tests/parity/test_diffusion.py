@@ -18,8 +18,8 @@ from diffusers.schedulers import scheduling_edm_dpmsolver_multistep  # noqa: E40
 
 from musicot_mlx.convert.keymaps.diffusion import RULES  # noqa: E402
 from musicot_mlx.convert.rules import apply_rules  # noqa: E402
-from musicot_mlx.generation import diffusion  # noqa: E402
-from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion  # noqa: E402
+from musicot_mlx.generation import diffusion, samplers  # noqa: E402
+from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffusion  # noqa: E402
 from musicot_mlx.reference.diffusion import SemanticDiffusion as TorchDiffusion  # noqa: E402
 from musicot_mlx.weights.checkpoint import load_strict  # noqa: E402
 from tests.test_dit import TINY  # noqa: E402
@@ -159,7 +159,7 @@ def test_solver_follows_diffusers_step_by_step(steps):
     """Each state of ours against the scheduler object, for first, middle and last steps."""
     scheduler = EDMDPMSolverMultistepScheduler(**STABLE_AUDIO_NOISE)
     scheduler.set_timesteps(steps)
-    sigmas = diffusion.exponential_sigmas(steps)
+    sigmas = samplers.exponential_sigmas(steps)
     np.testing.assert_allclose(sigmas, scheduler.sigmas.numpy(), rtol=1e-5)
     start, states, seen = noise(), [], []
 
@@ -167,7 +167,7 @@ def test_solver_follows_diffusers_step_by_step(steps):
         seen.append(np.array(x) * math.sqrt(sigmas[i] ** 2 + 1))
         return Formula()(x, i)
 
-    out = diffusion._dpm_solver(spy, mx.array(start), None, sigmas, key=None)
+    out = samplers.dpm_solver(spy, mx.array(start), None, sigmas, key=None)
     x = torch.from_numpy(start) * scheduler.init_noise_sigma
     for i, timestep in enumerate(scheduler.timesteps):
         states.append(x.numpy())
@@ -183,7 +183,7 @@ def test_stochastic_solver_follows_diffusers_given_the_same_noise(monkeypatch):
         **STABLE_AUDIO_NOISE, algorithm_type="sde-dpmsolver++"
     )
     scheduler.set_timesteps(steps)
-    sigmas = diffusion.exponential_sigmas(steps)
+    sigmas = samplers.exponential_sigmas(steps)
     start = noise()
     keys = mx.random.split(key, len(sigmas))
     draws = iter([np.array(mx.random.normal(start.shape, key=k)) for k in keys])
@@ -196,7 +196,7 @@ def test_stochastic_solver_follows_diffusers_given_the_same_noise(monkeypatch):
     for i, timestep in enumerate(scheduler.timesteps):
         v = Formula()(scheduler.scale_model_input(x, timestep), i)
         x = scheduler.step(v, timestep, x).prev_sample
-    out = diffusion._dpm_solver(Formula(), mx.array(start), None, sigmas, key=key)
+    out = samplers.dpm_solver(Formula(), mx.array(start), None, sigmas, key=key)
     assert relative_error(out, x) < 2e-5
 
 

@@ -25,8 +25,8 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.diffusion import sample_windows
 from musicot_mlx.generation.semantic import Condition, audio_many, plan_many
 from musicot_mlx.models.clap import Clap, ClapConfig
-from musicot_mlx.models.dit import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
+from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 from musicot_mlx.models.vae import VAE, VAEConfig
