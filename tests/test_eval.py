@@ -10,7 +10,8 @@ import soundfile
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation import prompts, real, renders, report, scores
-from musicot_mlx.models.tagger import TaggerConfig, load_tagger
+from musicot_mlx.models.tagger import TaggerConfig
+from musicot_mlx.pipelines.tagger import load_tagger
 from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint
 
 RATE = 8000

@@ -11,7 +11,7 @@ import torch
 from musicot_mlx.convert.keymaps.rvq import quantiser
 from musicot_mlx.convert.pickles import pickled_state
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.models.rvq import load
+from musicot_mlx.pipelines.rvq import load
 from musicot_mlx.reference.musicot import build_rvq
 from musicot_mlx.weights.config import config_to_dict
 

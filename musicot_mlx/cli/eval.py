@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     import musicot_mlx as mc
     from musicot_mlx.evaluation import real, renders, scores
     from musicot_mlx.evaluation.prompts import PROMPTS, read_prompts
-    from musicot_mlx.models.tagger import load_tagger
+    from musicot_mlx.pipelines.tagger import load_tagger
     from musicot_mlx.weights.hub import resolve
 
     started, name = time.perf_counter(), args.model or "musicot-mini"

@@ -6,20 +6,10 @@ codebooks and no projection. Distances are float32 whatever the dtype, because a
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from musicot_mlx.errors import MusicotError
-from musicot_mlx.weights.checkpoint import (
-    load_arrays,
-    part,
-    prepare,
-    quantization_of,
-    read_config,
-    require_parts,
-)
 from musicot_mlx.weights.config import config_from_dict
 
 
@@ -99,18 +89,3 @@ class ResidualVQ(nn.Module):
             )
         levels = zip(self.codebooks, codes.swapaxes(0, 1), strict=False)
         return sum(codebook(code) for codebook, code in levels)
-
-
-def load(folder: str | Path, *, name: str | None = None) -> ResidualVQ:
-    """The quantiser of a folder with model_type "rvq"; name is for messages.
-
-    Raises MusicotError for a folder of another kind and weights that don't fit the config.
-    """
-    folder = Path(folder)
-    config = read_config(folder, model_types=("rvq",))
-    if "rvq" not in config:
-        raise MusicotError(f"{folder}/config.json lacks the section 'rvq'")
-    arrays = load_arrays(folder)
-    require_parts(arrays, ["rvq"], where=name or str(folder))
-    rvq = ResidualVQ(RVQConfig.from_dict(config["rvq"]))
-    return prepare(rvq, quantization_of(config, "rvq"), part(arrays, "rvq"), where="rvq")

@@ -7,19 +7,14 @@ loudness says nothing; mean and maximum over time let an instrument that enters 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx import weights
 from musicot_mlx.audio.files import resample
 from musicot_mlx.audio.mel import LogMel
-from musicot_mlx.weights.checkpoint import load_arrays, prepare, quantization_of, read_config
-from musicot_mlx.weights.config import config_from_dict
 
-EMBEDDED = Path(weights.__file__).parent / "band-tagger"
 LEAST_SECONDS = 1.0  # a shorter rest of a song is no window
 
 
@@ -120,18 +115,3 @@ def _pool(x: mx.array) -> mx.array:
     batch, frames, mels, channels = x.shape
     x = x[:, : frames // 2 * 2].reshape(batch, frames // 2, 2, mels // 2, 2, channels)
     return x.mean(axis=(2, 4))
-
-
-def load_tagger(folder: str | Path | None = None) -> Tagger:
-    """The tagger in a folder, by default the one that comes with the package.
-
-    Raises MusicotError where the folder holds no tagger.
-    """
-    folder = EMBEDDED if folder is None else Path(folder)
-    config = read_config(folder, model_types=("tagger",))
-    made = config_from_dict(
-        TaggerConfig, {k: v for k, v in config.items() if k != "model_type"}, where=str(folder)
-    )
-    return prepare(
-        Tagger(made), quantization_of(config, "tagger"), load_arrays(folder), where=str(folder)
-    )

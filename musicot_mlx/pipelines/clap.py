@@ -16,14 +16,9 @@ from tokenizers import Tokenizer
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.clap import Clap, ClapConfig
 from musicot_mlx.models.roberta import ClapTextConfig
-from musicot_mlx.weights.checkpoint import (
-    load_arrays,
-    part,
-    prepare,
-    quantization_of,
-    read_config,
-    require_parts,
-)
+from musicot_mlx.pipelines.parts import load_parts
+
+PARTS = {"clap": (Clap, ClapConfig)}
 
 
 class ClapEmbedder:
@@ -127,18 +122,9 @@ def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) ->
     Raises MusicotError for a folder of another kind, weights that don't fit the config, or a
     missing or foreign tokenizer.json.
     """
-    folder = Path(folder)
-    config = read_config(folder, model_types=("clap",))
-    if "clap" not in config:
-        raise MusicotError(f"{folder}/config.json lacks the section 'clap'")
-    arrays = load_arrays(folder)
-    require_parts(arrays, ["clap"], where=name or str(folder))
-    clap = Clap(ClapConfig.from_dict(config["clap"]))
-    prepare(clap, quantization_of(config, "clap"), part(arrays, "clap"), where="clap")
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
-    return ClapEmbedder(clap, tokenizer, batch_size=batch_size)
+    loaded = load_parts(folder, PARTS, model_type="clap", name=name)
+    tokenizer = loaded.file("tokenizer.json")
+    return ClapEmbedder(loaded.networks["clap"], tokenizer, batch_size=batch_size)
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ FAMILIES = {
     "musicot": "musicot_mlx.pipelines.musicot.pipeline",
     "musicgen": "musicot_mlx.pipelines.musicgen.pipeline",
     "clap": "musicot_mlx.pipelines.clap",
-    "rvq": "musicot_mlx.models.rvq",
+    "rvq": "musicot_mlx.pipelines.rvq",
 }
 
 

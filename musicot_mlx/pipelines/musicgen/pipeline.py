@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypedDict, Unpack
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 from tokenizers import Tokenizer
 
 from musicot_mlx import __version__
@@ -27,20 +26,9 @@ from musicot_mlx.generation.musicgen import OVERLAP, WINDOW, Condition, generate
 from musicot_mlx.models.encodec import Encodec, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
-from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.pipelines.candidates import MOST, candidate_seeds
+from musicot_mlx.pipelines.parts import AdapterPath, load_parts
 from musicot_mlx.pipelines.song import Song, soft_limit
-from musicot_mlx.weights.adapters import read_adapters
-from musicot_mlx.weights.checkpoint import (
-    load_arrays,
-    part,
-    prepare,
-    quantization_of,
-    read_config,
-    require_finite,
-    require_parts,
-)
-from musicot_mlx.weights.config import config_from_dict
 
 Progress = Callable[[str, int, int], None]
 
@@ -66,46 +54,21 @@ def load(
     folder: Path,
     *,
     name: str,
-    adapter_path: str | Path | Sequence[str | Path] | None = None,
+    adapter_path: AdapterPath = None,
 ) -> "MusicgenPipeline":
     """The model of an MLX folder with model_type "musicgen", ready to generate.
 
     adapter_path: one or several adapter folders; `folder:0.5` counts half. Raises MusicotError that
     says what is wrong with the folder and what to do.
     """
-    adapters = read_adapters(adapter_path)
-    config = read_config(folder, model_types=("musicgen",))
-    missing = sorted(set(PARTS) - set(config))
-    if missing:
-        raise MusicotError(f"{folder}/config.json lacks the section {missing[0]!r}")
-    arrays = load_arrays(folder, lazy=True)
-    require_parts(arrays, PARTS, where=str(folder))
-    by_part = {key: part(arrays, key) for key in PARTS}
-    del arrays  # so that memory holds the weights once, and not in their stored form as well
-    parts = {}
-    for key, (network, config_class) in PARTS.items():
-        section = config_from_dict(config_class, config[key], where=key)
-        stored = quantization_of(config, key)
-        try:
-            parts[key] = prepare(network(section), stored, by_part.pop(key), where=key)
-        except RuntimeError as error:  # MLX reads now what the file said it has
-            raise MusicotError(f"{folder}: the weights are broken ({error})") from error
-        weights = dict(tree_flatten(parts[key].parameters()))
-        require_finite({f"{key}.{name}": value for name, value in weights.items()}, folder)
-        del weights
-    mx.clear_cache()
-    sampling = config_from_dict(Sampling, config.get("sampling", {}), where="sampling")
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
-    applied = apply_adapters(parts, adapters, model=name)
+    loaded = load_parts(folder, PARTS, model_type="musicgen", name=name, adapter_path=adapter_path)
     return MusicgenPipeline(
-        tokenizer=Tokenizer.from_file(str(tokenizer)),
-        sampling=sampling,
+        tokenizer=Tokenizer.from_file(str(loaded.file("tokenizer.json"))),
+        sampling=loaded.section("sampling", Sampling),
         name=name,
-        adapters=[adapter.spec for adapter in adapters],
-        adapter_keys=applied,
-        **parts,
+        adapters=loaded.adapters,
+        adapter_keys=loaded.adapter_keys,
+        **loaded.networks,
     )
 
 

@@ -30,7 +30,6 @@ from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffu
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTokenizerConfig
 from musicot_mlx.models.vae import VAE, VAEConfig
-from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.pipelines.candidates import MOST, candidate_seeds, score
 from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
@@ -44,19 +43,10 @@ from musicot_mlx.pipelines.musicot.thoughts import (
     vectors_of,
     window_count,
 )
+from musicot_mlx.pipelines.parts import AdapterPath, load_parts
 from musicot_mlx.pipelines.song import Song, Stream, soft_limit
 from musicot_mlx.tokens.tags import alone, chosen_tags
 from musicot_mlx.tokens.tempo import asked_tempo
-from musicot_mlx.weights.adapters import read_adapters
-from musicot_mlx.weights.checkpoint import (
-    load_arrays,
-    part,
-    prepare,
-    quantization_of,
-    read_config,
-    require_parts,
-)
-from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.hub import resolve
 
 Progress = Callable[[str, int, int], None]
@@ -76,7 +66,7 @@ Reference = str | Path | Sequence[str | Path]  # one file or several
 def load(
     name_or_path: str | Path = "musicot-mini",
     *,
-    adapter_path: str | Path | Sequence[str | Path] | None = None,
+    adapter_path: AdapterPath = None,
     name: str | None = None,
 ) -> "MusicotPipeline":
     """A model ready to generate: an embedded name, a local MLX folder, or a Hub id.
@@ -85,35 +75,18 @@ def load(
     name: what the settings of a song call the model, name_or_path if None.
     Raises MusicotError that says what is wrong with the folder and what to do.
     """
-    adapters = read_adapters(adapter_path)
-    folder = resolve(name_or_path)
-    config = read_config(folder)
-    missing = sorted(set(PARTS) - set(config))
-    if missing:
-        raise MusicotError(f"{folder}/config.json lacks the section {missing[0]!r}")
-    arrays = load_arrays(folder)
-    require_parts(arrays, PARTS, where=str(folder))
-    parts = {}
-    for key, (network, config_class) in PARTS.items():
-        section = config_from_dict(config_class, config[key], where=key)
-        stored = part(arrays, key)
-        for name_of_it in stored:  # dropped part by part: stored and ready never stand side by side
-            del arrays[f"{key}.{name_of_it}"]
-        parts[key] = prepare(network(section), quantization_of(config, key), stored, where=key)
-    sampling = config_from_dict(Sampling, config.get("sampling", {}), where="sampling")
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise MusicotError(f"{folder} lacks tokenizer.json; get the model again")
     called = name or str(name_or_path)
-    applied = apply_adapters(parts, adapters, model=called)
-    embedder = ClapEmbedder(parts.pop("clap"), tokenizer)
+    loaded = load_parts(
+        resolve(name_or_path), PARTS, model_type="musicot", name=called, adapter_path=adapter_path
+    )
+    networks = dict(loaded.networks)
     return MusicotPipeline(
-        embedder=embedder,
-        sampling=sampling,
+        embedder=ClapEmbedder(networks.pop("clap"), loaded.file("tokenizer.json")),
+        sampling=loaded.section("sampling", Sampling),
         name=called,
-        adapters=[adapter.spec for adapter in adapters],
-        adapter_keys=applied,
-        **parts,
+        adapters=loaded.adapters,
+        adapter_keys=loaded.adapter_keys,
+        **networks,
     )
 
 
