@@ -2,16 +2,22 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
 import musicot_mlx as mc
 from musicot_mlx.convert.families.musicot import EXACT
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.nn.adapters import add_layers
 from musicot_mlx.pipelines.musicot.pipeline import PARTS
+from musicot_mlx.training.losses import NoisyWindow, diffusion_loss
+from musicot_mlx.training.trainer import loss_and_gradients
 from musicot_mlx.weights import checkpoint
 from musicot_mlx.weights.config import config_from_dict
 from tests import tiny
@@ -103,3 +109,71 @@ def test_it_is_near_the_float32_song(model, folder: Path, monkeypatch) -> None:
         model.clap.embed_text(["solo piano"]), exact.clap.embed_text(["solo piano"]), atol=0.02
     )
     assert plan.codes.shape == exact.plan("piano", duration=12).codes.shape
+
+
+# --- tuning -----------------------------------------------------------------------------------
+
+
+def _task(network: nn.Module) -> tuple[SimpleNamespace, list[NoisyWindow]]:
+    """The diffusion's task, and a batch of one window whose numbers are drawn."""
+    config, rng = network.config, np.random.default_rng(1)
+    shape = (config.window_frames, config.latent_dim)
+    window = NoisyWindow(
+        latents=rng.standard_normal(shape).astype(np.float32),
+        noise=rng.standard_normal(shape).astype(np.float32),
+        t=0.5,
+        codes=rng.integers(0, config.audio_codebook_size, (40,)).astype(np.int32),
+        frame_offset=0.0,
+        clap=rng.standard_normal((3, config.clap_dim)).astype(np.float32) / 6,
+        start_seconds=0.0,
+        total_seconds=30.0,
+        counted=shape[0],
+    )
+    return SimpleNamespace(module=network, loss=lambda w: diffusion_loss(network, w)), [window]
+
+
+def _gradients(network: nn.Module, weight: float) -> dict[str, np.ndarray]:
+    mx.random.seed(0)
+    add_layers(network, kind="lora", num_layers=-1, rank=4, scale=10.0, dropout=0.0)
+    rng = np.random.default_rng(2)
+    drawn = [
+        (name, mx.array(0.02 * rng.standard_normal(value.shape).astype(np.float32)))
+        for name, value in sorted(tree_flatten(network.trainable_parameters()))
+    ]
+    network.load_weights(drawn, strict=False)
+    loss, gradients = loss_and_gradients(*_task(network), weight)
+    assert loss.item() * weight == pytest.approx(_task(network)[0].loss(_task(network)[1]).item())
+    return {name: np.array(value) * weight for name, value in tree_flatten(gradients)}
+
+
+def test_gradients_of_a_large_batch_are_not_lost(model, folder: Path, monkeypatch) -> None:
+    """In 16 bits, as on a GPU, the mean over ten million numbers underflows on its way back."""
+    found = _gradients(model.diffusion, 1e7)
+    monkeypatch.undo()
+    exact = _gradients(mc.load(folder).diffusion, 1e7)
+    assert found.keys() == exact.keys()
+    for name, value in exact.items():
+        cosine = (value * found[name]).sum()
+        cosine /= np.linalg.norm(value) * np.linalg.norm(found[name])
+        assert cosine > 0.99, name
+
+
+def test_full_tuning_of_float16_weights(model, folder: Path) -> None:
+    """In float16 Adam's epsilon is 0 and the first step is 0/0: what is tuned becomes float32."""
+    network = model.diffusion
+    if "quantization" in checkpoint.read_config(folder):
+        with pytest.raises(MusicotError, match="not quantised"):
+            add_layers(network, kind="full", num_layers=-1, rank=1, scale=1.0, dropout=0.0)
+        return
+    add_layers(network, kind="full", num_layers=-1, rank=1, scale=1.0, dropout=0.0)
+    task, items = _task(network)
+    adam, losses = optim.AdamW(learning_rate=1e-3), []
+    for _ in range(6):
+        loss, gradients = loss_and_gradients(task, items, items[0].weight)
+        adam.update(network, gradients)
+        mx.eval(network.parameters(), adam.state)
+        losses.append(loss.item())
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    assert {v.dtype for _, v in tree_flatten(network.trainable_parameters())} == {mx.float32}
+    song = model.generate("piano", duration=2, seed=1)  # as a run renders between its steps
+    assert np.isfinite(song.waveform).all()

@@ -64,8 +64,9 @@ def add_layers(
 
     As mlx-lm's linear_to_lora_layers: of the last num_layers of `module.layers` (-1: all) every
     linear layer and embedding, or those that `keys` name from their block or from the module; kind
-    "full" unfreezes the blocks themselves. New layers draw from mx.random's global state.
-    Raises MusicotError for more layers than there are, and for keys that name nothing.
+    "full" unfreezes the blocks themselves and makes the module float32. New layers draw from
+    mx.random's global state. Raises MusicotError for more layers than there are, and for keys that
+    name nothing.
     """
     blocks = module.layers
     if num_layers > len(blocks):
@@ -80,6 +81,8 @@ def add_layers(
                 "full tuning needs weights that are not quantised; tune a folder converted without "
                 "-q, or pass --fine-tune-type lora"
             )
+        # float16 holds neither Adam's epsilon nor squares of gradients, bfloat16 no small step
+        module.set_dtype(mx.float32)
         for block in chosen:
             block.unfreeze()
         return [path for path, _ in tree_flatten(module.trainable_parameters())]
