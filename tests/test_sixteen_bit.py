@@ -38,8 +38,8 @@ def _config() -> dict:
     return config
 
 
-def _stored(folder: Path, *, quantized: bool) -> Path:
-    """Write the 32-channel model as musicot convert stores models."""
+def _stored(folder: Path, mode: str | None) -> Path:
+    """Write the 32-channel model as musicot convert stores models: float16, or 8 bits of a mode."""
     config = _config()
     whole = tiny.write_model(folder.with_name(folder.name + "-float32"), config)
     arrays = checkpoint.load_arrays(whole)
@@ -49,21 +49,21 @@ def _stored(folder: Path, *, quantized: bool) -> Path:
         piece = checkpoint.part(arrays, name)
         exact = {} if name not in EXACT else {k: v for k, v in piece.items() if "codebook" in k}
         rest = {k: v.astype(mx.float16) for k, v in piece.items() if k not in exact}
-        if quantized:
-            bits = 6 if name == "vae" else 8
-            rest = checkpoint.quantize_arrays(built, rest, group_size=32, bits=bits)
+        if mode:
+            bits = 6 if name == "vae" and mode == "affine" else 8
+            rest = checkpoint.quantize_arrays(built, rest, group_size=32, bits=bits, mode=mode)
         out |= {f"{name}.{key}": value for key, value in (exact | rest).items()}
-    if quantized:
-        whole_model = {"group_size": 32, "bits": 8, "mode": "affine"}
-        config["quantization"] = {**whole_model, "vae": {**whole_model, "bits": 6}}
+    if mode:
+        whole_model = {"group_size": 32, "bits": 8, "mode": mode}
+        vae = {**whole_model, "bits": 6 if mode == "affine" else 8}
+        config["quantization"] = {**whole_model, "vae": vae}
     tokenizer = {"tokenizer.json": whole / "tokenizer.json"}
     return checkpoint.save_checkpoint(folder, config, out, tokenizer)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["float16", "8-bit"])
+@pytest.fixture(scope="module", params=[None, "affine", "mxfp8"], ids=["float16", "8-bit", "mxfp8"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("stored") / "model"
-    return _stored(path, quantized=request.param)
+    return _stored(tmp_path_factory.mktemp("stored") / "model", request.param)
 
 
 @pytest.fixture
@@ -78,8 +78,9 @@ def test_a_cpu_expands_each_part_by_its_own_bits(folder: Path) -> None:
     for name in ("encoder.downsample", "decoder.upsample"):
         stored = arrays[f"vae.{name}.weight"]
         if f"vae.{name}.scales" in arrays:
-            packed = (arrays[f"vae.{name}.{leaf}"] for leaf in ("weight", "scales", "biases"))
-            stored = mx.dequantize(*packed, group_size=32, bits=6, dtype=mx.float32)
+            packing = checkpoint.quantization_of(checkpoint.read_config(folder), "vae")
+            packed = (arrays.get(f"vae.{name}.{leaf}") for leaf in ("weight", "scales", "biases"))
+            stored = mx.dequantize(*packed, **packing, dtype=mx.float32)
         part = network.encoder if name.startswith("encoder") else network.decoder
         found = getattr(part, name.partition(".")[2]).weight
         np.testing.assert_allclose(found, stored.astype(mx.float32), atol=1e-6)
@@ -91,7 +92,19 @@ def test_weights_stay_as_stored(model, folder: Path) -> None:
     assert isinstance(layer, nn.QuantizedLinear if quantized else nn.Linear)
     for network in (model.clap.clap, model.semantic_lm, model.diffusion, model.vae):
         dtypes = {value.dtype for _, value in tree_flatten(network.parameters())}
-        assert dtypes <= {mx.float16, mx.uint32}, type(network)
+        assert dtypes <= {mx.float16, mx.uint32, mx.uint8}, type(network)
+
+
+def test_hidden_states_are_float16(model) -> None:
+    """In float32 a GPU would take twice the memory and time, and no number would tell."""
+    lm, cache = model.semantic_lm, model.semantic_lm.make_cache()
+    clap = np.ones(lm.config.clap_dim, dtype=np.float32)
+    states = lm.hidden(lm.prefix(clap, [lm.config.cot_bos]), cache)
+    assert states.dtype == lm.dtype == mx.float16
+    assert {layer.keys.dtype for layer in cache} == {mx.float16}
+    assert lm.hidden(lm.prefix(None, [lm.config.cot_bos]), cache).dtype == mx.float16
+    embeddings = model.clap.clap.text_model.embeddings(mx.array([[0, 5, 6, 2]]))
+    assert embeddings.dtype == mx.float16
 
 
 def test_a_song_comes_out(model) -> None:

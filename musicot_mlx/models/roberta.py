@@ -71,7 +71,8 @@ class TextEmbeddings(nn.Module):
         real = (ids != self.pad_token_id).astype(mx.int32)
         positions = mx.cumsum(real, axis=1) * real + self.pad_token_id
         x = self.word_embeddings(ids) + self.token_type_embeddings(mx.zeros_like(positions))
-        return self.LayerNorm(x + self.position_embeddings(positions))
+        x = x + self.position_embeddings(positions)
+        return self.LayerNorm(x.astype(self.LayerNorm.weight.dtype))  # mxfp8 rows are bfloat16
 
 
 class TextSelfAttention(nn.Module):

@@ -241,10 +241,11 @@ class SemanticLM(nn.Module):
 
         The projected clap (batch, clap_dim) stands wherever an id is CLAP_SLOT.
         """
+        # another type, a float32 vector's or that of mxfp8's bfloat16 rows, would promote a 16-bit
+        # model from the first layer on
         if clap is None:
-            return self.model.embed_tokens(ids)
-        embeddings = self.model.embed_tokens(mx.maximum(ids, PAD))
-        # a float32 vector would promote a 16-bit model from the first layer on
+            return self.model.embed_tokens(ids).astype(self.dtype)
+        embeddings = self.model.embed_tokens(mx.maximum(ids, PAD)).astype(self.dtype)
         projected = self.clap_proj(clap.astype(self.dtype))[:, None]  # (batch, 1, hidden)
         return mx.where((ids == CLAP_SLOT)[..., None], projected, embeddings)
 
