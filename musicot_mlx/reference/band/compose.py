@@ -24,6 +24,7 @@ from musicot_mlx.reference.band.tables import (
     Part,
     Style,
 )
+from musicot_mlx.tokens.harmony import Key, chord_of
 
 STEPS = 16  # sixteenth notes a bar
 ACCENT = {"X": 1.1, "x": 0.95, "o": 0.65}
@@ -135,10 +136,33 @@ def compose(
         for s in form
     )
     moods = _moods(rng, kind, mode, bpm)
+    chords = _harmony(song, form, Key(key, mode), duration)
     used = frozenset(seats[i].patterns[s.name] for s in form for i in s.seats)
+    tidy = _tidy(notes, duration)
     return Piece(
-        seed, style, bpm, KEYS[key], mode, moods, sections, _tidy(notes, duration), duration, used
+        seed, style, bpm, KEYS[key], mode, moods, sections, tidy, duration, used, chords
     )
+
+
+def _harmony(
+    song: Song, form: Sequence[Stretch], key: Key, duration: float
+) -> tuple[tuple[float, str], ...]:
+    """(second, chord) at every change; after the last bar the tonic triad rings on."""
+    bar = STEPS * song.step
+    heard = [
+        ((stretch.first + index) * bar, chord_of(song.chord(stretch.name, index)).name(key))
+        for stretch in form
+        for index in range(stretch.bars)
+    ]
+    end = (form[-1].first + form[-1].bars) * bar
+    if end < duration:
+        heard.append((end, key.chord(0).name(key)))
+    changes = [
+        (round(time, 4), name)
+        for i, (time, name) in enumerate(heard)
+        if i == 0 or name != heard[i - 1][1]
+    ]
+    return tuple(changes)
 
 
 def _tempo(rng: np.random.Generator, style: Style, duration: float) -> tuple[float, int]:

@@ -42,6 +42,7 @@ def describe(piece: Piece, audio_file: str) -> dict[str, Any]:
         "bpm": piece.bpm,
         "first_bar": 0.0,
         "key": f"{piece.key} {piece.mode}",
+        "chords": [list(change) for change in piece.chords],
         "seed": piece.seed,
         "captions": captions[1:],
         "windows": [

@@ -48,6 +48,7 @@ class Piece:
     notes: tuple[Note, ...]
     duration: float
     patterns: frozenset[str] = field(default_factory=frozenset)
+    chords: tuple[tuple[float, str], ...] = ()  # (second, chord) at every change
 
     @cached_property
     def _grid(self) -> dict[str, np.ndarray]:
