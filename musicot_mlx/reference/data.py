@@ -5,9 +5,10 @@ The file is a list with an entry a song: `audio_file, text_prompt, lyrics, genre
 instrument_tags, duration, artist, title`, of which audio_file (relative to the metadata),
 text_prompt and duration (seconds) must be there; tags are a list or one string with commas. An
 entry may also hold `bpm` and `first_bar` (a second at which a bar of four beats begins; only where
-the tempo stands still), `captions` (other wordings of the prompt) and `windows` (`start`, `end`,
-`captions` of a stretch), and a `.npz` beside the audio with `roll`, the score at 25 frames a
-second; the procedural band writes them all.
+the tempo stands still), `key` ("D minor") and `chords` (`[second, "Dm"]` at every change),
+`captions` (other wordings of the prompt) and `windows` (`start`, `end`, `captions` of a stretch),
+and a `.npz` beside the audio with `roll`, the score at 25 frames a second; the procedural band
+writes them all.
 """
 
 import json
@@ -21,6 +22,7 @@ import soundfile
 import soxr
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.tokens.harmony import parse_chord, parse_key
 from musicot_mlx.tokens.tempo import fold, tempo_of
 
 ROLL_RATE = 25.0
@@ -38,6 +40,8 @@ class SongEntry:
     tags: tuple[str, ...]
     bpm: float = 0.0  # of bars that are known: 0 unless first_bar is given too
     first_bar: float = 0.0  # seconds at which a bar begins
+    key: str = ""
+    chords: tuple[tuple[float, str], ...] = ()  # (second, chord) at every change
 
     @classmethod
     def parse(cls, record: dict[str, Any], folder: Path) -> "SongEntry":
@@ -77,6 +81,8 @@ class SongEntry:
             tags=tuple(dict.fromkeys(tags)),
             bpm=fold(float(record["bpm"])) if known else 0.0,
             first_bar=float(first_bar) if known else 0.0,
+            key=_key(record, name),
+            chords=_chords(record, name),
         )
 
     def caption(self, rng: np.random.Generator, start: float, window_seconds: float) -> str:
@@ -95,6 +101,27 @@ def _strings(record: dict[str, Any], field: str) -> list[str]:
     value = record.get(field) or []
     tags = value.split(",") if isinstance(value, str) else [str(tag) for tag in value]
     return [tag.strip() for tag in tags if tag.strip()]
+
+
+def _key(record: dict[str, Any], name: str) -> str:
+    text = record.get("key") or ""
+    try:
+        return str(parse_key(str(text))) if text else ""
+    except ValueError as error:
+        raise MusicotError(f"{name}: key: {error}") from error
+
+
+def _chords(record: dict[str, Any], name: str) -> tuple[tuple[float, str], ...]:
+    try:
+        changes = [(float(time), str(label)) for time, label in record.get("chords") or ()]
+    except (TypeError, ValueError) as error:
+        raise MusicotError(f'{name}: chords must be pairs like [2.5, "Am"]: {error}') from error
+    for _, label in changes:
+        try:
+            parse_chord(label)
+        except ValueError as error:
+            raise MusicotError(f"{name}: chords: {error}") from error
+    return tuple(sorted(changes, key=lambda change: change[0]))
 
 
 class SongData:

@@ -3,7 +3,8 @@
 The paper says of its acoustic model only "as Stable Audio" (arXiv 2503.19611, section 4.1), so the
 transformer, the projection of conditions and the v-diffusion sampler are diffusers' own (arXiv
 2407.14358). Ours is how the codes come in: each code has an embedding, held for as many latent
-frames as it lasts and joined to the noisy latents on channels. The CLAP vector of the prompt and
+frames as it lasts and joined to the noisy latents on channels; a code says hardly which notes, so
+the chord of the frame is added to it where the harmony is known. The CLAP vector of the prompt and
 the dequantised thoughts stand where Stable Audio has its text.
 
 Two objectives share the network: "rectified_flow" (arXiv 2209.03003; x_t = (1 - t) x_0 + t noise,
@@ -31,6 +32,9 @@ from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioPr
 from torch import Tensor, nn
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.tokens.harmony import CHORD_FEATURES
+
+HARMONY_DROPOUT = 0.1  # share of training items that are told no chords
 
 
 class TimeFeatures(StableAudioGaussianFourierProjection):
@@ -83,6 +87,7 @@ class SemanticDiffusion(nn.Module):
         objective: str = "rectified_flow",
         latent_scale: float = 1.0,
         skip: bool = False,
+        harmony: bool = False,
     ) -> None:
         super().__init__()
         if objective not in ("rectified_flow", "v"):
@@ -120,6 +125,11 @@ class SemanticDiffusion(nn.Module):
             max_value=max_seconds,
         )
         self.semantic_embedding = nn.Embedding(audio_codebook_size + 1, semantic_dim)
+        if harmony:
+            self.harmony_proj = nn.Linear(CHORD_FEATURES, semantic_dim, bias=False)
+            nn.init.zeros_(
+                self.harmony_proj.weight
+            )  # weights that know no chords go on as they are
         self.skip = nn.Linear(time_proj_dim, latent_dim) if skip else None
         inner_dim = num_attention_heads * attention_head_dim
         self.gate = nn.Linear(inner_dim, latent_dim, bias=False) if skip else None
@@ -171,15 +181,21 @@ class SemanticDiffusion(nn.Module):
         *,
         clap_mask: Tensor | None = None,
         frame_offset: Tensor | None = None,
+        harmony: Tensor | None = None,
     ) -> Tensor:
         """Velocity (batch, latent_dim, time) of x_t of the same shape at time t (batch,) in (0, 1).
 
         codes (batch, frames25) with no_token where there is none; clap (batch, vectors, clap_dim);
         clap_mask (batch, vectors) is true where a vector counts; start_seconds and total_seconds
-        (batch,).
+        (batch,); harmony (batch, time, 24), the chord of each latent frame, which counts only where
+        there is a code.
         """
         frames = x_t.shape[-1]
-        semantic = self.semantic_embedding(self.resample_codes(codes, frames, frame_offset))
+        sounding = self.resample_codes(codes, frames, frame_offset)
+        semantic = self.semantic_embedding(sounding)
+        if harmony is not None and hasattr(self, "harmony_proj"):
+            told = harmony.to(semantic) * (sounding != self.no_token)[..., None]
+            semantic = semantic + self.harmony_proj(told)
         hidden = torch.cat((x_t, semantic.transpose(1, 2).to(x_t.dtype)), dim=1)
         conditions = self.projection(clap, start_seconds.float(), total_seconds.float())
         start = conditions.seconds_start_hidden_states  # (batch, 1, channels)
@@ -207,6 +223,20 @@ class SemanticDiffusion(nn.Module):
         gains = self.skip(self.dit.time_proj(t))[:, None] + self.gate(heard[0][:, 1:])
         return velocity + gains.transpose(1, 2) * x_t  # without the global token in front
 
+    def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """How much of the latents and of the noise is in x_t at t (batch,), (batch, 1, 1) each."""
+        t = t[:, None, None]
+        if self.objective == "rectified_flow":
+            return 1 - t, t
+        return (t * math.pi / 2).cos(), (t * math.pi / 2).sin()
+
+    def without(self, conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What stands for `codes` and `clap` in the row that guidance compares with."""
+        return {
+            "codes": torch.full_like(conditions["codes"], self.no_token),
+            "clap": torch.zeros_like(conditions["clap"]),
+        }
+
     def loss(
         self,
         latents: Tensor,
@@ -218,15 +248,18 @@ class SemanticDiffusion(nn.Module):
         clap_mask: Tensor | None = None,
         frame_offset: Tensor | None = None,
         frame_mask: Tensor | None = None,
+        harmony: Tensor | None = None,
         dropout: float = 0.1,
+        harmony_dropout: float = HARMONY_DROPOUT,
         timesteps: str = "logit_normal",
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Mean squared error of the velocity, a scalar; latents (batch, latent_dim, time) unscaled.
 
         With probability `dropout` an item loses its codes and its CLAP vectors together, which is
-        the row that guidance compares with. frame_mask (batch, time) is true where a frame counts.
-        timesteps: "logit_normal" or "uniform".
+        the row that guidance compares with; with probability `harmony_dropout` it loses its chords,
+        so that a song without any stays possible. frame_mask (batch, time) is true where a frame
+        counts. timesteps: "logit_normal" or "uniform".
         """
         batch, device = latents.shape[0], latents.device
         draw = {"generator": generator, "device": device}
@@ -241,14 +274,14 @@ class SemanticDiffusion(nn.Module):
         dropped = torch.rand(batch, **draw) < dropout
         codes = torch.where(dropped[:, None], self.no_token, codes.long())
         clap = torch.where(dropped[:, None, None], 0.0, clap)
-        if self.objective == "rectified_flow":
-            alpha, sigma = 1 - t, t
-            target = noise - x0
-        else:
-            alpha, sigma = (t * math.pi / 2).cos(), (t * math.pi / 2).sin()
-            target = alpha[:, None, None] * noise - sigma[:, None, None] * x0
-        x_t = alpha[:, None, None] * x0 + sigma[:, None, None] * noise
-        where = {"clap_mask": clap_mask, "frame_offset": frame_offset}
+        alpha, sigma = self.signal_and_noise(t)
+        flow = self.objective == "rectified_flow"
+        target = noise - x0 if flow else alpha * noise - sigma * x0
+        x_t = alpha * x0 + sigma * noise
+        if harmony is not None:
+            told = torch.rand(batch, **draw) >= harmony_dropout
+            harmony = harmony * told[:, None, None]
+        where = {"clap_mask": clap_mask, "frame_offset": frame_offset, "harmony": harmony}
         velocity = self(x_t, t, codes, clap, start_seconds, total_seconds, **where)
         error = (velocity.float() - target).square()
         if frame_mask is None:
@@ -271,6 +304,7 @@ class SemanticDiffusion(nn.Module):
         noise: Tensor | None = None,
         clap_mask: Tensor | None = None,
         frame_offset: Tensor | None = None,
+        harmony: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Latents (batch, latent_dim, frames) from noise of the same shape, drawn where it is not
@@ -292,13 +326,13 @@ class SemanticDiffusion(nn.Module):
 
         def velocity(x: Tensor, t: float) -> Tensor:
             time = torch.full((x.shape[0],), t, device=x.device)
-            where = {"clap_mask": clap_mask, "frame_offset": frame_offset}
-            v = self(x, time, codes, clap, start_seconds, total_seconds, **where).float()
+            where = {"clap_mask": clap_mask, "frame_offset": frame_offset, "harmony": harmony}
+            seconds = {"start_seconds": start_seconds, "total_seconds": total_seconds}
+            v = self(x, time, codes, clap, **seconds, **where).float()
             if guidance_scale == 1:
                 return v
-            nothing = torch.full_like(codes, self.no_token)
-            zeros = torch.zeros_like(clap)
-            base = self(x, time, nothing, zeros, start_seconds, total_seconds, **where).float()
+            none = self.without({"codes": codes, "clap": clap})
+            base = self(x, time, **none, **seconds, **where).float()
             return base + guidance_scale * (v - base)
 
         if self.objective == "v":

@@ -19,6 +19,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from musicot_mlx.tokens.beats import beat_features
+from musicot_mlx.tokens.harmony import CHORD_FEATURES, harmony_features
 from musicot_mlx.tokens.tempo import TEMPO_TAGS
 from musicot_mlx.tokens.vocabulary import (
     AUD_BOS,
@@ -99,6 +100,9 @@ class SemanticLM(nn.Module):
         if config.get("beat_harmonics"):
             self.beat_proj = nn.Linear(2 * config["beat_harmonics"], config["hidden_size"], False)
             nn.init.zeros_(self.beat_proj.weight)  # weights that know no beats go on as they are
+        if config.get("harmony"):
+            self.harmony_proj = nn.Linear(CHORD_FEATURES, config["hidden_size"], False)
+            nn.init.zeros_(self.harmony_proj.weight)
         if config.get("tempo_head"):
             self.tempo_head = nn.Linear(config["clap_dim"], len(TEMPO_TAGS))
         if config.get("thought_bias_rank"):
@@ -129,25 +133,39 @@ class SemanticLM(nn.Module):
         ids: torch.Tensor,
         clap: torch.Tensor | None,
         beats: Sequence[np.ndarray | None] | None = None,
+        harmony: Sequence[np.ndarray | None] | None = None,
     ) -> torch.Tensor:
         """Embed ids (batch, time), with the projected clap (batch, clap_dim) in each CLAP_SLOT.
 
-        beats: tokens/beats.py's features (frames, 2 * harmonics) of each row or None; they go to
-        the positions that predict those frames, <aud_bos> the first.
+        beats: tokens/beats.py's features (frames, 2 * harmonics) of each row or None; harmony:
+        tokens/harmony.py's (frames, 24). They go to the positions that predict those frames,
+        <aud_bos> the first.
         """
         embeddings = self.llama.model.embed_tokens(ids.clamp(min=PAD))  # (batch, time, hidden)
         if clap is not None:
             projected = self.clap_proj(clap)[:, None]  # (batch, 1, hidden)
             embeddings = torch.where((ids == CLAP_SLOT)[..., None], projected, embeddings)
-        if beats is None or not hasattr(self, "beat_proj"):
-            return embeddings
-        features = torch.zeros(*ids.shape, self.beat_proj.in_features, device=ids.device)
-        for i, row in enumerate(beats):
+        for name, features in (("beat_proj", beats), ("harmony_proj", harmony)):
+            projection = getattr(self, name, None)
+            if features is not None and projection is not None:
+                placed = self._at_frames(ids, features, projection.in_features)
+                embeddings = embeddings + projection(placed.to(projection.weight))
+        return embeddings
+
+    @staticmethod
+    def _at_frames(
+        ids: torch.Tensor, features: Sequence[np.ndarray | None], width: int
+    ) -> torch.Tensor:
+        """Features (frames, width) of each row or None at the positions that predict those frames,
+        zeros elsewhere: (batch, time, width).
+        """
+        placed = torch.zeros(*ids.shape, width)
+        for i, row in enumerate(features):
             if row is not None:
                 first = ids[i].tolist().index(AUD_BOS)
                 stop = min(first + len(row), ids.shape[1])
-                features[i, first:stop] = torch.from_numpy(row[: stop - first])
-        return embeddings + self.beat_proj(features.to(self.beat_proj.weight))
+                placed[i, first:stop] = torch.from_numpy(row[: stop - first])
+        return placed.to(ids.device)
 
     def inputs(
         self,
@@ -161,10 +179,10 @@ class SemanticLM(nn.Module):
 
         batch: `clap` float (batch, clap_dim); `tags` and `lyrics`, one list of vocabulary ids an
         item; `thoughts`, one (levels, segments) of codes an item; `audio`, one (frames,) of codes
-        an item; `beats`, if given, features (frames, 2 * harmonics) or None an item. What is
-        dropped is left out of the sequence, as generation leaves it out; beats stay where the
-        conditions go (`unconditional_beats`). Targets are the tokens after <cot_bos> up to
-        <aud_eos> (after <aud_bos> without thoughts).
+        an item; `beats` and `harmony`, if given, features (frames, 2 * harmonics) and (frames, 24)
+        or None an item. What is dropped is left out of the sequence, as generation leaves it out;
+        beats (`unconditional_beats`) and harmony stay where the conditions go. Targets are the
+        tokens after <cot_bos> up to <aud_eos> (after <aud_bos> without thoughts).
         hide_history: bool (frames,) or None an item; audio tokens that go in as <pad>, though they
         are targets all the same.
         """
@@ -193,7 +211,8 @@ class SemanticLM(nn.Module):
                 first = row.index(AUD_BOS) + 1
                 ids[i, first : first + len(hide_history[i])][hide_history[i]] = PAD
         clap = batch["clap"].to(device=device, dtype=self.clap_proj.weight.dtype)
-        embeddings = self.embed(ids.to(device), clap, batch.get("beats"))
+        frames = (batch.get("beats"), batch.get("harmony"))
+        embeddings = self.embed(ids.to(device), clap, *frames)
         return TrainingInputs(embeddings, targets.to(device))
 
     def token_losses(self, inputs: TrainingInputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -312,10 +331,12 @@ class SemanticLM(nn.Module):
         unconditional: str = "without_thoughts",
         thought_bias: float = 0.0,
         bpm: float = 0.0,
+        chords: Sequence[tuple[float, str]] = (),
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
         """Draw the audio codes after given thoughts, int32 (frames,), by eq 8 in either reading,
-        with `thought_bias` times ThoughtBias on top, and bars of `bpm` from the first frame on.
+        with `thought_bias` times ThoughtBias on top, bars of `bpm` from the first frame on and
+        chords (second, chord), which both rows of the guidance are told.
         """
         kept = thoughts if unconditional == "with_thoughts" else None
         rows = [
@@ -335,10 +356,12 @@ class SemanticLM(nn.Module):
             frame_rate=self.config["audio_frame_rate"],
             harmonics=self.config.get("beat_harmonics", 0),
         )
+        harmony = harmony_features(chords, frames, frame_rate=self.config["audio_frame_rate"])
         for i in range(frames):
             settings = (legal, temperature, guidance_scale, generator)
             lean = None if bias is None else bias[i]
-            ids.append(self._draw(rows, ids, clap, *settings, bias=lean, beats=beats))
+            told = {"beats": beats, "harmony": harmony}
+            ids.append(self._draw(rows, ids, clap, *settings, bias=lean, **told))
         return (np.array(ids) - self.vocabulary.audio_offset).astype(np.int32)
 
     def _draw(
@@ -352,13 +375,14 @@ class SemanticLM(nn.Module):
         generator: torch.Generator | None,
         bias: torch.Tensor | None = None,
         beats: np.ndarray | None = None,
+        harmony: np.ndarray | None = None,
     ) -> int:
         """One more id: both rows from their first token, mixed over the legal ids, `bias` added."""
-        logp = self._log_probabilities([*rows[0], *drawn], clap, legal, beats)
+        logp = self._log_probabilities([*rows[0], *drawn], clap, legal, beats, harmony)
         if guidance_scale != 1.0:
             if beats is not None:
                 beats = np.float32(self.config.get("unconditional_beats", 0.0)) * beats
-            without = self._log_probabilities([*rows[1], *drawn], clap, legal, beats)
+            without = self._log_probabilities([*rows[1], *drawn], clap, legal, beats, harmony)
             logp = guidance_scale * logp + (1.0 - guidance_scale) * without
         if bias is not None:
             logp = logp + bias.to(logp)
@@ -373,10 +397,11 @@ class SemanticLM(nn.Module):
         clap: torch.Tensor | None,
         legal: tuple[int, int],
         beats: np.ndarray | None = None,
+        harmony: np.ndarray | None = None,
     ) -> torch.Tensor:
         device = self.clap_proj.weight.device
         vector = None if clap is None else clap.reshape(1, -1).to(self.clap_proj.weight)
-        embeddings = self.embed(torch.tensor([row], device=device), vector, [beats])
+        embeddings = self.embed(torch.tensor([row], device=device), vector, [beats], [harmony])
         logits = self.llama(inputs_embeds=embeddings, use_cache=False).logits[0, -1]
         return torch.log_softmax(logits[legal[0] : legal[1]].float(), dim=-1)
 

@@ -60,7 +60,7 @@ _ROOT = re.compile(r"([A-G])([#♯b♭]{0,2})(.*)", re.S)
 
 @dataclass(frozen=True)
 class Chord:
-    """A chord by its pitch classes (0 = C): the root, all of them, and the bass where it differs."""
+    """A chord: root and bass are pitch classes (0 = C), bass only where it is not the root."""
 
     root: int
     quality: str = ""

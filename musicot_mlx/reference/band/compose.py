@@ -139,9 +139,7 @@ def compose(
     chords = _harmony(song, form, Key(key, mode), duration)
     used = frozenset(seats[i].patterns[s.name] for s in form for i in s.seats)
     tidy = _tidy(notes, duration)
-    return Piece(
-        seed, style, bpm, KEYS[key], mode, moods, sections, tidy, duration, used, chords
-    )
+    return Piece(seed, style, bpm, KEYS[key], mode, moods, sections, tidy, duration, used, chords)
 
 
 def _harmony(

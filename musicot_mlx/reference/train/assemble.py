@@ -14,6 +14,9 @@ def assemble(studio: Studio) -> None:
     config = {part: studio.config[part] for part in parts}
     config["semantic_lm"] = semantic_lm_config(studio)
     config["diffusion"] = diffusion_config(studio)
+    guided = studio.has("diffusion_guided")
+    if guided:  # its one row is the guided velocity
+        config["sampling"] = config["sampling"] | {"diffusion_guidance": 1.0}
     model = MusicotReference(config)
     model.clap = studio.clap()
     model.rvq = studio.rvq()
@@ -24,6 +27,7 @@ def assemble(studio: Studio) -> None:
         if config["semantic_lm"].get(option):
             lm |= {f"{stage}.{key}": value for key, value in studio.weights(stage).items()}
     model.semantic_lm.load_state_dict(lm)
-    model.diffusion.load_state_dict(studio.weights("diffusion", "diffusion."))
+    stage = "diffusion_guided" if guided else "diffusion"
+    model.diffusion.load_state_dict(studio.weights(stage, "diffusion."))
     model.save_pretrained(studio.out / "checkpoint", studio.tokenizer())
     print(f"wrote {studio.out / 'checkpoint'}", flush=True)

@@ -1,6 +1,8 @@
 """The stages that learn from encoded songs: thought codebooks, language model, diffusion."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from musicot_mlx.atomic import write_text
 from musicot_mlx.reference import clap as clap_parts
 from musicot_mlx.reference.data import SongEntry
-from musicot_mlx.reference.diffusion import SemanticDiffusion
+from musicot_mlx.reference.diffusion import HARMONY_DROPOUT, SemanticDiffusion
 from musicot_mlx.reference.musicot import build_rvq
 from musicot_mlx.reference.semantic_lm import SemanticLM, ThoughtBias
 from musicot_mlx.reference.train.encode import encoded
@@ -19,6 +21,7 @@ from musicot_mlx.reference.train.start import ON_THEIR_OWN
 from musicot_mlx.reference.train.studio import Studio, device_of
 from musicot_mlx.reference.trainer import Batch, Metrics, save_atomic, to_device
 from musicot_mlx.tokens.beats import beat_features
+from musicot_mlx.tokens.harmony import harmony_features
 from musicot_mlx.tokens.tempo import TEMPO_TAGS, is_tempo
 
 
@@ -157,6 +160,18 @@ def train_semantic_lm(studio: Studio) -> None:
             start=frames.start / config["audio_frame_rate"] - entry.first_bar,
         )
 
+    def harmony_of(entry: SongEntry, frames: slice, rng: np.random.Generator) -> np.ndarray | None:
+        """The chord of each frame, for most of the items whose chords are known."""
+        if not config.get("harmony") or not entry.chords or rng.random() >= 0.8:
+            return None
+        frame_rate = config["audio_frame_rate"]
+        return harmony_features(
+            entry.chords,
+            frames.stop - frames.start,
+            frame_rate=frame_rate,
+            start=frames.start / frame_rate,
+        )
+
     def stretch(data: Encoded, rng: np.random.Generator, length: int) -> dict[str, Any]:
         """One item: a stretch of a song of so many 2.5 s, or as long as the song is."""
         entry, song = data.draw(rng)
@@ -181,6 +196,7 @@ def train_semantic_lm(studio: Studio) -> None:
             "thoughts": song["thoughts"][:, starts],
             "audio": song["codes"][frames],
             "beats": beats_of(entry, frames, rng),
+            "harmony": harmony_of(entry, frames, rng),
         }
 
     def collate(items: list[dict[str, Any]]) -> Batch:
@@ -347,8 +363,17 @@ def diffusion_config(studio: Studio) -> dict[str, Any]:
     return {**studio.config["diffusion"], "latent_scale": float(file.read_text())}
 
 
-def train_diffusion(studio: Studio) -> None:
-    options, config = studio.options("diffusion"), diffusion_config(studio)
+@dataclass(frozen=True)
+class Windows:
+    """Where the diffusion's batches come from, and what it is validated on."""
+
+    batch: Callable[[int, np.random.Generator], Batch]
+    validate: Callable[[nn.Module], Metrics]
+
+
+def diffusion_windows(studio: Studio, config: dict[str, Any], stage: str) -> Windows:
+    """Windows of the encoded songs, with the options of `stage`."""
+    options = studio.options(stage)
     bare = float(options.get("thought_dropout", 0.0))
     rvq = studio.rvq()
     seconds = config["window_seconds"]
@@ -360,7 +385,7 @@ def train_diffusion(studio: Studio) -> None:
         """One item: a window of latents that starts on a 2.5 s step, with its codes, its thoughts
         and a prompt.
         """
-        _, song = data.draw(rng)
+        entry, song = data.draw(rng)
         windows = song["clap"].shape[0]
         duration = len(song["latents"]) / config["latent_rate"]
         first = int(rng.integers(0, int((duration - seconds) / 2.5) + 1))
@@ -382,7 +407,7 @@ def train_diffusion(studio: Studio) -> None:
         thoughts = nn.functional.normalize(thoughts[0], dim=-1)
         if bare and rng.random() < bare:  # without thoughts the prompt stands in their place
             thoughts = torch.from_numpy(prompt)[None].expand_as(thoughts)
-        return {
+        item = {
             "latents": torch.from_numpy(
                 song["latents"][latent : latent + time].astype(np.float32)
             ).T,
@@ -392,6 +417,11 @@ def train_diffusion(studio: Studio) -> None:
             "start_seconds": torch.tensor(before, dtype=torch.float32),
             "total_seconds": torch.tensor(before + seconds + after, dtype=torch.float32),
         }
+        if config.get("harmony"):
+            rate = config["latent_rate"]
+            chords = harmony_features(entry.chords, time, frame_rate=rate, start=latent / rate)
+            item["harmony"] = torch.from_numpy(chords)
+        return item
 
     def collate(items: list[dict[str, Tensor]]) -> Batch:
         return {k: torch.stack([item[k] for item in items]) for k in items[0]}
@@ -414,4 +444,61 @@ def train_diffusion(studio: Studio) -> None:
             )
         }
 
-    studio.run("diffusion", DiffusionTraining(SemanticDiffusion(**config)), batch, validate)
+    return Windows(batch, validate)
+
+
+def train_diffusion(studio: Studio) -> None:
+    config = diffusion_config(studio)
+    windows = diffusion_windows(studio, config, "diffusion")
+    model = DiffusionTraining(SemanticDiffusion(**config))
+    studio.run("diffusion", model, windows.batch, windows.validate)
+
+
+class GuidedTraining(nn.Module):
+    """A student whose one row gives the velocity that guidance takes two rows of its teacher for
+    (guided distillation, arXiv 2210.03142, for one scale).
+
+    Half of the times are drawn logit-normal as in training, half uniform: a sampler's first and
+    last steps lie where the former are rare.
+    """
+
+    def __init__(
+        self, student: SemanticDiffusion, teacher: SemanticDiffusion, scale: float
+    ) -> None:
+        super().__init__()
+        self.diffusion, self.scale = student, scale
+        self.teacher = [teacher.eval().requires_grad_(False)]  # in a list: no part of the weights
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        teacher, latents = self.teacher[0].to(batch["latents"].device), batch["latents"]
+        x0 = latents.float() * self.diffusion.latent_scale
+        noise, size = torch.randn_like(x0), len(x0)
+        normal = torch.randn(size, device=x0.device).sigmoid()
+        uniform = torch.rand(size, device=x0.device)
+        t = torch.where(torch.rand(size, device=x0.device) < 0.5, normal, uniform)
+        alpha, sigma = self.diffusion.signal_and_noise(t)
+        x_t = alpha * x0 + sigma * noise
+        given = {k: v for k, v in batch.items() if k != "latents"}
+        if "harmony" in given:
+            told = torch.rand(size, device=x0.device) >= HARMONY_DROPOUT
+            given["harmony"] = given["harmony"] * told[:, None, None]
+        plain = x0.device.type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+            with torch.no_grad():
+                base = teacher(x_t, t, **given | teacher.without(given)).float()
+                target = base + self.scale * (teacher(x_t, t, **given).float() - base)
+            velocity = self.diffusion(x_t, t, **given).float()
+        return (velocity - target).square().mean(), {}
+
+
+def train_diffusion_guided(studio: Studio) -> None:
+    """Make of the diffusion a student that needs no second row (`sampling.diffusion_guidance`)."""
+    config = diffusion_config(studio)
+    windows = diffusion_windows(studio, config, "diffusion_guided")
+    state = studio.weights("diffusion", "diffusion.")
+    student, teacher = SemanticDiffusion(**config), SemanticDiffusion(**config)
+    student.load_state_dict(state)
+    teacher.load_state_dict(state)
+    scale = float(studio.config["sampling"]["diffusion_guidance"])
+    model = GuidedTraining(student, teacher, scale)
+    studio.run("diffusion_guided", model, windows.batch, windows.validate)

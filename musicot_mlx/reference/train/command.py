@@ -29,6 +29,7 @@ from musicot_mlx.reference.train.audio import (
 )
 from musicot_mlx.reference.train.codes import (
     train_diffusion,
+    train_diffusion_guided,
     train_rvq,
     train_semantic_lm,
     train_tempo_head,
@@ -52,6 +53,7 @@ STAGES: dict[str, Callable[[Studio], None]] = {
     "semantic_lm": train_semantic_lm,
     "encode_latents": encode_latents,
     "diffusion": train_diffusion,
+    "diffusion_guided": train_diffusion_guided,
     "assemble": assemble,
 }
 

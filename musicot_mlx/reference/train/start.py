@@ -34,7 +34,10 @@ PART_OF = {
 ON_THEIR_OWN = {"tempo_head": "tempo_head", "thought_bias": "thought_bias_rank"}
 # The semantic tokenizer goes on from best_rq; what is on its own is quickly fitted anew.
 FIRST = set(PART_OF) - {"semantic_tokenizer", *ON_THEIR_OWN}
-LATER = ("beat_proj.weight",)  # what older checkpoints lack: zeros, which change nothing
+LATER = (
+    "beat_proj.weight",
+    "harmony_proj.weight",
+)  # what older checkpoints lack: zeros, which change nothing
 ROWS = ("llama.model.embed_tokens.weight", "llama.lm_head.weight")  # a row an id
 MET = 8.0  # times that each code of a quantiser counts as met, so that none is replaced as dead
 
