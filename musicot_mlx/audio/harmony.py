@@ -1,0 +1,172 @@
+"""Key and chords of a waveform: pitch classes of spectral peaks, Viterbi over chord templates.
+
+Signal processing alone, so that it can judge a model as well as read a song for one. It is the
+classic reader (Fujishima 1999; Sheh and Ellis 2003): chroma of a beat or a bar against templates of
+triads and seventh chords, with a price on every change of chord and on chords outside the song's
+scale. Of a scale's two tonics, major and minor, the key's is the one whose chord sounds more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from musicot_mlx.tokens.harmony import NO_CHORD, Chord, Key
+
+N_FFT, HOP = 16384, 4096  # at 44.1 kHz: 2.7 Hz a bin, 10.8 frames a second
+MELODIC = (80.0, 1000.0)  # Hz in which peaks count as notes of a chord
+BASS = (40.0, 200.0)  # Hz in which the lowest note is looked for
+IN_TUNE = 0.3  # semitones that a peak may lie beside a note
+FAINT = 0.05  # share of the frame's largest peak below which a peak does not count
+TEMPLATES = ("", "m", "dim", "maj7", "7", "m7", "m7b5")  # qualities that are told apart
+CHANGE = 0.05  # what a change of chord costs, in the likeness (0 to 1) of one span
+ROOT_IN_BASS = 0.15  # what the root in the bass is worth beside the likeness of the chroma
+FOREIGN = 0.3  # what a chord outside the song's scale costs
+SILENT = 1e-4  # amplitude of a span's largest peak up to which there is no chord
+
+CHORDS = tuple(Chord(root, quality) for quality in TEMPLATES for root in range(12))
+
+
+@dataclass(frozen=True)
+class PitchClasses:
+    """How loud each pitch class (0 = C) is in each frame, (frames, 12), and each of the bass."""
+
+    notes: np.ndarray
+    bass: np.ndarray
+    seconds: np.ndarray  # of each frame's middle, (frames,)
+
+
+def pitch_classes(waveform: np.ndarray, sample_rate: int) -> PitchClasses:
+    """Pitch classes of a waveform (samples,) or (samples, channels) by its spectral peaks.
+
+    A peak counts by the square root of its magnitude, as a share of its frame: loud frames count no
+    more than quiet ones.
+    """
+    mono = np.asarray(waveform, np.float32)
+    mono = mono.mean(1) if mono.ndim == 2 else mono
+    size = N_FFT if sample_rate > 30000 else N_FFT // 2
+    hop = size * HOP // N_FFT
+    mono = np.pad(mono, (0, max(0, size + hop - len(mono))))
+    window = np.hanning(size).astype(np.float32)
+    starts = np.arange(0, len(mono) - size, hop)
+    notes, bass = np.zeros((len(starts), 12)), np.zeros((len(starts), 12))
+    for i, start in enumerate(starts):
+        spectrum = np.abs(np.fft.rfft(mono[start : start + size] * window))
+        notes[i] = _peaks(spectrum, sample_rate / size, MELODIC)
+        bass[i] = _peaks(spectrum, sample_rate / size, BASS)
+    return PitchClasses(notes, bass, (starts + size / 2) / sample_rate)
+
+
+def _peaks(spectrum: np.ndarray, bin_hertz: float, band: tuple[float, float]) -> np.ndarray:
+    """Shares of the pitch classes (12,) among the peaks of a band; zeros where it is silent."""
+    low, high = (int(np.ceil(edge / bin_hertz)) for edge in band)
+    part = spectrum[low - 1 : high + 1]
+    middle = part[1:-1]
+    loud = middle > max(FAINT * part.max(), SILENT)
+    at = np.flatnonzero((middle > part[:-2]) & (middle >= part[2:]) & loud) + 1
+    found = np.zeros(12)
+    if not len(at):
+        return found
+    before, here, after = (np.log(part[at + step] + 1e-9) for step in (-1, 0, 1))
+    offset = 0.5 * (before - after) / (before - 2 * here + after + 1e-12)  # of the parabola's top
+    pitch = 69 + 12 * np.log2((low - 1 + at + offset) * bin_hertz / 440)
+    near = np.rint(pitch).astype(int)
+    tuned = np.abs(pitch - near) < IN_TUNE
+    weight = np.sqrt(part[at])
+    np.add.at(found, near[tuned] % 12, weight[tuned] / weight.sum())
+    return found
+
+
+def share_in_key(heard: PitchClasses) -> float:
+    """The share (0 to 1) of the peaks that lies on the seven notes of the best major or minor
+    scale; 0 for silence.
+    """
+    total = heard.notes.sum(0)
+    if not total.sum():
+        return 0.0
+    scales = (Key(tonic, mode).scale for tonic in range(12) for mode in ("major", "minor"))
+    return float(max(total[list(scale)].sum() for scale in scales) / total.sum())
+
+
+def heard_key(heard: PitchClasses, spans: Sequence[tuple[float, float]] | None = None) -> Key:
+    """The major or minor key: the scale that the chords of `spans` (two seconds each where none are
+    given) fit best, and of its two tonics the one whose chord sounds more.
+    """
+    if spans is None:
+        end = float(heard.seconds[-1]) if len(heard.seconds) else 0.0
+        spans = [(start, start + 2.0) for start in np.arange(0.0, max(end, 2.0), 2.0)]
+    return _key(_likeness(heard, spans)[0])
+
+
+def heard_chords(
+    heard: PitchClasses, spans: Sequence[tuple[float, float]], *, change: float = CHANGE
+) -> list[str]:
+    """The chord of each span (start, end in seconds), one of TEMPLATES as tokens/harmony.py writes
+    it; "N" where nothing sounds.
+    """
+    likeness, silent = _likeness(heard, spans)
+    key = _key(likeness)
+    path = _viterbi(likeness - FOREIGN * ~_inside(key.scale), change)
+    return [
+        NO_CHORD if quiet else CHORDS[state].name(key)
+        for state, quiet in zip(path, silent, strict=True)
+    ]
+
+
+def _likeness(
+    heard: PitchClasses, spans: Sequence[tuple[float, float]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well each of CHORDS fits each span, (spans, chords); where nothing sounds, (spans,)."""
+    templates = np.zeros((len(CHORDS), 12))
+    for row, chord in zip(templates, CHORDS, strict=True):
+        row[list(chord.pitch_classes)] = len(chord.pitch_classes) ** -0.5
+    roots = [chord.root for chord in CHORDS]
+    likeness, silent = np.zeros((len(spans), len(CHORDS))), np.zeros(len(spans), bool)
+    for i, (start, end) in enumerate(spans):
+        inside = (heard.seconds >= start) & (heard.seconds < end)
+        if not inside.any():  # shorter than a frame: the nearest
+            inside = np.arange(len(heard.seconds)) == np.abs(heard.seconds - start).argmin()
+        notes, bass = heard.notes[inside].sum(0), heard.bass[inside].sum(0)
+        silent[i] = not notes.any()
+        likeness[i] = templates @ notes / max(np.linalg.norm(notes), 1e-9)
+        likeness[i] += ROOT_IN_BASS * bass[roots] / max(bass.sum(), 1e-9)
+    return likeness, silent
+
+
+def _inside(scale: Sequence[int]) -> np.ndarray:
+    """Which of CHORDS have their triad in a scale, (chords,)."""
+    return np.array([set(chord.pitch_classes[:3]) <= set(scale) for chord in CHORDS])
+
+
+def _key(likeness: np.ndarray) -> Key:
+    majors = [Key(tonic) for tonic in range(12)]
+    fits = [(likeness - FOREIGN * ~_inside(key.scale)).max(1).sum() for key in majors]
+    major = majors[int(np.argmax(fits))]
+    pair = (major, Key((major.tonic + 9) % 12, "minor"))
+    inside = _inside(major.scale)
+    roots = np.array([chord.root for chord in CHORDS])
+    sounds = [likeness[:, inside & (roots == key.tonic)].max(1).sum() for key in pair]
+    return pair[int(np.argmax(sounds))]
+
+
+def _viterbi(score: np.ndarray, change: float) -> list[int]:
+    """The best state of each step (steps, states), where each change costs `change`."""
+    if not len(score):
+        return []
+    best, came = score[0].copy(), np.zeros(score.shape, int)
+    for i in range(1, len(score)):
+        leader = int(best.argmax())
+        stays = best >= best[leader] - change
+        came[i] = np.where(stays, np.arange(len(best)), leader)
+        best = np.where(stays, best, best[leader] - change) + score[i]
+    path = [int(best.argmax())]
+    for i in range(len(score) - 1, 0, -1):
+        path.append(int(came[i, path[-1]]))
+    return path[::-1]
+
+
+def bar_spans(duration: float, bpm: float, *, first_bar: float = 0.0) -> list[tuple[float, float]]:
+    """(start, end) in seconds of the bars of four beats that begin before `duration`."""
+    bar = 240.0 / bpm
+    count = max(1, int(np.ceil((duration - first_bar) / bar - 1e-6)))
+    return [(first_bar + i * bar, min(first_bar + (i + 1) * bar, duration)) for i in range(count)]
