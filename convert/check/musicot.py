@@ -14,7 +14,9 @@ from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline, load
 from musicot_mlx.reference.clap import embed_audio, embed_text
 from musicot_mlx.reference.musicot import MusicotReference
 from musicot_mlx.tokens.beats import beat_features
+from musicot_mlx.tokens.harmony import harmony_features
 
+CHORDS = ((0.0, "Am"), (0.5, "F"), (1.5, "N"))
 Pairs = Iterator[tuple[str, mx.array, torch.Tensor]]
 
 
@@ -49,6 +51,10 @@ def _semantic_lm(reference: MusicotReference, pipeline: MusicotPipeline, rng: An
             bpm, frame_rate=lm.config.audio_frame_rate, harmonics=lm.config.beat_harmonics
         )
         yield "beats", lm.beats(bpm), reference.semantic_lm.beat_proj(torch.from_numpy(features))
+    if lm.config.harmony:
+        features = harmony_features(CHORDS, 48, frame_rate=lm.config.audio_frame_rate)
+        theirs = reference.semantic_lm.harmony_proj(torch.from_numpy(features))
+        yield "harmony", lm.harmony(CHORDS, 48), theirs
     if lm.config.tempo_head:
         clap = rng.normal(size=(4, lm.config.clap_dim)).astype(np.float32)
         theirs = reference.semantic_lm.tempo_head(torch.from_numpy(clap))

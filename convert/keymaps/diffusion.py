@@ -47,6 +47,6 @@ RULES: list[Rule] = [
     Rule(rf"{_NUMBER}\.0\.weights", r"projection.\1_number_conditioner.frequencies", "float32"),
     Rule(rf"{_NUMBER}\.1\.(weight|bias)", r"projection.\1_number_conditioner.linear.\2"),
     Rule(r"projection\.text_projection\.(weight|bias)", r"projection.text_projection.\1"),
-    Rule(r"semantic_embedding\.weight", "semantic_embedding.weight"),
+    Rule(r"(semantic_embedding|harmony_proj)\.weight", r"\1.weight"),
     Rule(r"(skip\.(?:weight|bias)|gate\.weight)", r"\1"),
 ]

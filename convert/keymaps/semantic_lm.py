@@ -18,7 +18,7 @@ RULES = [
     Rule(r"llama\.model\.norm\.weight", r"model.norm.weight"),
     Rule(r"llama\.lm_head\.weight", r"lm_head.weight"),
     Rule(r"clap_proj\.(weight|bias)", r"clap_proj.\1"),
-    Rule(r"beat_proj\.weight", r"beat_proj.weight"),
+    Rule(r"(beat_proj|harmony_proj)\.weight", r"\1.weight"),
     Rule(r"tempo_head\.(weight|bias)", r"tempo_head.\1"),
     Rule(r"thought_bias\.(embed\.weight|head\.weight|head\.bias)", r"thought_bias.\1"),
 ]

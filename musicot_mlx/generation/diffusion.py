@@ -20,6 +20,7 @@ from musicot_mlx.models.semantic_diffusion import (
     without_codes_and_clap,
 )
 from musicot_mlx.nn.lanes import side_by_side
+from musicot_mlx.tokens.harmony import harmony_features
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def sample(
     known: mx.array | None = None,
     frame_offset: int = 0,
     clap_mask: mx.array | None = None,
+    harmony: mx.array | None = None,
     key: mx.array | None = None,
     on_pass: Callable[[], None] | None = None,
 ) -> mx.array:
@@ -145,6 +147,7 @@ def sample(
         start_seconds = mx.concatenate([start_seconds, start_seconds])
         total_seconds = mx.concatenate([total_seconds, total_seconds])
         clap_mask = None if clap_mask is None else mx.concatenate([clap_mask, clap_mask])
+        harmony = None if harmony is None else mx.concatenate([harmony, harmony])
     conditions = model.conditions(
         codes,
         clap,
@@ -153,6 +156,7 @@ def sample(
         frames=noise.shape[1],
         clap_mask=clap_mask,
         frame_offset=frame_offset,
+        harmony=harmony,
     )
     levels, times = schedule(config.objective, steps)
     noise = noise.astype(mx.float32)
@@ -216,6 +220,7 @@ def sample_windows(
     sampler: str | None = None,
     guidance_scale: float = 1.0,
     key: mx.array,
+    chords: Sequence[tuple[float, str]] = (),
     first: int = 0,
     made: mx.array | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -225,6 +230,7 @@ def sample_windows(
     codes: int32 (frames25,) of the song, or blocks of them as they are made, read no further than
     the window at hand needs. vector (clap_dim,): CLAP of the prompt, or (segments,
     clap_dim) where segments are asked for different things. thoughts (segments, clap_dim).
+    chords: (second, chord) at every change, for a model that knows harmony.
     frames: latent frames in all; duration: seconds of the song, frames / latent_rate by default.
     first, made: latents (1, some, latent_dim) that end where frame `first` begins, a window of them
     or all there are; what is handed out goes on from there.
@@ -268,6 +274,12 @@ def sample_windows(
         noise_key, step_key = mx.random.split(keys[index])
         shape = (1, window.stop - window.start, config.latent_dim)
         overlap = window.fresh - window.start
+        told = harmony_features(
+            chords,
+            shape[1],
+            frame_rate=config.latent_rate,
+            start=window.start / config.latent_rate,
+        )
         known = made[:, made.shape[1] - overlap :] if overlap else None
         made = sample(
             model,
@@ -281,6 +293,7 @@ def sample_windows(
             guidance_scale=guidance_scale,
             known=known,
             frame_offset=window.start,
+            harmony=mx.array(told)[None] if chords else None,
             key=step_key,
             on_pass=on_pass,
         )

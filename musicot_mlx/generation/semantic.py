@@ -37,17 +37,19 @@ PREFILL = 512  # positions a forward pass; bounds the attention scores of a long
 
 @dataclass(frozen=True)
 class Condition:
-    """What a song is asked to be: a CLAP vector (clap_dim,), tag ids, lyrics ids and beats a
-    minute, all optional.
+    """What a song is asked to be: a CLAP vector (clap_dim,), tag ids, lyrics ids, beats a minute
+    and chords, all optional.
 
     Ids are vocabulary ids: Vocabulary.tag_id and Vocabulary.lyrics_ids make them. bpm goes to the
-    audio tokens of a model that knows beats (`beat_harmonics`), from the song's start on.
+    audio tokens of a model that knows beats (`beat_harmonics`), from the song's start on; chords,
+    (second, chord) at every change of the whole song, to one that knows `harmony`.
     """
 
     clap: np.ndarray | None = None
     tags: Sequence[int] = ()
     lyrics: Sequence[int] = ()
     bpm: float = 0.0
+    chords: Sequence[tuple[float, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def audio_many(
     asked = {0: conditions, **(changes or {})}
     for changed in asked.values():
         _check_conditions(vocabulary, changed, keys)
-    beats = _beats(lm, asked, frames, guidance_scale)
+    told = _told(lm, asked, frames, guidance_scale)
 
     def blocks() -> Iterator[np.ndarray]:
         codes = kept.astype(np.int32)  # (songs, frames so far)
@@ -266,8 +268,8 @@ def audio_many(
             held = _held_thoughts(config, thoughts, window)
             now = asked[max(segment for segment in asked if segment <= first)]
             rows = _audio_rows(lm, now, held, past, guidance_scale, unconditional)
-            if beats is not None:  # from <aud_bos>, which predicts the window's first frame
-                heard = beats[:, config.first_frame(window.start) : codes.shape[1] + 1]
+            if told is not None:  # from <aud_bos>, which predicts the window's first frame
+                heard = told[:, config.first_frame(window.start) : codes.shape[1] + 1]
                 rows = [_add_last(row, heard[i : i + 1]) for i, row in enumerate(rows)]
             run = _Run(lm, rows, songs)
             waiting: list[mx.array] = []
@@ -283,7 +285,7 @@ def audio_many(
                         top_k=top_k,
                         top_p=top_p,
                     )
-                    ahead = None if beats is None else beats[:, frame + 1 : frame + 2]
+                    ahead = None if told is None else told[:, frame + 1 : frame + 2]
                     run.feed(code + config.audio_offset, ahead)
                     mx.async_eval(code)
                     if len(waiting) == BLOCK:
@@ -333,12 +335,12 @@ class _Run:
         self.cache: list | None = None
         self.step: llama_step.Step | None = None  # how single positions go, if in a way of its own
         self.pending: list[mx.array] = []
-        self.beats: mx.array | None = None
+        self.told: mx.array | None = None
 
-    def feed(self, ids: mx.array, beats: mx.array | None = None) -> None:
-        """Put one id a song (songs,) after its rows; beats (rows, 1, hidden) are added to it."""
+    def feed(self, ids: mx.array, told: mx.array | None = None) -> None:
+        """Put one id a song (songs,) after its rows; told (rows, 1, hidden) is added to it."""
         self.pending.append(ids)
-        self.beats = beats
+        self.told = told
 
     def log_probabilities(
         self, head: Callable[[mx.array], mx.array], guidance_scale: float
@@ -348,8 +350,8 @@ class _Run:
         if self.pending:
             ids = mx.stack(self.pending, axis=1)  # (songs, time)
             fed = self.lm.embed(mx.concatenate([ids] * (self.rows // self.songs)))
-            if self.beats is not None:
-                fed = _add_last(fed, self.beats)
+            if self.told is not None:
+                fed = _add_last(fed, self.told)
             self.pending = []
         if self.cache is None:
             hidden = self._prefill(fed)
@@ -378,36 +380,41 @@ class _Run:
         return hidden[:, -1]
 
 
-def _beats(
+def _told(
     lm: SemanticLM,
     asked: Mapping[int, Sequence[Condition]],
     frames: int,
     guidance_scale: float,
 ) -> mx.array | None:
-    """What tells each frame its place in the bar, (rows, frames, hidden), `unconditional_beats`
-    times that in the rows without conditions; None where there is nothing to tell. Where the tempo
-    changes the bar goes on.
+    """What tells each frame its place in the bar and its chord, (rows, frames, hidden); None where
+    there is nothing to tell. Where the tempo changes the bar goes on.
 
-    Guidance that sees beats in one row alone plays them up as it does a wish, drums under a flute.
+    Guidance that sees beats in one row alone plays them up as it does a wish, drums under a flute:
+    the rows without conditions are told `unconditional_beats` times them. Chords go to both alike.
     """
-    config = lm.config
-    bpm = np.zeros((len(asked[0]), frames))
+    config, songs = lm.config, asked[0]
+    bpm = np.zeros((len(songs), frames))
     for segment, conditions in sorted(asked.items()):
         bpm[:, config.first_frame(segment) :] = [[condition.bpm] for condition in conditions]
-    if not config.beat_harmonics or not bpm.any():
-        return None
-    told = mx.stack([lm.beats(row) for row in bpm])
-    if guidance_scale == 1.0:
-        return told
-    return mx.concatenate([told, config.unconditional_beats * told])
+    guided = guidance_scale != 1.0
+    told = None
+    if config.beat_harmonics and bpm.any():
+        told = mx.stack([lm.beats(row) for row in bpm])
+        if guided:
+            told = mx.concatenate([told, config.unconditional_beats * told])
+    if config.harmony and any(song.chords for song in songs):
+        chords = mx.stack([lm.harmony(song.chords, frames) for song in songs])
+        chords = mx.concatenate([chords, chords]) if guided else chords
+        told = chords if told is None else told + chords
+    return told
 
 
-def _add_last(embeddings: mx.array, beats: mx.array) -> mx.array:
-    """`beats` (..., n, hidden) added to the last n positions of (..., time, hidden)."""
-    n = beats.shape[-2]
+def _add_last(embeddings: mx.array, told: mx.array) -> mx.array:
+    """`told` (..., n, hidden) added to the last n positions of (..., time, hidden)."""
+    n = told.shape[-2]
     if n == embeddings.shape[-2]:
-        return embeddings + beats
-    return mx.concatenate([embeddings[..., :-n, :], embeddings[..., -n:, :] + beats], axis=-2)
+        return embeddings + told
+    return mx.concatenate([embeddings[..., :-n, :], embeddings[..., -n:, :] + told], axis=-2)
 
 
 def _draw_each(logp: mx.array, keys: Sequence[mx.array], **settings: float) -> mx.array:

@@ -20,6 +20,7 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.models.dit import DiT, DiTConfig
+from musicot_mlx.tokens.harmony import CHORD_FEATURES
 from musicot_mlx.weights.config import config_from_dict
 
 _NUMBER_FEATURES = 256  # of the seconds' embedding; diffusers fixes it
@@ -48,6 +49,7 @@ class DiffusionConfig:
     overlap_seconds: float = 5.0
     objective: str = "rectified_flow"
     latent_scale: float = 1.0  # latents are multiplied by this before diffusion
+    harmony: bool = False  # whether it knows the chord of each latent frame
     skip: bool = False  # whether noisy latents also go straight to the velocity, by gains
 
     def __post_init__(self) -> None:
@@ -193,6 +195,8 @@ class SemanticDiffusion(nn.Module):
             config.clap_dim, config.cross_attention_input_dim, config.max_seconds
         )
         self.semantic_embedding = nn.Embedding(config.audio_codebook_size + 1, config.semantic_dim)
+        if config.harmony:
+            self.harmony_proj = nn.Linear(CHORD_FEATURES, config.semantic_dim, bias=False)
         if config.skip:
             self.skip = nn.Linear(config.time_proj_dim, config.latent_dim)
             self.gate = nn.Linear(config.inner_dim, config.latent_dim, bias=False)
@@ -217,17 +221,23 @@ class SemanticDiffusion(nn.Module):
         frames: int,
         clap_mask: mx.array | None = None,
         frame_offset: int | np.ndarray = 0,
+        harmony: mx.array | None = None,
     ) -> Conditions:
         """Everything but latents and time, for `frames` latent frames.
 
         codes (batch, frames25), config.no_token where there is none: the window's own, or the whole
         song's with frame_offset (an int or one per row) the latent frame at which the window
         starts. clap (batch, vectors, clap_dim); clap_mask (batch, vectors) true where one counts;
-        start_seconds and total_seconds (batch,).
+        start_seconds and total_seconds (batch,). harmony (batch, frames, 24): the chord of each
+        latent frame (tokens/harmony.py), which counts only where there is a code.
         """
         index = code_index(self.config, frames, frame_offset, length=codes.shape[1])
         index = mx.broadcast_to(mx.array(index), (codes.shape[0], frames))
-        semantic = self.semantic_embedding(mx.take_along_axis(codes, index, axis=1))
+        sounding = mx.take_along_axis(codes, index, axis=1)  # (batch, frames)
+        semantic = self.semantic_embedding(sounding)
+        if harmony is not None and self.config.harmony:
+            told = harmony * (sounding != self.config.no_token)[..., None]
+            semantic = semantic + self.harmony_proj(told.astype(self.dtype))
         start = self.projection.start_number_conditioner(start_seconds, self.dtype)
         total = self.projection.end_number_conditioner(total_seconds, self.dtype)
         text = self.projection.text(clap.astype(self.dtype))
@@ -275,6 +285,7 @@ class SemanticDiffusion(nn.Module):
         *,
         clap_mask: mx.array | None = None,
         frame_offset: int | np.ndarray = 0,
+        harmony: mx.array | None = None,
     ) -> mx.array:
         conditions = self.conditions(
             codes,
@@ -284,6 +295,7 @@ class SemanticDiffusion(nn.Module):
             frames=x_t.shape[1],
             clap_mask=clap_mask,
             frame_offset=frame_offset,
+            harmony=harmony,
         )
         return self.step(x_t, self.time_embeddings(t), conditions)
 

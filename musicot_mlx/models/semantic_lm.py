@@ -23,6 +23,7 @@ import numpy as np
 from musicot_mlx.nn import few_rows, llama_step
 from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
 from musicot_mlx.tokens.beats import beat_features
+from musicot_mlx.tokens.harmony import CHORD_FEATURES, harmony_features
 from musicot_mlx.tokens.tempo import TEMPO_TAGS, paced_tempi
 from musicot_mlx.tokens.vocabulary import (
     AUD_BOS,
@@ -63,6 +64,7 @@ class SemanticLMConfig:
     thought_bias_rank: int = 0  # of ThoughtBias; 0: the model has none
     beat_harmonics: int = 0  # of a bar, in tokens/beats.py's features; 0: the model knows no beats
     unconditional_beats: float = 0.0  # how much of them guidance's row without conditions hears
+    harmony: bool = False  # whether it knows the chord of each frame
     tempo_head: bool = False  # whether it tells the tempo that songs like a CLAP vector have
 
     @classmethod
@@ -214,6 +216,8 @@ class SemanticLM(nn.Module):
             self.thought_bias = ThoughtBias(config)
         if config.beat_harmonics:
             self.beat_proj = nn.Linear(2 * config.beat_harmonics, config.hidden_size, bias=False)
+        if config.harmony:
+            self.harmony_proj = nn.Linear(CHORD_FEATURES, config.hidden_size, bias=False)
         if config.tempo_head:
             self.tempo_head = nn.Linear(config.clap_dim, len(TEMPO_TAGS))
 
@@ -284,6 +288,13 @@ class SemanticLM(nn.Module):
             bpm, frame_rate=self.config.audio_frame_rate, harmonics=self.config.beat_harmonics
         )
         return self.beat_proj(mx.array(features).astype(self.dtype))
+
+    def harmony(self, chords: Sequence[tuple[float, str]], frames: int) -> mx.array:
+        """What is added to the inputs that predict frames with these chords, (second, chord) at
+        every change: (frames, hidden).
+        """
+        features = harmony_features(chords, frames, frame_rate=self.config.audio_frame_rate)
+        return self.harmony_proj(mx.array(features).astype(self.dtype))
 
     def hidden(
         self,
