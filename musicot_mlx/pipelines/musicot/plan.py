@@ -16,6 +16,7 @@ import numpy as np
 
 from musicot_mlx.atomic import write_json
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.pipelines.musicot.plan_file import FORMAT, VERSION, checked, plan_within, read_plan
 from musicot_mlx.pipelines.musicot.thoughts import (
@@ -28,6 +29,7 @@ from musicot_mlx.pipelines.musicot.thoughts import (
     spread,
     window_count,
 )
+from musicot_mlx.tokens.progressions import chord_changes, transposed
 
 Where = int | slice | Sequence[int]
 BEGINS, NEAR = 8, 0.02  # numbers of each vector that a file keeps; 16-bit weights differ by less
@@ -59,6 +61,8 @@ class Plan:
     codes: int32 (levels, segments), coarse level first; embeddings: float32 (segments, dim), unit
     length; vector: float32 (dim,), the CLAP embedding that conditions the song; duration in
     seconds; origins: where each segment's thought came from; history: the edits, oldest first.
+    key: as "D minor"; chords: bars from the song's first frame on, "Am" or "Am F" each, none where
+    the harmony is left open; bpm: what bars are counted by where nothing asks for a tempo.
     """
 
     codes: np.ndarray
@@ -72,6 +76,9 @@ class Plan:
     lyrics: str = ""
     origins: tuple[Origin, ...] = ()
     history: tuple[dict[str, Any], ...] = ()
+    key: str | None = None
+    chords: tuple[str, ...] = ()
+    bpm: float = 0.0
     model: Composer | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -114,6 +121,10 @@ class Plan:
         if not any(own):
             return self.vector
         return np.where(np.array(own)[:, None], self.embeddings, self.vector)
+
+    def chord_changes(self) -> tuple[tuple[float, str], ...]:
+        """(second, chord) of every chord of the plan, in order."""
+        return chord_changes(self.chords, harmony.bar_starts(self)) if self.chords else ()
 
     def changed(self, other: "Plan") -> int:
         """The first segment whose thought differs from the other plan's; where one ends, if none
@@ -182,6 +193,7 @@ class Plan:
         if where is None:
             nearer = self if amount < 0.5 else other
             changes = {"prompt": nearer.prompt, "tags": nearer.tags, "lyrics": nearer.lyrics}
+            changes |= {"key": nearer.key, "chords": nearer.chords, "bpm": nearer.bpm}
             changes["vector"] = (
                 nearer.vector if amount in (0, 1) else slerp(self.vector, other.vector, amount)
             )
@@ -213,6 +225,47 @@ class Plan:
             {"edit": "redraw", "segments": free, "seed": self._seed(seed)},
             thought_temperature=thought_temperature,
             thought_guidance=thought_guidance,
+        )
+
+    def with_chords(
+        self,
+        chords: str | Sequence[str] | None,
+        where: Where | None = None,
+        *,
+        key: str | None = None,
+    ) -> "Plan":
+        """The same thoughts with other chords, repeated to the end of the song, or only in the bars
+        that begin in the segments `where`.
+
+        chords: "Am F C G", "Am F | C | G", numerals in `key` (by default the plan's), or one text a
+        bar; None leaves the harmony open. Raises MusicotError for what is no chord or no key.
+        """
+        asked = harmony.wanted_key(key)
+        now = asked or harmony.wanted_key(self.key)
+        bars = () if chords is None else harmony.wanted_bars(chords, now)
+        record: dict[str, Any] = {"edit": "chords", "by": " ".join(bars) or "none"}
+        if where is None:
+            now, bars = asked, harmony.fitted(self, bars)
+            named = harmony.named(now, bars)
+        else:
+            record["segments"] = places = self._places(where)
+            bars = harmony.placed(self, bars or ("N",), places)
+            named = self.key if asked is None else str(asked)
+        return self._edited(record, codes=self.codes, origins=self.origins, chords=bars, key=named)
+
+    def transpose(self, semitones: int) -> "Plan":
+        """The same thoughts with key and chords so many semitones higher (lower below 0)."""
+        semitones = operator.index(semitones)
+        if not self.chords:
+            raise MusicotError("this plan names no chords to transpose; give it some: with_chords")
+        key = harmony.wanted_key(self.key)
+        key = None if key is None else key.transposed(semitones)
+        return self._edited(
+            {"edit": "transpose", "semitones": semitones},
+            codes=self.codes,
+            origins=self.origins,
+            chords=transposed(self.chords, semitones, key),
+            key=None if key is None else str(key),
         )
 
     def extend(
@@ -274,8 +327,10 @@ class Plan:
         columns = np.arange(count) % codes.shape[1]
         origins = [origins[column] for column in columns]
         record |= {"edit": "insert", "segments": list(range(before, before + count))}
+        order = [*range(before), *[None] * count, *range(before, self.segments)]
         return self._edited(
             record,
+            order=order,
             codes=np.insert(self.codes, [before], codes[:, columns], axis=1),
             origins=[*self.origins[:before], *origins, *self.origins[before:]],
             duration=duration,
@@ -325,6 +380,9 @@ class Plan:
             "prompt": self.prompt,
             "tags": list(self.tags),
             "lyrics": self.lyrics,
+            "key": self.key,
+            "chords": list(self.chords),
+            "bpm": self.bpm,
             "seed": self.seed,
             "duration": self.duration,
             "thought_seconds": self.thought_seconds,
@@ -372,6 +430,9 @@ class Plan:
             lyrics=value["lyrics"],
             origins=tuple(Origin(**origin) for origin in origins),
             history=tuple(value.get("history", ())),
+            key=value.get("key"),  # from version 3 on, as chords and bpm
+            chords=tuple(value.get("chords", ())),
+            bpm=float(value.get("bpm", 0.0)),
         )
         plan = model.check_plan(plan, where)
         for row, begins in zip(plan.embeddings, value.get("begins", ()), strict=False):
@@ -480,12 +541,20 @@ class Plan:
         duration = step * (len(order) - 1) + tail
         _check_length(duration)
         origins = [self.origins[i] for i in order]
-        return self._edited(record, codes=self.codes[:, order], origins=origins, duration=duration)
+        codes = self.codes[:, order]
+        return self._edited(record, order=order, codes=codes, origins=origins, duration=duration)
 
-    def _edited(self, record: dict[str, Any], **changes: Any) -> "Plan":
+    def _edited(
+        self, record: dict[str, Any], order: Sequence[int | None] | None = None, **changes: Any
+    ) -> "Plan":
+        """The plan with these changes; `order`: where each segment stood, None for a new one."""
         changes["codes"] = np.ascontiguousarray(changes["codes"], dtype=np.int32)
         changes["origins"] = tuple(changes["origins"])
         plan = replace(self, **changes, history=(*self.history, record))
+        if order is not None:
+            plan = replace(plan, chords=harmony.carried(self, plan, order))
+        elif plan.chords:  # as many bars as there are now
+            plan = replace(plan, chords=harmony.fitted(plan, plan.chords))
         return self._model().check_plan(plan, "the edited plan")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from musicot_mlx.errors import MusicotError
 
-FORMAT, VERSION = "musicot-plan", 2
+FORMAT, VERSION = "musicot-plan", 3
 LARGEST = 32 << 20  # bytes; a plan of 300 s has some 20 kB
 _MAKE = "make one with `musicot plan -o plan.json`"
 
