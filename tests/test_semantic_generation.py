@@ -415,8 +415,8 @@ def test_a_song_at_a_tempo_is_the_same_in_a_batch_and_in_many_windows(beat_lm, c
 def test_the_bar_goes_on_where_the_tempo_changes(beat_lm, condition):
     config, asked = beat_lm.config, [replace(condition, bpm=bpm) for bpm in (120.0, 60.0, 0.0)]
     frames = config.first_frame(3)
-    told = np.array(semantic._beats(beat_lm, {i: [c] for i, c in enumerate(asked)}, frames, 1.3))
+    told = np.array(semantic._told(beat_lm, {i: [c] for i, c in enumerate(asked)}, frames, 1.3))
     speeds = np.repeat([120.0, 60.0, 0.0], config.first_frame(1))
     np.testing.assert_allclose(told[0], np.array(beat_lm.beats(speeds)), atol=1e-6)
     assert not told[1].any() and not told[0, config.first_frame(2) :].any()
-    assert semantic._beats(beat_lm, {0: asked[2:]}, frames, 1.3) is None
+    assert semantic._told(beat_lm, {0: asked[2:]}, frames, 1.3) is None

@@ -52,6 +52,7 @@ CONFIG: dict[str, Any] = {
         "context_seconds": 40.0,
         "thought_bias_rank": 4,
         "beat_harmonics": 4,
+        "harmony": True,
         "tempo_head": True,
     },
     "semantic_tokenizer": {
@@ -90,6 +91,7 @@ CONFIG: dict[str, Any] = {
         "overlap_seconds": 1.0,
         "objective": "rectified_flow",
         "latent_scale": 1.0,
+        "harmony": True,
         "skip": True,
     },
     "vae": {
@@ -106,6 +108,7 @@ CONFIG: dict[str, Any] = {
         "kernel_size": 5,
         "core_band": [1, 3],
     },
+    "usual_harmony": {"progressions": [["piano", "minor", "Cm|Ab|Eb|Bb", 3]]},
     "sampling": {"steps": 2, "sampler": "euler", "diffusion_guidance": 2.0, "tag_threshold": 0.5},
 }
 
@@ -167,7 +170,9 @@ def write_reference(folder: Path, *, seed: int = 0) -> Path:
         if name.endswith("_codebook.embed"):
             buffer.copy_(torch.randn_like(buffer) * 0.3)
     made = model.diffusion
-    for layer in (model.semantic_lm.beat_proj, made.skip, made.gate):  # zeros until trained
+    lm = model.semantic_lm
+    zeros = (lm.beat_proj, lm.harmony_proj, made.harmony_proj, made.skip, made.gate)
+    for layer in zeros:  # until trained
         torch.nn.init.normal_(layer.weight, std=0.1)
     model.save_pretrained(folder, tokenizer())
     return Path(folder)

@@ -22,7 +22,8 @@ TEMPLATES = ("", "m", "dim", "maj7", "7", "m7", "m7b5")  # qualities that are to
 CHANGE = 0.05  # what a change of chord costs, in the likeness (0 to 1) of one span
 ROOT_IN_BASS = 0.15  # what the root in the bass is worth beside the likeness of the chroma
 FOREIGN = 0.3  # what a chord outside the song's scale costs
-SILENT = 1e-4  # amplitude of a span's largest peak up to which there is no chord
+SILENT = 1e-4  # magnitude of a peak up to which nothing sounds
+SOUNDING = 0.25  # share of a span's frames in which notes must sound for a chord
 
 CHORDS = tuple(Chord(root, quality) for quality in TEMPLATES for root in range(12))
 
@@ -127,7 +128,7 @@ def _likeness(
         if not inside.any():  # shorter than a frame: the nearest
             inside = np.arange(len(heard.seconds)) == np.abs(heard.seconds - start).argmin()
         notes, bass = heard.notes[inside].sum(0), heard.bass[inside].sum(0)
-        silent[i] = not notes.any()
+        silent[i] = heard.notes[inside].any(1).mean() < SOUNDING
         likeness[i] = templates @ notes / max(np.linalg.norm(notes), 1e-9)
         likeness[i] += ROOT_IN_BASS * bass[roots] / max(bass.sum(), 1e-9)
     return likeness, silent

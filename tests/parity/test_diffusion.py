@@ -21,6 +21,7 @@ from musicot_mlx.convert.rules import apply_rules  # noqa: E402
 from musicot_mlx.generation import diffusion, samplers  # noqa: E402
 from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffusion  # noqa: E402
 from musicot_mlx.reference.diffusion import SemanticDiffusion as TorchDiffusion  # noqa: E402
+from musicot_mlx.tokens.harmony import harmony_features  # noqa: E402
 from musicot_mlx.weights.checkpoint import load_strict  # noqa: E402
 from tests.test_dit import TINY  # noqa: E402
 
@@ -111,6 +112,36 @@ def test_one_pass(twins):
     )
     assert expected.std() > 0.5, "a dead network proves nothing"
     assert relative_error(out, expected) < 1e-5
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_chords(guidance_scale):
+    """Velocities and latents with chords, to 1e-5; what has no code has no chord either."""
+    model, reference = build_twins(harmony=True)
+    chords = [((0.0, "Am"), (0.4, "F#m7b5")), ((0.2, "C/E"),)]
+    rate = model.config.latent_rate
+    features = np.stack([harmony_features(c, FRAMES, frame_rate=rate) for c in chords])
+    given, x = inputs(), noise()
+    settings = {"steps": 3, "sampler": "euler", "guidance_scale": guidance_scale}
+    expected, plain = (
+        reference.sample(
+            **to_torch(given),
+            frames=FRAMES,
+            noise=torch.from_numpy(x).transpose(1, 2),
+            harmony=told,
+            **settings,
+        ).transpose(1, 2)
+        for told in (torch.from_numpy(features), None)
+    )
+    out = diffusion.sample(
+        model, **to_mlx(given), noise=mx.array(x), harmony=mx.array(features), **settings
+    )
+    assert relative_error(out, expected) < 1e-5
+    assert relative_error(out, plain) > 1e-2
+    given["codes"][:] = model.config.no_token
+    x_t, t = mx.array(x), mx.array([0.3, 0.9])
+    silent = [model(x_t, t, **to_mlx(given), harmony=h) for h in (mx.array(features), None)]
+    np.testing.assert_array_equal(np.array(silent[0]), np.array(silent[1]))
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])

@@ -42,6 +42,7 @@ CONFIG = {
     "context_seconds": 30.0,
 }
 TAGS, LYRICS = [31], [6, 12, 14, 7, 20]
+CHORDS = ((0.0, "Am"), (1.3, "F"), (2.0, "N"), (3.0, "G7/B"))
 KEY = mx.random.key(0)
 
 
@@ -291,6 +292,25 @@ def test_beats(clap, scale, unconditional):
     ]
     np.testing.assert_array_equal(got, wanted)
     assert (wanted[0] != wanted[1]).any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_chords(clap, scale):
+    """The same greedy tokens with chords, beats beside them or not, which are others than without;
+    a song of two windows reads them from its own start."""
+    lm, reference = make_twins({**CONFIG, "harmony": True, "beat_harmonics": 6})
+    thoughts = np.random.default_rng(5).integers(0, 16, (4, 1)).astype(np.int32)
+    settings = {"frames": 100, "temperature": 0.0, "guidance_scale": scale}
+    found = []
+    for bpm, chords in ((0.0, ()), (0.0, CHORDS), (96.0, CHORDS)):
+        wanted = reference.audio_tokens(
+            torch.tensor(clap), TAGS, thoughts=thoughts, bpm=bpm, chords=chords, **settings
+        )
+        condition = Condition(clap, TAGS, bpm=bpm, chords=chords)
+        got = np.concatenate(list(audio_tokens(lm, condition, thoughts, key=KEY, **settings)))
+        np.testing.assert_array_equal(got, wanted)
+        found.append(got)
+    assert all((a != b).any() for a, b in zip(found[:-1], found[1:], strict=True))
 
 
 def test_beats_go_to_the_inputs_that_predict_their_frames():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.tokens.harmony import Key, parse_key
+from musicot_mlx.tokens.harmony import Key, parse_chord, parse_key
 from musicot_mlx.tokens.progressions import Bars, key_of, parse_bars, repeated
 from musicot_mlx.tokens.tempo import asked_tempo
 
@@ -81,6 +81,18 @@ def carried(before: "Plan", after: "Plan", order: Sequence[int | None]) -> Bars:
             place = int(np.searchsorted(old, there, side="right")) - 1
         bars.append(repeated(before.chords, max(place, 0) + 1)[max(place, 0)])
     return tuple(bars)
+
+
+def check(plan: "Plan", where: str) -> None:
+    """MusicotError, one line, for a key or chords of a plan that are none."""
+    try:
+        if plan.key is not None:
+            parse_key(plan.key)
+        for bar in plan.chords:
+            for label in bar.split() or [bar]:
+                parse_chord(label)
+    except ValueError as error:
+        raise MusicotError(f"{where}: {error}") from error
 
 
 def wanted_key(text: str | None) -> Key | None:

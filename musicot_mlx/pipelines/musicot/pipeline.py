@@ -11,7 +11,7 @@ import difflib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -32,6 +32,7 @@ from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTok
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.pipelines.candidates import MOST, candidate_seeds, score
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
 from musicot_mlx.pipelines.musicot.plan import Origin, Plan
 from musicot_mlx.pipelines.musicot.thoughts import (
@@ -45,6 +46,7 @@ from musicot_mlx.pipelines.musicot.thoughts import (
 )
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
 from musicot_mlx.pipelines.song import Song, Stream, soft_limit
+from musicot_mlx.tokens.progressions import named_bars, named_key, usual
 from musicot_mlx.tokens.tags import alone, chosen_tags
 from musicot_mlx.tokens.tempo import asked_tempo
 from musicot_mlx.weights.hub import resolve
@@ -83,6 +85,7 @@ def load(
     return MusicotPipeline(
         embedder=ClapEmbedder(networks.pop("clap"), loaded.file("tokenizer.json")),
         sampling=loaded.section("sampling", Sampling),
+        usual_harmony=loaded.section("usual_harmony", UsualHarmony),
         name=called,
         adapters=loaded.adapters,
         adapter_keys=loaded.adapter_keys,
@@ -108,6 +111,15 @@ class Sampling:
     tag_threshold: float = 0.5  # delta of section 4.1
 
 
+@dataclass(frozen=True)
+class UsualHarmony:
+    """What songs like a prompt have where it names no chords: the `usual_harmony` section of
+    config.json, rows of (tag, mode, bars in C with a line between, how many songs).
+    """
+
+    progressions: tuple[tuple[str, str, str, int], ...] = ()
+
+
 # What a call may leave to the model, and what it may not.
 _SAMPLED = tuple(f.name for f in fields(Sampling) if f.name != "tag_threshold")
 _DEFAULTS: dict[str, Any] = {
@@ -120,9 +132,11 @@ _DEFAULTS: dict[str, Any] = {
     "reference_weights": None,
     "lyrics": None,
     "tags": None,
+    "key": None,
+    "chords": None,
 }
 _PLANNING = (
-    *("duration", "reference", "reference_weights", "lyrics", "tags"),
+    *("duration", "reference", "reference_weights", "lyrics", "tags", "key", "chords"),
     *("thought_temperature", "thought_guidance", "top_k", "top_p"),
 )
 
@@ -139,6 +153,8 @@ class RenderOptions(TypedDict, total=False):
     reference_weights: Sequence[float] | None  # one for each; None: alike
     lyrics: str | None
     tags: Sequence[str] | None  # those of the model; None: every tag near the prompt (eq 5)
+    key: str | None  # "D minor"; None: the one the prompt names, or one of songs like it
+    chords: str | Sequence[str] | None  # "Am F C G", a chord a bar; "none" leaves them open
     thought_temperature: float | None
     audio_temperature: float | None
     thought_guidance: float | None  # lambda_1
@@ -191,6 +207,7 @@ class MusicotPipeline:
         diffusion: SemanticDiffusion,
         vae: VAE,
         sampling: Sampling,
+        usual_harmony: UsualHarmony | None = None,
         name: str,
         adapters: Sequence[str] = (),
         adapter_keys: int = 0,
@@ -198,6 +215,7 @@ class MusicotPipeline:
         self.clap, self.rvq, self.semantic_lm = embedder, rvq, semantic_lm
         self.semantic_tokenizer, self.diffusion, self.vae = semantic_tokenizer, diffusion, vae
         self.sampling, self.name = sampling, name
+        self.usual_harmony = usual_harmony or UsualHarmony()
         self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
         self.decode_latents = 512  # at once; --max-memory-gb may take fewer
 
@@ -216,6 +234,8 @@ class MusicotPipeline:
         reference_weights: Sequence[float] | None = None,
         lyrics: str | None = None,
         tags: Sequence[str] | None = None,
+        key: str | None = None,
+        chords: str | Sequence[str] | None = None,
         thought_temperature: float | None = None,
         thought_guidance: float | None = None,
         top_k: int = 0,
@@ -227,7 +247,12 @@ class MusicotPipeline:
         The reference's CLAP-RVQ codes stand in the thought slot (section 5.4), and nothing else of
         it goes into the song; without a prompt its CLAP vector is the condition too. Several files
         are blended by weight (alike, where there are no weights), each followed from its beginning
-        to its end. Raises MusicotError for an empty prompt, an unknown tag, a bad file.
+        to its end.
+
+        key and chords (Plan.with_chords says how they are written) go into the plan of a model that
+        knows harmony; what is not given is what the prompt names, or what songs like it have, drawn
+        by the seed. Raises MusicotError for an empty prompt, an unknown tag, a bad file, a key or
+        chords that are none or that the model has no ear for.
         """
         if not SHORTEST <= duration <= LONGEST:
             raise MusicotError(f"duration is {duration:g} s; ask for {SHORTEST:g} to {LONGEST:g} s")
@@ -279,7 +304,35 @@ class MusicotPipeline:
             lyrics=lyrics or "",
             origins=(origin,) * segments,
         )
-        return self.check_plan(plan, "the plan")
+        return self.check_plan(self._harmonised(plan, key, chords), "the plan")
+
+    @property
+    def knows_harmony(self) -> bool:
+        """Whether key and chords mean anything to the model."""
+        return self.semantic_lm.config.harmony or self.diffusion.config.harmony
+
+    def _harmonised(self, plan: Plan, key: str | None, chords: str | Sequence[str] | None) -> Plan:
+        """The plan with the key and chords asked for, else those that its prompt names, else those
+        of songs like it.
+        """
+        if not self.knows_harmony:
+            if key is not None or chords is not None:
+                raise MusicotError(f"{self.name} knows no chords; leave out key and chords")
+            return plan
+        bpm = asked_tempo(plan.tags, [plan.prompt])
+        if not bpm:  # nothing tells it a tempo, but chords must change at some pace
+            usual_tempo = self.semantic_lm.usual_tempo(plan.vector, plan.prompt)
+            bpm = asked_tempo([usual_tempo] if usual_tempo else [], ())
+        told = harmony.wanted_key(key) or named_key(plan.prompt)
+        bars = named_bars(plan.prompt, told) if chords is None else ()
+        if chords is not None:
+            bars = harmony.wanted_bars(chords, told)
+        elif not bars:
+            rows = self.usual_harmony.progressions
+            told, bars = usual(rows, plan.tags, plan.prompt, plan.seed, key=told)
+        plan = replace(plan, bpm=bpm)
+        bars = harmony.fitted(plan, bars)
+        return replace(plan, key=harmony.named(told, bars), chords=bars)
 
     def plan_from_audio(
         self,
@@ -393,6 +446,7 @@ class MusicotPipeline:
                 f"{config.thought_seconds:g} s"
             )
         self._tags(plan.vector, plan.tags)
+        harmony.check(plan, where)
         if bare:
             return plan.with_vectors(unit(plan.vector)[None], self)
         return plan.with_vectors(vectors_of(self, codes), self)
@@ -619,6 +673,8 @@ class MusicotPipeline:
         reference_weights: Sequence[float] | None = None,
         lyrics: str | None = None,
         tags: Sequence[str] | None = None,
+        key: str | None = None,
+        chords: str | Sequence[str] | None = None,
         thought_temperature: float | None = None,
         audio_temperature: float | None = None,
         thought_guidance: float | None = None,
@@ -654,6 +710,8 @@ class MusicotPipeline:
                 reference_weights=reference_weights,
                 lyrics=lyrics,
                 tags=tags,
+                key=key,
+                chords=chords,
                 thought_temperature=thought_temperature,
                 thought_guidance=thought_guidance,
                 top_k=top_k,
@@ -700,6 +758,7 @@ class MusicotPipeline:
             sampler=_or(sampler, self.sampling.sampler),
             guidance_scale=_or(diffusion_guidance, self.sampling.diffusion_guidance),
             key=_key(seed, "diffusion"),
+            chords=plan.chord_changes(),
             first=first,
             made=before,
             progress=lambda done, total: report("diffusion", done, total),
@@ -772,7 +831,8 @@ class MusicotPipeline:
         )
 
     def _song_condition(self, plan: Plan) -> Condition:
-        return self._condition(plan.vector, plan.tags, plan.lyrics, plan.prompt)
+        condition = self._condition(plan.vector, plan.tags, plan.lyrics, plan.prompt)
+        return replace(condition, chords=plan.chord_changes())
 
     @cached_property
     def _tag_vectors(self) -> np.ndarray:
