@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from musicot_mlx import __version__
 from musicot_mlx.atomic import write_text
-from musicot_mlx.cli import COMMANDS, doctor, generate, main, player
+from musicot_mlx.cli import COMMANDS, doctor, flags, generate, main, player
+from musicot_mlx.cli.app import arguments
 from musicot_mlx.cli.progress import Progress
 from tests import tiny
 
@@ -52,6 +54,13 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("generate --promt x", "did you mean --prompt?"),
         ("generate", "nothing to make"),
         ("generate -p", "expected one argument"),
+        ("generate -p --duration 5", "argument --prompt/-p: expected one argument"),
+        ("generate --seed -p x", "argument --seed: expected one argument"),
+        ("generate --seed 1 two", "expected a whole number from 0"),
+        ("generate -p x y", "unexpected extra argument(s) (y)"),
+        ("generate --reference", "argument --reference: expected one argument"),
+        ("generate --stream=1", "Option '--stream' does not take a value"),
+        ("plan --morph a.json", "Option '--morph' requires 2 arguments"),
         ("generate -p ''", "the prompt is empty"),
         ("generate -p ' '", "the prompt is empty"),
         ("generate -p x --prompt-file y", "not both"),
@@ -84,7 +93,8 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("plan -p ''", "the prompt is empty"),
         ("plan -p x --png no/a.png", "the folder no doesn't exist"),
         ("plan -p x --duration 301", "from 1 to 300 seconds"),
-        ("convert", "the following arguments are required: --hf-path/--model, --mlx-path"),
+        ("convert", "Missing option '--hf-path' / '--model'"),
+        ("convert --hf-path .", "Missing option '--mlx-path'"),
         ("convert --hf-path ./no --mlx-path out", "no model folder at ./no"),
         ("convert --hf-path . --mlx-path out", "holds no config.json"),
         ("convert --hf-path . --mlx-path out --q-bits 9", "invalid choice: 9"),
@@ -296,6 +306,86 @@ def test_unexpected_errors_are_one_line(
     assert "Traceback" in capsys.readouterr().err
 
 
+# --- help, and what a shell asks ---
+
+
+def test_help_is_in_panels(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"], ["-h"], ["help"]):
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        assert all(f" {name} " in out for name in COMMANDS)
+        assert "─ Songs ─" in out and "--install-completion" in out and "\x1b" not in out
+    for words in (["generate", "--help"], ["generate", "-h"], ["help", "generate"]):
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        assert "─ The song ─" in out and "[VERSE]" in out and "<bool>" not in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("--version", "-V"):
+        assert main([word]) == 0
+        assert capsys.readouterr().out == f"musicot {__version__}\n"
+
+
+def _median_seconds(code: str) -> float:
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds)[2]
+
+
+def test_help_answers_at_once() -> None:
+    """Under 0.3 s on a free core; here it may share one, so Python's own start is the measure."""
+    code = "from musicot_mlx.cli import main; raise SystemExit(main(['--help']))"
+    python, whole = _median_seconds("import argparse, json"), _median_seconds(code)
+    assert whole < max(0.3, 8 * python), (python, whole)
+    code = (
+        "import sys\nfrom musicot_mlx.cli import main\nmain(['--help'])\n"
+        "ours = [name for name in sys.modules if name.startswith('musicot_mlx.cli.')]\n"
+        "assert sorted(ours) == ['musicot_mlx.cli.app', 'musicot_mlx.cli.flags'], ours\n"
+        "assert 'pydantic' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("musicot gen", "generate"),
+        ("musicot generate --samp", "--sampler"),
+        ("musicot generate --sampler h", "heun"),
+    ],
+)
+def test_shells_are_told_what_completes_a_word(line: str, found: str) -> None:
+    asked = {"_MUSICOT_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
+    answer = subprocess.run(
+        [sys.executable, "-m", "musicot_mlx"],
+        env=tiny.environment(PYTHONPATH=str(ROOT), **asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found in answer.stdout
+
+
+def test_completion_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "musicot").write_text(f'#!/bin/sh\nexec {sys.executable} -m musicot_mlx "$@"\n')
+    (tmp_path / "musicot").chmod(0o755)
+    env = tiny.environment(PYTHONPATH=str(ROOT), HOME=str(tmp_path))
+    env["PATH"] = f"{tmp_path}:{env.get('PATH', os.environ['PATH'])}"
+    said = subprocess.run(
+        ["bash", "-c", "musicot --install-completion; echo $?"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "completion installed" in said.stdout and said.stdout.endswith("0\n")
+    assert "musicot" in (tmp_path / ".bashrc").read_text()
+
+
 # --- songs ---
 
 
@@ -453,12 +543,25 @@ def test_live_player_gets_the_samples(tmp_path: Path, monkeypatch: pytest.Monkey
         assert feed is None
 
 
-def test_progress_takes_stages_in_turn(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress() as progress:
-        for step in range(3):
-            progress("audio tokens", step, 2)
-            progress("diffusion", step, 2)
-    assert capsys.readouterr().err == ""  # no terminal, no bars
+def test_progress_takes_stages_in_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> str:
+        with Progress(prefix="1/2 ") as progress:
+            for step in range(3):
+                progress("audio tokens", step, 2)
+                progress("diffusion", step, 4)
+        return capsys.readouterr().err
+
+    monkeypatch.setattr("musicot_mlx.cli.progress.DELAY", 0.0)
+    monkeypatch.setattr("musicot_mlx.cli.progress._PAUSE", 0.0)
+    assert run() == ""  # no terminal, no bars
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    drawn = run()
+    assert "1/2 audio tokens" in drawn and "100%" in drawn and "50%" in drawn
+    monkeypatch.setattr("musicot_mlx.cli.progress.DELAY", 60.0)
+    assert run() == ""  # a run that is over sooner shows none
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
@@ -503,6 +606,7 @@ def test_doctor_knows_macs_without_the_kernels_of_m5(
 
 def test_every_command_has_its_module() -> None:
     assert list(COMMANDS)[:3] == ["generate", "plan", "analyze"]
+    assert all(flags.listed(arguments(name)) for name in COMMANDS)
     assert set(generate.OPTIONS) >= {"duration", "lyrics", "tags", "top_k"}
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from musicot_mlx.cli import COMMANDS, build_parser, main
+from musicot_mlx.cli import COMMANDS, flags, main
+from musicot_mlx.cli.app import arguments
 from musicot_mlx.weights import hub
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -19,18 +20,13 @@ PAGES = (README, *(README.parent / "docs" / name for name in ("commands.md", "tr
 
 
 def _flag_table(command: str) -> str:
-    """The options of a command as a table, from its parser."""
+    """The options of a command as a table, from its dataclass of flags."""
     rows = ["| option | what |", "|---|---|"]
-    for action in build_parser(command)._actions:
-        if action.dest == "help":
-            continue
-        values = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
-        if action.nargs == "+":
-            values = f"{values} [{values} ...]"
-        names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar}`"
-        values = values if action.option_strings else ""
-        shown = f" {values}".replace("|", r"\|") if values else ""
-        rows.append(f"| {names}{shown} | {action.help} |")
+    for _, flag in flags.listed(arguments(command)):
+        names = ", ".join(f"`{name}`" for name in flag.names)
+        names, value = (f"`{flag.metavar}`", "") if flag.positional else (names, flag.metavar)
+        shown = f" {value}".replace("|", r"\|") if value else ""
+        rows.append(f"| {names}{shown} | {flag.help} |")
     return "\n".join(rows)
 
 

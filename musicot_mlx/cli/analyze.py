@@ -1,6 +1,5 @@
 """musicot analyze: what audio or a plan holds over time, and whether audio followed its plan."""
 
-import argparse
 import base64
 import inspect
 import json
@@ -9,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,43 +22,35 @@ if TYPE_CHECKING:
     from musicot_mlx.evaluation.copying import CopyCheck
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("file", metavar="FILE", help="audio, or a plan (.json)")
-    add(
-        "--plan",
-        metavar="FILE",
-        help="plan to hold the audio against (default: that of the .json beside it)",
+@dataclass(kw_only=True)
+class Arguments:
+    """The flags of musicot analyze."""
+
+    file: str = flags.flag("FILE", "audio, or a plan (.json)", positional=True)
+    plan: str | None = flags.flag(
+        "FILE", "plan to hold the audio against (default: that of the .json beside it)"
     )
-    add(
-        "--anchors",
-        type=flags.names,
+    anchors: list[str] = flags.flag(
+        "A,B",
+        f"texts to hold each segment against (default: {','.join(ANCHORS)})",
+        check=flags.names,
         default=ANCHORS,
-        metavar="A,B",
-        help=f"texts to hold each segment against (default: {','.join(ANCHORS)})",
     )
-    add(
-        "--stems",
-        metavar="FOLDER",
-        help="drums.wav, bass.wav, ... of this song: their loudness against its thoughts",
+    stems: str | None = flags.flag(
+        "FOLDER", "drums.wav, bass.wav, ... of this song: their loudness against its thoughts"
     )
-    add("--copy-of", metavar="FILE", help="a song that this one must not copy: compare tokens")
-    add(
-        "--unrelated",
-        nargs="+",
-        metavar="FILE",
-        help="other songs, to know better what chance gives (with --copy-of)",
+    copy_of: str | None = flags.flag("FILE", "a song that this one must not copy: compare tokens")
+    unrelated: list[str] | None = flags.flag(
+        "FILE...", "other songs, to know better what chance gives (with --copy-of)"
     )
-    add("--png", metavar="FILE", help="draw it")
-    add(
-        "--model",
-        metavar="NAME",
-        help="model that listens, a CLAP too: name, folder or Hub id (default: the song's)",
+    png: str | None = flags.flag("FILE", "draw it")
+    model: str | None = flags.flag(
+        "NAME", "model that listens, a CLAP too: name, folder or Hub id (default: the song's)"
     )
-    add("--json", action="store_true", help="one line of JSON on standard output")
+    json: bool = flags.flag("", "one line of JSON on standard output", default=False)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     path = Path(args.file)
     if not path.is_file():
         raise MusicotError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
@@ -165,7 +157,7 @@ def _plan(model: Any, source: Any, settings: dict[str, Any], *, must: bool) -> A
     return None
 
 
-def _copy_check(args: argparse.Namespace, model: Any, settings: dict[str, Any]) -> "CopyCheck":
+def _copy_check(args: Arguments, model: Any, settings: dict[str, Any]) -> "CopyCheck":
     """By the tokens that the song was written in, where its settings hold them."""
     from musicot_mlx.evaluation.copying import copy_check
 

@@ -1,13 +1,13 @@
 """musicot bench: how fast this machine makes songs, stage by stage, and what holds it back."""
 
-import argparse
 import itertools
 import json
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from musicot_mlx.atomic import write_text
 from musicot_mlx.cli import flags
@@ -15,63 +15,54 @@ from musicot_mlx.cli.progress import Progress
 from musicot_mlx.errors import MusicotError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    number, add = flags.number, parser.add_argument
-    add(
-        "--model",
-        default="musicot-mini",
-        metavar="NAME",
-        help="embedded name, folder or Hub id (default: musicot-mini)",
+@dataclass(kw_only=True)
+class Arguments:
+    """The flags of musicot bench."""
+
+    model: str = flags.flag(
+        "NAME", "embedded name, folder or Hub id (default: musicot-mini)", default="musicot-mini"
     )
-    add(
+    duration: list[float] = flags.flag(
+        "S...",
+        "lengths of the songs in seconds (default: 20)",
         "--duration",
         "--seconds",
-        type=flags.seconds,
-        nargs="+",
+        check=flags.seconds,
         default=[20.0],
-        metavar="S",
-        help="lengths of the songs in seconds (default: 20)",
     )
-    add(
-        "--bits",
-        type=int,
-        nargs="+",
-        choices=(4, 8, 16),
-        metavar="B",
-        help="weights stored anew in 4, 8 or 16 bits (default: as the model is)",
+    bits: list[Literal[4, 8, 16]] | None = flags.flag(
+        "B...", "weights stored anew in 4, 8 or 16 bits (default: as the model is)"
     )
-    add(
-        "--batch",
-        type=number(1, 16, whole=True),
-        nargs="+",
+    batch: list[int] = flags.flag(
+        "N...",
+        "songs drawn together, as --candidates draws them (default: 1)",
+        check=flags.number(1, 16, whole=True),
         default=[1],
-        metavar="N",
-        help="songs drawn together, as --candidates draws them (default: 1)",
     )
-    add(
+    n: int = flags.flag(
+        "N",
+        "fresh processes a row; figures are medians (default: 3)",
         "-n",
-        type=number(1, 50, whole=True),
+        check=flags.number(1, 50, whole=True),
         default=3,
-        metavar="N",
-        help="fresh processes a row; figures are medians (default: 3)",
     )
-    add(
-        "--against",
-        choices=("torch",),
-        help="the PyTorch reference beside MLX: same weights, same run, float32",
+    against: Literal["torch"] | None = flags.flag(
+        "", "the PyTorch reference beside MLX: same weights, same run, float32"
     )
-    add(
-        "--shapes",
-        nargs="+",
-        choices=("model", "lm-1b", "musicgen-small"),
+    shapes: list[Literal["model", "lm-1b", "musicgen-small"]] = flags.flag(
+        "NAME...",
+        "what stands side by side: the model, and two large shapes with random weights",
         default=["model", "lm-1b", "musicgen-small"],
-        help="what stands side by side: the model, and two large shapes with random weights",
     )
-    add("--max-memory-gb", type=number(0.05, unit="GB"), metavar="GB", help="refuse what is larger")
-    add("--json", metavar="FILE", help="write the results here; - is standard output, not a table")
+    max_memory_gb: float | None = flags.flag(
+        "GB", "refuse what is larger", check=flags.number(0.05, unit="GB")
+    )
+    json: str | None = flags.flag(
+        "FILE", "write the results here; - is standard output, not a table"
+    )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     if args.json not in (None, "-") and not Path(args.json).resolve().parent.is_dir():
         raise MusicotError(f"can't write {args.json}: its folder doesn't exist")
     results = _against_torch(args) if args.against else _songs(args)
@@ -85,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _songs(args: argparse.Namespace) -> dict[str, Any]:
+def _songs(args: Arguments) -> dict[str, Any]:
     from musicot_mlx.evaluation import machine, speed
     from musicot_mlx.pipelines import memory
 
@@ -139,7 +130,7 @@ def _with_bits(name: str, bits: int, folder: Path) -> Path:
     return store_with_bits(resolve(name), folder, bits=bits)
 
 
-def _against_torch(args: argparse.Namespace) -> dict[str, Any]:
+def _against_torch(args: Arguments) -> dict[str, Any]:
     from musicot_mlx.evaluation import against
 
     with Progress() as progress:

@@ -1,6 +1,5 @@
 """musicot doctor: what this machine has, and what to change to make songs faster or at all."""
 
-import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -12,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from musicot_mlx.cli import player
+from musicot_mlx.cli import flags, player
 from musicot_mlx.evaluation import machine
 
 GOOD, HINT, BAD = "ok", "hint", "missing"
@@ -29,11 +28,14 @@ class Finding:
     advice: str = ""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="one line of JSON on standard output")
+@dataclass(kw_only=True)
+class Arguments:
+    """The flags of musicot doctor."""
+
+    json: bool = flags.flag("", "one line of JSON on standard output", default=False)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     findings = [_python(), _memory(), _mlx()]
     if findings[-1].state != BAD:
         findings += [_matmul(), _float32()]

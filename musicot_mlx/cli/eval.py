@@ -1,12 +1,12 @@
 """musicot eval: render prompts, hear them, and say how good the model is, with intervals."""
 
-import argparse
 import json
 import os
 import platform
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,89 +23,81 @@ if TYPE_CHECKING:
     from musicot_mlx.evaluation.renders import Heard, Take
 
 FIGURES = "figures.json"
-_whole = flags.number(0, whole=True)
+_WHOLE = flags.number(0, whole=True)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: musicot-mini)")
-    add(
-        "--prompts",
-        metavar="FILE",
-        help="prompts, one a line, or JSON with what each asks for (default: 24 of our own)",
+@dataclass(kw_only=True)
+class Arguments:
+    """The flags of musicot eval."""
+
+    model: str | None = flags.flag(
+        "NAME", "embedded name, folder or Hub id (default: musicot-mini)"
     )
-    add("--limit", type=_whole, default=0, metavar="N", help="only the first N prompts")
-    add(
-        "--reference-dir",
-        metavar="FOLDER",
-        help="real songs, for FAD, codec and variety; metadata.json beside them names the held-out",
+    prompts: str | None = flags.flag(
+        "FILE", "prompts, one a line, or JSON with what each asks for (default: 24 of our own)"
     )
-    add(
-        "--reference-songs",
-        type=flags.number(4, whole=True),
+    limit: int = flags.flag("N", "only the first N prompts", check=_WHOLE, default=0)
+    reference_dir: str | None = flags.flag(
+        "FOLDER",
+        "real songs, for FAD, codec and variety; metadata.json beside them names the held-out",
+    )
+    reference_songs: int = flags.flag(
+        "N",
+        "how many of them at most (default: 150)",
+        check=flags.number(4, whole=True),
         default=150,
-        metavar="N",
-        help="how many of them at most (default: 150)",
     )
-    add(
+    output: str = flags.flag(
+        "FOLDER",
+        "where renders and figures go, and are taken up again (default: eval)",
         "--output",
         "-o",
-        metavar="FOLDER",
         default="eval",
-        help="where renders and figures go, and are taken up again (default: eval)",
     )
-    add(
+    duration: float = flags.flag(
+        "S",
+        "length of each render in seconds (default: 20)",
         "--duration",
         "--seconds",
-        type=flags.seconds,
+        check=flags.seconds,
         default=20.0,
-        metavar="S",
-        help="length of each render in seconds (default: 20)",
     )
-    add(
-        "--seeds",
-        type=flags.number(1, 64, whole=True),
+    seeds: int = flags.flag(
+        "N",
+        "seeds of four of the prompts, to measure variety (default: 4)",
+        check=flags.number(1, 64, whole=True),
         default=4,
-        metavar="N",
-        help="seeds of four of the prompts, to measure variety (default: 4)",
     )
-    add(
-        "--captions",
-        type=_whole,
+    captions: int = flags.flag(
+        "N",
+        "captions of held-out songs as further prompts of 10 s (default: 12)",
+        check=_WHOLE,
         default=12,
-        metavar="N",
-        help="captions of held-out songs as further prompts of 10 s (default: 12)",
     )
-    add(
-        "--ablation-prompts",
-        type=_whole,
+    ablation_prompts: int = flags.flag(
+        "N",
+        "prompts that are rendered with parts of the method left out (default: 8)",
+        check=_WHOLE,
         default=8,
-        metavar="N",
-        help="prompts that are rendered with parts of the method left out (default: 8)",
     )
-    add(
-        "--without-thoughts",
-        metavar="FOLDER",
-        help="a model trained without thoughts, to compare with (configs/no-thoughts.yaml)",
+    without_thoughts: str | None = flags.flag(
+        "FOLDER", "a model trained without thoughts, to compare with (configs/no-thoughts.yaml)"
     )
-    add("--clap", metavar="NAME", help="another CLAP to listen with (default: the model's own)")
-    add(
-        "--workers",
-        type=flags.number(1, 64, whole=True),
+    clap: str | None = flags.flag("NAME", "another CLAP to listen with (default: the model's own)")
+    workers: int = flags.flag(
+        "N",
+        "processes that render, where the CPU does the work (default: 1)",
+        check=flags.number(1, 64, whole=True),
         default=1,
-        metavar="N",
-        help="processes that render, where the CPU does the work (default: 1)",
     )
-    add(
-        "--against",
-        metavar="FILE",
-        help="figures.json of an earlier version, to stand beside this one in the page",
+    against: str | None = flags.flag(
+        "FILE", "figures.json of an earlier version, to stand beside this one in the page"
     )
-    add("--report", metavar="FILE", help="write a page of results with spectrograms (Markdown)")
-    add("--json", action="store_true", help="the figures as one line of JSON on standard output")
+    report: str | None = flags.flag("FILE", "write a page of results with spectrograms (Markdown)")
+    json: bool = flags.flag("", "the figures as one line of JSON on standard output", default=False)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     for path in (args.output, args.report):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise MusicotError(f"can't write {path}: its folder doesn't exist")
@@ -342,7 +334,7 @@ def _codec(model: Any) -> Any:
 
 
 def _finish(
-    args: argparse.Namespace,
+    args: Arguments,
     found: dict[str, Any],
     takes: "Sequence[Take]",
     folder: Path,

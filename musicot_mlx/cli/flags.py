@@ -1,11 +1,22 @@
-"""The flags that commands share: parser, checked numbers, planning, what their files hold."""
+"""Flags: a command's arguments are a dataclass, and each of its fields, made by `flag`, an option.
 
-import argparse
-import difflib
+The dataclass is the one place where an option is written down. typer's option and its help, the
+table in docs/commands.md and the check of a settings file all come from it. typer fills in only
+what was given; the defaults are the dataclass's own.
+"""
+
+import dataclasses
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand
 
 from musicot_mlx.errors import MusicotError
 
@@ -15,23 +26,210 @@ if TYPE_CHECKING:
 MAX_SECONDS = 300.0
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line and name the nearest flag."""
+@dataclass(frozen=True)
+class Flag:
+    """What is said of one option: its value in the help, its help, names and the check of a value.
 
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            flag = unknown.split()[0].split("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            if near:
-                message = f"{message}; did you mean {near[0]}?"
-        raise MusicotError(f"{message} ({self.prog} --help lists the options)")
+    A metavar that ends in ... takes several values, until the next option.
+    """
+
+    metavar: str
+    help: str
+    names: tuple[str, ...] = ()
+    panel: str = "Options"
+    check: Callable[[str], Any] | None = None
+    positional: bool = False
+
+    @property
+    def several(self) -> bool:
+        return self.metavar.endswith("...")
+
+
+def flag(
+    metavar: str,
+    help: str,
+    *names: str,
+    panel: str = "Options",
+    check: Callable[[str], Any] | None = None,
+    default: Any = None,
+    required: bool = False,
+    positional: bool = False,
+) -> Any:
+    """A field that is an option: named --like-the-field, or as `names` say.
+
+    check makes a value of the text; it raises ValueError with what was expected.
+    """
+    said = {"flag": Flag(metavar, help, names, panel, check, positional)}
+    if required or positional:
+        return field(metadata=said)
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=said)
+    return field(default=default, metadata=said)
+
+
+def listed(arguments: type) -> Iterator[tuple[str, Flag]]:
+    """Field name and flag of every option of a command, with all that follows from the field."""
+    hints = get_type_hints(arguments)
+    for each in dataclasses.fields(arguments):
+        said: Flag = each.metadata["flag"]
+        choices = choices_of(hints[each.name])
+        yield (
+            each.name,
+            dataclasses.replace(
+                said,
+                metavar=said.metavar or "|".join(map(str, choices)),
+                names=said.names or ("--" + each.name.replace("_", "-"),),
+                check=said.check or (choice(choices) if choices else None),
+            ),
+        )
+
+
+def require(arguments: type, name: str, value: Any, label: str) -> None:
+    """Hold the value of a field, read from a file, to what its option takes.
+
+    Raises MusicotError, which names the value by `label`.
+    """
+    said, choices = dict(listed(arguments))[name], choices_of(get_type_hints(arguments)[name])
+    for each in value if said.several and isinstance(value, list) else [value]:
+        if each not in choices if choices else not (said.check or isinstance(each, str)):
+            raise MusicotError(f"{label} can't be {value!r}")
+        try:
+            if said.check:
+                said.check(",".join(map(str, each)) if isinstance(each, list) else str(each))
+        except ValueError as error:
+            raise MusicotError(f"{label}: {error}") from error
+
+
+def spelled(arguments: type, name: str) -> str:
+    """How the option of a field is written: --lyrics-file."""
+    return dict(listed(arguments))[name].names[0]
+
+
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """The values that a Literal allows, by itself, in a list or beside None."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(choice for part in get_args(hint) for choice in choices_of(part))
+
+
+class BareFlags:
+    """For a command: an option that takes no value shows none in the help, --help too."""
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:
+        params = super().get_params(ctx)
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class Command(BareFlags, TyperCommand):
+    """typer's command, whose options may take several values one after another: --seed 1 2 3."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:  # as for a shell, whose words are not all there yet
+            args = self._one_by_one(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _one_by_one(self, ctx: typer.Context, args: Sequence[str]) -> list[str]:
+        """The words with the name before each value: --seed 1 --seed 2 --seed 3."""
+        options = {name: option for option in self.params for name in option.opts}
+        words, at = [], 0
+        while at < len(args):
+            word, option = args[at], options.get(args[at])
+            at += 1
+            words.append(word)
+            if word == "--":
+                return [*words, *args[at:]]
+            if option is None or getattr(option, "is_flag", True):
+                continue
+            if at == len(args) or args[at] in options:
+                raise MusicotError(
+                    f"argument {'/'.join(option.opts)}: expected one argument "
+                    f"({ctx.command_path} --help lists the options)"
+                )
+            if not (option.metavar or "").endswith("..."):
+                words += args[at : at + option.nargs]
+                at += option.nargs
+                continue
+            words.append(args[at])
+            at += 1
+            while at < len(args) and not _is_option(args[at]):
+                words += [word, args[at]]
+                at += 1
+        return words
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word begins another option; a negative number does not."""
+    try:
+        float(word)
+    except ValueError:
+        return word.startswith("-") and word != "-"
+    return False
+
+
+def command(
+    name: str, help: str, arguments: type, run: Callable[[Any], int], **settings: Any
+) -> TyperCommand:
+    """A typer command that hands its arguments to `run` as the dataclass `arguments`."""
+
+    def callback(**values: Any) -> int:
+        given = {name: value for name, value in values.items() if value is not None}
+        return run(arguments(**given))
+
+    callback.__signature__ = inspect.Signature(list(_parameters(arguments)))
+    app = typer.Typer(add_completion=False)
+    app.command(name, help=help, cls=Command, **settings)(callback)
+    return typer.main.get_command(app)
+
+
+def _parameters(arguments: type) -> Iterator[inspect.Parameter]:
+    hints, flags = get_type_hints(arguments), dict(listed(arguments))
+    for each in dataclasses.fields(arguments):
+        said, kind = flags[each.name], _value(hints[each.name], flags[each.name])
+        about: dict[str, Any] = {"metavar": said.metavar, "help": said.help}
+        about |= {"rich_help_panel": said.panel, "show_default": False}
+        if said.check:
+            about["parser"] = partial(_checked, said.check)
+        if choices := choices_of(hints[each.name]):
+            about["autocompletion"] = _completing(choices)
+        info = typer.Argument(**about) if said.positional else typer.Option(*said.names, **about)
+        required = each.default is each.default_factory is dataclasses.MISSING
+        yield inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if required else None,
+            annotation=Annotated[kind, info],
+        )
+
+
+def _value(hint: Any, said: Flag) -> Any:
+    """The type that typer is to read: what the field holds, or texts for the field's check."""
+    if said.check:
+        return list[str] if said.several else str
+    parts = [part for part in get_args(hint) if part is not NoneType]
+    return parts[0] if NoneType in get_args(hint) else hint
+
+
+def _completing(choices: Sequence[Any]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [str(each) for each in choices if str(each).startswith(incomplete)]
+
+    return complete
+
+
+def _checked(check: Callable[[str], Any], text: str) -> Any:
+    try:
+        return check(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def number(
     low: float, high: float = math.inf, *, whole: bool = False, unit: str = ""
 ) -> Callable[[str], Any]:
-    """An argparse type: a finite number within [low, high]."""
+    """A check: a finite number within [low, high]."""
 
     def parse(text: str) -> float | int:
         try:
@@ -42,7 +240,7 @@ def number(
             kind = "a whole number" if whole else "a number"
             bounds = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
             suffix = f" {unit}" if unit else ""
-            raise argparse.ArgumentTypeError(f"expected {kind} {bounds}{suffix}, got {text!r}")
+            raise ValueError(f"expected {kind} {bounds}{suffix}, got {text!r}")
         return value
 
     return parse
@@ -52,11 +250,25 @@ seconds = number(1.0, MAX_SECONDS, unit="seconds")
 seed = number(0, 2**63 - 1, whole=True)
 
 
+def choice(choices: Sequence[Any]) -> Callable[[str], Any]:
+    """A check: one of `choices`, all of one type."""
+
+    def parse(text: str) -> Any:
+        for each in choices:
+            if str(each) == text:
+                return each
+        number = text.isdigit() and isinstance(choices[0], int)
+        found = ", ".join(map(repr, choices))
+        raise ValueError(f"invalid choice: {text if number else repr(text)} (choose from {found})")
+
+    return parse
+
+
 def names(text: str) -> list[str]:
-    """An argparse type: comma-separated names."""
+    """A check: comma-separated names."""
     found = [name.strip() for name in text.split(",") if name.strip()]
     if not found:
-        raise argparse.ArgumentTypeError(f"expected names with commas between, got {text!r}")
+        raise ValueError(f"expected names with commas between, got {text!r}")
     return found
 
 
@@ -70,72 +282,64 @@ def read_text(path: str, what: str) -> str:
         raise MusicotError(f"the {what} {path} is not UTF-8 text") from error
 
 
-def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
+song, _thoughts = partial(flag, panel="The song"), partial(flag, panel="Thoughts")
+
+
+@dataclass(kw_only=True)
+class Planning:
     """The flags that generate and plan share; absent ones leave the model's own defaults."""
-    add = parser.add_argument
-    add("--prompt", "-p", metavar="TEXT", help="what the music should be; - reads standard input")
-    add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: musicot-mini)")
-    add(
-        "--adapter-path",
-        nargs="+",
-        metavar="FOLDER",
-        help="adapters from musicot lora; FOLDER:0.5 counts half (default: none)",
+
+    prompt: str | None = song(
+        "TEXT", "what the music should be; - reads standard input", "--prompt", "-p"
     )
-    add(
+    model: str | None = song("NAME", "embedded name, folder or Hub id (default: musicot-mini)")
+    adapter_path: list[str] | None = song(
+        "FOLDER...", "adapters from musicot lora; FOLDER:0.5 counts half (default: none)"
+    )
+    duration: float | None = song(
+        "S",
+        "length of the song in seconds, 1 to 300 (default: 30)",
         "--duration",
         "--seconds",
-        type=seconds,
-        metavar="S",
-        help="length of the song in seconds, 1 to 300 (default: 30)",
+        check=seconds,
     )
-    add(
-        "--reference",
-        nargs="+",
-        metavar="FILE",
-        help="audio of any length whose thoughts the song borrows; several are blended (with "
+    reference: list[str] | None = song(
+        "FILE...",
+        "audio of any length whose thoughts the song borrows; several are blended (with "
         "MusicGen: what the candidates are compared with)",
     )
-    add(
-        "--reference-weights",
-        nargs="+",
-        type=number(0),
-        metavar="W",
-        help="how much each reference counts (default: alike)",
+    reference_weights: list[float] | None = song(
+        "W...", "how much each reference counts (default: equal weights)", check=number(0)
     )
-    add("--lyrics-file", metavar="FILE", help="lyrics, with [VERSE] and other section marks")
-    add(
-        "--tags",
-        type=names,
-        metavar="A,B",
-        help="tags (default: those that the prompt names and those near it, and a tempo)",
+    lyrics_file: str | None = song("FILE", "lyrics, with [VERSE] and other section marks")
+    tags: list[str] | None = song(
+        "A,B",
+        "tags (default: those that the prompt names and those near it, and a tempo)",
+        check=names,
     )
-    add(
-        "--thought-temp",
-        type=number(0, 10),
-        metavar="T",
-        help="temperature of the thoughts, 0 is greedy (default: the model's; 0.65 in the paper)",
+    thought_temp: float | None = _thoughts(
+        "T",
+        "temperature of the thoughts, 0 is greedy (default: the model's; 0.65 in the paper)",
+        check=number(0, 10),
     )
-    add(
-        "--thought-guidance",
-        type=number(0, 50),
-        metavar="L",
-        help="guidance scale of the thoughts, 1 is off (default: the model's; 2.3)",
+    thought_guidance: float | None = _thoughts(
+        "L",
+        "guidance scale of the thoughts, 1 is off (default: the model's; 2.3)",
+        check=number(0, 50),
     )
-    add(
-        "--top-k",
-        type=number(0, whole=True),
-        metavar="K",
-        help="draw from the K likeliest tokens, 0 is all (default: 0)",
+    top_k: int | None = _thoughts(
+        "K",
+        "draw from the K likeliest tokens, 0 is all (default: 0)",
+        check=number(0, whole=True),
     )
-    add(
-        "--top-p",
-        type=number(0, 1),
-        metavar="P",
-        help="draw from the likeliest tokens that make up P, 1 is all (default: 1)",
+    top_p: float | None = _thoughts(
+        "P",
+        "draw from the likeliest tokens that make up P, 1 is all (default: 1)",
+        check=number(0, 1),
     )
 
 
-def check_references(args: argparse.Namespace) -> None:
+def check_references(args: Planning) -> None:
     """Raise MusicotError for reference files that aren't there and weights that don't fit them."""
     for path in args.reference or ():
         if not Path(path).is_file():

@@ -1,33 +1,33 @@
-"""musicot fuse: melt adapters into a model, with mlx-lm's flags."""
+"""musicot fuse: fuse adapters into a model, with mlx-lm's flags."""
 
-import argparse
+from dataclasses import dataclass
+from typing import Literal
+
+from musicot_mlx.cli import flags
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: musicot-mini)")
-    add(
-        "--adapter-path",
-        nargs="+",
+@dataclass(kw_only=True)
+class Arguments:
+    """The flags of musicot fuse."""
+
+    model: str | None = flags.flag(
+        "NAME", "embedded name, folder or Hub id (default: musicot-mini)"
+    )
+    adapter_path: list[str] = flags.flag(
+        "FOLDER...",
+        "adapters from musicot lora; FOLDER:0.5 counts half (default: adapters)",
         default=["adapters"],
-        metavar="FOLDER",
-        help="adapters from musicot lora; FOLDER:0.5 counts half (default: adapters)",
     )
-    add(
-        "--save-path",
-        default="fused_model",
-        metavar="FOLDER",
-        help="folder to write (default: fused_model)",
+    save_path: str = flags.flag(
+        "FOLDER", "folder to write (default: fused_model)", default="fused_model"
     )
-    add("--dequantize", action="store_true", help="write every layer unquantised")
-    add(
-        "--dtype",
-        choices=("float16", "bfloat16", "float32"),
-        help="type of what is not quantised (default: as the model has it)",
+    dequantize: bool = flags.flag("", "write every layer unquantised", default=False)
+    dtype: Literal["float16", "bfloat16", "float32"] | None = flags.flag(
+        "", "type of what is not quantised (default: as the model has it)"
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     import musicot_mlx as mc
     from musicot_mlx.training.fuse import fuse
 

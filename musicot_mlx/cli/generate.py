@@ -1,14 +1,15 @@
 """musicot generate: text prompt to a song file, with the settings beside it that make it again."""
 
-import argparse
 import itertools
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from musicot_mlx.atomic import write_json
 from musicot_mlx.cli import flags, player
@@ -16,15 +17,13 @@ from musicot_mlx.cli.progress import Progress, peak_memory, summary
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import multi_host
 
-FORMATS = ("wav", "flac", "mp3")
-
-# Keyword arguments of generate() that a sidecar holds and a flag overrides: keyword -> flag dest.
+# Keyword arguments of generate() that a sidecar holds and a flag overrides: keyword -> field.
 OPTIONS = {
     "duration": "duration",
     "reference": "reference",
     "reference_weights": "reference_weights",
     "keep": "keep_from",
-    "lyrics": "lyrics",
+    "lyrics": "lyrics_file",
     "tags": "tags",
     "thought_temperature": "thought_temp",
     "audio_temperature": "audio_temp",
@@ -39,107 +38,103 @@ OPTIONS = {
     "top_p": "top_p",
     "candidates": "candidates",
     "melody": "melody",
-    "continuation": "continue",
+    "continuation": "continuation",
     "negative_prompt": "negative_prompt",
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    number, add = flags.number, parser.add_argument
-    flags.add_planning_arguments(parser)
-    add("--prompt-file", metavar="FILE", help="one prompt a line, one song each")
-    add(
-        "--seed",
-        type=flags.seed,
-        nargs="+",
-        metavar="N",
-        help="same seed, same file; several seeds make several songs (default: 0 or the plan's)",
+_tokens = partial(flags.flag, panel="Audio tokens")
+_diffusion = partial(flags.flag, panel="Diffusion")
+_output = partial(flags.flag, panel="Output")
+
+
+@dataclass(kw_only=True)
+class Arguments(flags.Planning):
+    """The flags of musicot generate."""
+
+    prompt_file: str | None = flags.song("FILE", "one prompt a line, one song each")
+    seed: list[int] | None = flags.song(
+        "N...",
+        "same seed, same file; several seeds make several songs (default: 0 or the plan's)",
+        check=flags.seed,
     )
-    add("--output", "-o", metavar="FILE", help="file to write (default: song.wav)")
-    add("--format", choices=FORMATS, help="audio format (default: by the file name)")
-    add(
-        "--sample-rate",
-        type=number(8000, 192000, whole=True, unit="Hz"),
-        metavar="HZ",
-        help="resample the file to this rate (default: the model's)",
+    output: str | None = _output("FILE", "file to write (default: song.wav)", "--output", "-o")
+    format: Literal["wav", "flac", "mp3"] | None = _output(
+        "", "audio format (default: by the file name)"
     )
-    add(
-        "--candidates",
-        type=number(1, 16, whole=True),
-        metavar="N",
-        help="draw N songs and keep the one nearest to prompt and plan (default: 1)",
+    sample_rate: int | None = _output(
+        "HZ",
+        "resample the file to this rate (default: the model's)",
+        check=flags.number(8000, 192000, whole=True, unit="Hz"),
     )
-    add("--plan", metavar="FILE", help="render this plan (from musicot plan) instead of a new one")
-    add(
-        "--keep-from",
-        metavar="FILE",
-        help="song made from an earlier form of the plan: kept up to the first thought that "
-        "changed, so that only the rest is made",
+    candidates: int | None = flags.song(
+        "N",
+        "draw N songs and keep the one nearest to prompt and plan (default: 1)",
+        check=flags.number(1, 16, whole=True),
     )
-    add("--continue", metavar="FILE", help="MusicGen: audio that the song begins with and goes on")
-    add("--melody", metavar="FILE", help="MusicGen melody models: audio whose melody is followed")
-    add("--negative-prompt", metavar="TEXT", help="MusicGen: what the music should not be")
-    add(
+    plan: str | None = flags.song(
+        "FILE", "render this plan (from musicot plan) instead of a new one"
+    )
+    keep_from: str | None = flags.song(
+        "FILE",
+        "song made from an earlier form of the plan: kept up to the first thought that changed, "
+        "so that only the rest is made",
+    )
+    continuation: str | None = flags.song(
+        "FILE", "MusicGen: audio that the song begins with and goes on", "--continue"
+    )
+    melody: str | None = flags.song(
+        "FILE", "MusicGen melody models: audio whose melody is followed"
+    )
+    negative_prompt: str | None = flags.song("TEXT", "MusicGen: what the music should not be")
+    audio_temp: float | None = _tokens(
+        "T",
+        "temperature of the audio tokens (default: the model's; 0.75 in the paper)",
         "--audio-temp",
         "--temperature",
-        type=number(0, 10),
-        metavar="T",
-        help="temperature of the audio tokens (default: the model's; 0.75 in the paper)",
+        check=flags.number(0, 10),
     )
-    add(
+    audio_guidance: float | None = _tokens(
+        "L",
+        "guidance scale of the audio tokens, 1 is off (default: the model's; 1.3)",
         "--audio-guidance",
         "--guidance",
-        type=number(0, 50),
-        metavar="L",
-        help="guidance scale of the audio tokens, 1 is off (default: the model's; 1.3)",
+        check=flags.number(0, 50),
     )
-    add(
-        "--unconditional",
-        choices=("without_thoughts", "with_thoughts"),
-        help="guidance row of the audio tokens: as equation 8 is printed, or with the thoughts "
-        "kept (default: the model's)",
+    unconditional: Literal["without_thoughts", "with_thoughts"] | None = _tokens(
+        "",
+        "guidance row of the audio tokens: as equation 8 is printed, or with the thoughts kept "
+        "(default: the model's)",
     )
-    add(
-        "--thought-bias",
-        type=number(0, 10),
-        metavar="W",
-        help="how much audio tokens lean to those that go with their thought, 0 is the paper's "
+    thought_bias: float | None = _tokens(
+        "W",
+        "how much audio tokens lean to those that go with their thought, 0 is the paper's "
         "equation 8 (default: the model's)",
+        check=flags.number(0, 10),
     )
-    add(
-        "--steps",
-        type=number(1, 1000, whole=True),
-        metavar="N",
-        help="diffusion steps (default: the model's)",
+    steps: int | None = _diffusion(
+        "N", "diffusion steps (default: the model's)", check=flags.number(1, 1000, whole=True)
     )
-    add(
-        "--diffusion-guidance",
-        type=number(0, 50),
-        metavar="S",
-        help="guidance scale of the diffusion (default: the model's)",
+    diffusion_guidance: float | None = _diffusion(
+        "S", "guidance scale of the diffusion (default: the model's)", check=flags.number(0, 50)
     )
-    add(
-        "--sampler",
-        choices=("euler", "heun"),
-        help="diffusion sampler (default: the model's)",
+    sampler: Literal["euler", "heun"] | None = _diffusion(
+        "", "diffusion sampler (default: the model's)"
     )
-    add("--stream", action="store_true", help="write the audio while later parts are being made")
-    add("--play", action="store_true", help="play the song through the system's player")
-    add(
-        "--max-memory-gb",
-        type=number(0.05, unit="GB"),
-        metavar="GB",
-        help="keep the whole process within this, or say before loading that it can't be done",
+    stream: bool = _output("", "write the audio while later parts are being made", default=False)
+    play: bool = _output("", "play the song through the system's player", default=False)
+    max_memory_gb: float | None = _output(
+        "GB",
+        "keep the whole process within this, or say before loading that it can't be done",
+        check=flags.number(0.05, unit="GB"),
     )
-    add(
-        "--config-from",
-        metavar="FILE",
-        help="settings of an earlier song (its .json) to make it again; flags override",
+    config_from: str | None = _output(
+        "FILE", "settings of an earlier song (its .json) to make it again; flags override"
     )
-    add("--json", action="store_true", help="one line of JSON per song on standard output")
+    json: bool = _output("", "one line of JSON per song on standard output", default=False)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     settings = _read_settings(args.config_from)
     _refuse_what_a_plan_fixes(args, settings)
     if args.stream and (args.candidates or 1) > 1:
@@ -207,7 +202,7 @@ def run(args: argparse.Namespace) -> int:
 Job = tuple[tuple[str | None, int], Path]  # prompt, seed, file
 
 
-def _budget(args: argparse.Namespace, settings: dict[str, Any], name: str) -> Any:
+def _budget(args: Arguments, settings: dict[str, Any], name: str) -> Any:
     """The plan that keeps to --max-memory-gb, told and applied before anything loads, or None."""
     if args.max_memory_gb is None:
         return None
@@ -230,7 +225,7 @@ def _on_hosts(
     paths: list[Path],
     rate: int | None,
     options: dict[str, Any],
-    args: argparse.Namespace,
+    args: Arguments,
 ) -> int:
     """The songs, or each song's candidates, shared out among the hosts of mlx.launch."""
     from musicot_mlx.pipelines.candidates import candidate_seeds, score
@@ -386,27 +381,14 @@ def _read_settings(path: str | None) -> dict[str, Any]:
 
 def _check_settings(path: str, settings: dict[str, Any]) -> None:
     """Hold the values of a settings file to what the flags would take."""
-    parser = flags.Parser(allow_abbrev=False)
-    add_arguments(parser)
-    actions = {action.dest: action for action in parser._actions}
-    takes = {key: actions[dest] for key, dest in OPTIONS.items() if dest in actions}
-    takes |= {key: actions[key] for key in ("seed", "model", "prompt", "format", "sample_rate")}
-    for key, action in takes.items():
-        value = settings.get(key)
-        if value is None:
-            continue
-        several = action.nargs == "+" and isinstance(value, list)
-        for each in value if several else [value]:
-            text = ",".join(map(str, each)) if isinstance(each, list) else str(each)
-            try:
-                wrong = action.type(text) is None if action.type else not isinstance(each, str)
-            except argparse.ArgumentTypeError as error:
-                raise MusicotError(f"{path}: {key}: {error}") from error
-            if wrong or (action.choices and each not in action.choices):
-                raise MusicotError(f"{path}: {key} can't be {value!r}")
+    same = ("seed", "model", "prompt", "format", "sample_rate")
+    for key, field in {**OPTIONS, **dict(zip(same, same, strict=True))}.items():
+        # lyrics are words in a settings file and a file in a flag
+        if key != "lyrics" and settings.get(key) is not None:
+            flags.require(Arguments, field, settings[key], f"{path}: {key}")
 
 
-def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | None]:
+def _prompts(args: Arguments, settings: dict[str, Any]) -> list[str | None]:
     if args.prompt is not None and args.prompt_file is not None:
         raise MusicotError("pass --prompt or --prompt-file, not both")
     if args.prompt_file is not None:
@@ -424,22 +406,24 @@ def _prompts(args: argparse.Namespace, settings: dict[str, Any]) -> list[str | N
         return [" ".join(text.split())]
     if settings:
         return [settings.get("prompt")]
-    if any((args.plan, args.reference, args.melody, getattr(args, "continue"))):
+    if any((args.plan, args.reference, args.melody, args.continuation)):
         return [None]  # each carries what the song is conditioned on
     raise MusicotError("nothing to make; pass --prompt, --prompt-file, --plan or --config-from")
 
 
-def _options(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
-    args.lyrics = flags.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
+def _options(args: Arguments, settings: dict[str, Any]) -> dict[str, Any]:
+    lyrics = flags.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
     flags.check_references(args)
-    for label in ("plan", "keep_from", "melody", "continue"):
-        path = getattr(args, label)
+    for name in ("plan", "keep_from", "melody", "continuation"):
+        path = getattr(args, name)
         if path is not None and not Path(path).is_file():
-            raise MusicotError(f"{label.replace('_', '-')} file {path} doesn't exist")
+            label = flags.spelled(Arguments, name).strip("-")
+            raise MusicotError(f"{label} file {path} doesn't exist")
     if args.keep_from is not None and not (args.plan or settings.get("plan")):
         raise MusicotError("--keep-from goes with --plan, the edited plan of that song")
     options = {key: settings[key] for key in OPTIONS if settings.get(key) is not None}
-    given = {key: getattr(args, dest) for key, dest in OPTIONS.items()}
+    given = {key: getattr(args, field) for key, field in OPTIONS.items() if key != "lyrics"}
+    given["lyrics"] = lyrics
     options |= {key: value for key, value in given.items() if value is not None}
     if args.plan or settings.get("plan"):
         options.pop("duration", None)
@@ -447,35 +431,35 @@ def _options(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, An
 
 
 def _of_this_model(
-    args: argparse.Namespace, options: dict[str, Any], model: Any, name: str
+    args: Arguments, options: dict[str, Any], model: Any, name: str
 ) -> dict[str, Any]:
     """The options without what an earlier song of another family had; a flag of one is an error."""
     if not hasattr(model, "options"):
         raise MusicotError(f"{name} makes no songs; pass a MusiCoT or MusicGen model")
-    for key, dest in {**OPTIONS, "plan": "plan"}.items():
-        if key not in model.options and getattr(args, dest) is not None:
-            flag = "--" + dest.replace("_", "-")
+    for key, field in {**OPTIONS, "plan": "plan"}.items():
+        if key not in model.options and getattr(args, field) is not None:
+            flag = flags.spelled(Arguments, field)
             raise MusicotError(
                 f"{flag} means nothing to {name}, a {model.family} model; leave it out"
             )
     return {key: value for key, value in options.items() if key in model.options}
 
 
-def _refuse_what_a_plan_fixes(args: argparse.Namespace, settings: dict[str, Any]) -> None:
+def _refuse_what_a_plan_fixes(args: Arguments, settings: dict[str, Any]) -> None:
     if not (args.plan or settings.get("plan")):
         return
     fixed = "prompt prompt_file duration reference reference_weights lyrics_file tags"
     fixed += " thought_temp thought_guidance"
     given = [name for name in fixed.split() if getattr(args, name) is not None]
     if given:
-        flag = "--" + given[0].replace("_", "-")
+        flag = flags.spelled(Arguments, given[0])
         raise MusicotError(f"{flag} belongs to planning, and the plan is made; leave out {flag}")
 
 
-def _require_apart(paths: list[Path], args: argparse.Namespace) -> None:
+def _require_apart(paths: list[Path], args: Arguments) -> None:
     """A song and its settings must not be written over what they are made from."""
     made = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
-    names = ("plan", "keep_from", "lyrics_file", "prompt_file", "melody", "continue")
+    names = ("plan", "keep_from", "lyrics_file", "prompt_file", "melody", "continuation")
     for source in (*(getattr(args, name) for name in names), *(args.reference or ())):
         if source is not None and Path(source).resolve() in made:
             raise MusicotError(

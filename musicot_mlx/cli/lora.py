@@ -1,9 +1,10 @@
 """musicot lora: tune a model on one's own songs, with mlx-lm's flags, and prove that it took."""
 
-import argparse
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress
@@ -11,133 +12,124 @@ from musicot_mlx.errors import MusicotError
 
 # Flags whose dest is the name of an option (training/options.py), with its default in the help.
 _LORA = ("rank", "scale", "dropout")
+_COUNT = flags.number(1, whole=True)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, number = parser.add_argument, flags.number
-    count = number(1, whole=True)
-    add("--model", metavar="NAME", help="embedded name, folder or Hub id (default: musicot-mini)")
-    add("--train", action="store_true", default=None, help="tune the model")
-    add("--test", action="store_true", default=None, help="tell the loss on the test songs")
-    add(
-        "--data",
-        metavar="FOLDER",
-        help="train.jsonl, metadata.json, or audio files with same-named .txt captions",
-    )
-    add(
-        "--part",
-        metavar="NAME",
-        help="network to tune: semantic_lm or diffusion, or MusicGen's decoder (default: the "
-        "model's first)",
-    )
-    add("--fine-tune-type", choices=("lora", "dora", "full"), help="(default: lora)")
-    add(
-        "--optimizer", choices=("adam", "adamw", "muon", "sgd", "adafactor"), help="(default: adam)"
-    )
-    add("--rank", type=count, metavar="R", help="rank of the adapter (default: 8)")
-    add("--scale", type=number(-1e6), metavar="S", help="scale of the adapter (default: 20)")
-    add("--dropout", type=number(0, 1), metavar="P", help="dropout before it (default: 0)")
-    add(
-        "--num-layers",
-        type=number(-1, whole=True),
-        metavar="N",
-        help="how many of the last layers are tuned, -1 is all (default: -1)",
-    )
-    add("--batch-size", type=count, metavar="N", help="songs a batch (default: 4)")
-    add("--iters", type=count, metavar="N", help="batches in all (default: 1000)")
-    add(
-        "--val-batches",
-        type=number(-1, whole=True),
-        metavar="N",
-        help="held-out batches, -1 is all (default: 8)",
-    )
-    add(
-        "--test-batches",
-        type=number(-1, whole=True),
-        metavar="N",
-        help="test batches, -1 is all (default: -1)",
-    )
-    add(
-        "--learning-rate",
-        type=number(0),
-        metavar="X",
-        help="highest learning rate; it rises to it, then falls to a tenth (default: 1e-4)",
-    )
-    add("--warmup", type=number(0, whole=True), metavar="N", help="updates of the rise")
-    add(
-        "--clip-norm",
-        type=number(0),
-        metavar="X",
-        help="longest gradient, 0 is any (default: 1)",
-    )
-    add("--steps-per-report", type=count, metavar="N", help="(default: 10)")
-    add(
-        "--steps-per-eval",
-        type=count,
-        metavar="N",
-        help="batches between validations, each with a render (default: 100)",
-    )
-    add("--save-every", type=count, metavar="N", help="batches between checkpoints (default: 100)")
-    add(
-        "--patience",
-        type=number(0, whole=True),
-        metavar="N",
-        help="stop after N validations without a better one, 0 is never (default: 0)",
-    )
-    add("--grad-accumulation-steps", type=count, metavar="N", help="batches an update (default: 1)")
-    add(
-        "--grad-checkpoint",
-        action="store_true",
-        default=None,
-        help="compute activations twice: less memory, more time",
-    )
-    add(
-        "--clear-cache-threshold",
-        type=number(0, whole=True),
-        metavar="BYTES",
-        help="free MLX's cache when it grows beyond this (default: 0, never)",
-    )
-    add(
-        "--max-seq-length",
-        type=number(64, whole=True),
-        metavar="N",
-        help="tokens of the longest sequence (default: 2048)",
-    )
-    add(
-        "--adapter-path",
-        metavar="FOLDER",
-        help="folder for adapter, checkpoints, losses.png and renders (default: adapters)",
-    )
-    add("--resume-adapter-file", metavar="FILE", help="begin with the weights of this adapter file")
-    add(
-        "--resume",
-        action="store_true",
-        help="go on from the last checkpoint in --adapter-path, as if never interrupted",
-    )
-    add("--config", "-c", metavar="FILE", help="YAML file of options; flags override it")
-    add("--trigger", metavar="WORD", help="word that every caption is to begin with")
-    add(
-        "--max-song-minutes",
-        type=number(0.1),
-        metavar="M",
-        help="longer songs are skipped (default: 30)",
-    )
-    add("--cache-dir", metavar="FOLDER", help="where encoded songs are kept (default: ~/.cache)")
-    add("--render-prompt", metavar="TEXT", help="prompt of the renders (default: a caption)")
-    add(
-        "--render-seconds",
-        type=number(0, flags.MAX_SECONDS, unit="seconds"),
-        metavar="S",
-        help="length of the renders, 0 is none (default: 10)",
-    )
-    add("--render-seed", type=flags.seed, metavar="N", help="(default: 0)")
-    add("--render-songs", type=count, metavar="N", help="renders before and after (default: 2)")
-    add("--report-to", metavar="NAME", help="wandb, swanlab, or both with a comma")
-    add("--project-name", metavar="NAME", help="project to report to")
-    add("--seed", type=flags.seed, metavar="N", help="same seed, same run (default: 0)")
+_data = partial(flags.flag, panel="Data")
+_adapter = partial(flags.flag, panel="Adapter")
+_learning = partial(flags.flag, panel="Learning")
+_reports = partial(flags.flag, panel="Validation and reports")
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(kw_only=True)
+class Arguments:
+    """The flags of musicot lora."""
+
+    model: str | None = flags.flag(
+        "NAME", "embedded name, folder or Hub id (default: musicot-mini)"
+    )
+    train: bool | None = flags.flag("", "tune the model")
+    test: bool | None = flags.flag("", "tell the loss on the test songs")
+    data: str | None = _data(
+        "FOLDER", "train.jsonl, metadata.json, or audio files with same-named .txt captions"
+    )
+    part: str | None = _adapter(
+        "NAME",
+        "network to tune: semantic_lm or diffusion, or MusicGen's decoder (default: the model's "
+        "first)",
+    )
+    fine_tune_type: Literal["lora", "dora", "full"] | None = _adapter("", "(default: lora)")
+    optimizer: Literal["adam", "adamw", "muon", "sgd", "adafactor"] | None = _learning(
+        "", "(default: adam)"
+    )
+    rank: int | None = _adapter("R", "rank of the adapter (default: 8)", check=_COUNT)
+    scale: float | None = _adapter(
+        "S", "scale of the adapter (default: 20)", check=flags.number(-1e6)
+    )
+    dropout: float | None = _adapter(
+        "P", "dropout before it (default: 0)", check=flags.number(0, 1)
+    )
+    num_layers: int | None = _adapter(
+        "N",
+        "how many of the last layers are tuned, -1 is all (default: -1)",
+        check=flags.number(-1, whole=True),
+    )
+    batch_size: int | None = _learning("N", "songs a batch (default: 4)", check=_COUNT)
+    iters: int | None = _learning("N", "batches in all (default: 1000)", check=_COUNT)
+    val_batches: int | None = _reports(
+        "N", "held-out batches, -1 is all (default: 8)", check=flags.number(-1, whole=True)
+    )
+    test_batches: int | None = _reports(
+        "N", "test batches, -1 is all (default: -1)", check=flags.number(-1, whole=True)
+    )
+    learning_rate: float | None = _learning(
+        "X",
+        "highest learning rate; it rises to it, then falls to a tenth (default: 1e-4)",
+        check=flags.number(0),
+    )
+    warmup: int | None = _learning("N", "updates of the rise", check=flags.number(0, whole=True))
+    clip_norm: float | None = _learning(
+        "X", "longest gradient, 0 is any (default: 1)", check=flags.number(0)
+    )
+    steps_per_report: int | None = _reports("N", "(default: 10)", check=_COUNT)
+    steps_per_eval: int | None = _reports(
+        "N", "batches between validations, each with a render (default: 100)", check=_COUNT
+    )
+    save_every: int | None = _reports(
+        "N", "batches between checkpoints (default: 100)", check=_COUNT
+    )
+    patience: int | None = _learning(
+        "N",
+        "stop after N validations without a better one, 0 is never (default: 0)",
+        check=flags.number(0, whole=True),
+    )
+    grad_accumulation_steps: int | None = _learning(
+        "N", "batches an update (default: 1)", check=_COUNT
+    )
+    grad_checkpoint: bool | None = _learning(
+        "", "compute activations twice: less memory, more time"
+    )
+    clear_cache_threshold: int | None = _learning(
+        "BYTES",
+        "free MLX's cache when it grows beyond this (default: 0, never)",
+        check=flags.number(0, whole=True),
+    )
+    max_seq_length: int | None = _learning(
+        "N", "tokens of the longest sequence (default: 2048)", check=flags.number(64, whole=True)
+    )
+    adapter_path: str | None = _adapter(
+        "FOLDER", "folder for adapter, checkpoints, losses.png and renders (default: adapters)"
+    )
+    resume_adapter_file: str | None = _adapter(
+        "FILE", "begin with the weights of this adapter file"
+    )
+    resume: bool = flags.flag(
+        "",
+        "go on from the last checkpoint in --adapter-path, as if never interrupted",
+        default=False,
+    )
+    config: str | None = flags.flag(
+        "FILE", "YAML file of options; flags override it", "--config", "-c"
+    )
+    trigger: str | None = _data("WORD", "word that every caption is to begin with")
+    max_song_minutes: float | None = _data(
+        "M", "longer songs are skipped (default: 30)", check=flags.number(0.1)
+    )
+    cache_dir: str | None = _data("FOLDER", "where encoded songs are kept (default: ~/.cache)")
+    render_prompt: str | None = _reports("TEXT", "prompt of the renders (default: a caption)")
+    render_seconds: float | None = _reports(
+        "S",
+        "length of the renders, 0 is none (default: 10)",
+        check=flags.number(0, flags.MAX_SECONDS, unit="seconds"),
+    )
+    render_seed: int | None = _reports("N", "(default: 0)", check=flags.seed)
+    render_songs: int | None = _reports("N", "renders before and after (default: 2)", check=_COUNT)
+    report_to: str | None = _reports("NAME", "wandb, swanlab, or both with a comma")
+    project_name: str | None = _reports("NAME", "project to report to")
+    seed: int | None = _learning("N", "same seed, same run (default: 0)", check=flags.seed)
+
+
+def run(args: Arguments) -> int:
     given = {k: v for k, v in vars(args).items() if k not in ("config", "resume", *_LORA)}
     given["lora_parameters"] = {k: getattr(args, k) for k in _LORA if getattr(args, k) is not None}
 

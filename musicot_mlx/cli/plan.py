@@ -4,11 +4,12 @@ A plan is made from a prompt, references or audio, or taken from a file, and the
 made in one order, whatever the order of the flags: arrange, extend, morph, set, lock.
 """
 
-import argparse
 import json
 import re
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,56 +26,62 @@ ANCHORS = ["drums", "bass", "guitar", "piano", "strings", "synth"]
 MADE_BY = ("prompt", "duration", "reference", "reference_weights", "lyrics_file", "tags")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    flags.add_planning_arguments(parser)
-    add("--from-audio", metavar="FILE", help="plan what this audio holds, second by second")
-    add("--plan", metavar="FILE", help="begin with this plan, or the plan of a song's .json")
-    add(
-        "--arrange",
-        type=segments,
-        metavar="N,N",
-        help="segments in this order, from 0: name one twice to repeat it, none to drop it",
+def segments(text: str) -> list[int]:
+    """A check: segments, as whole numbers with commas between."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"expected segments from 0 with commas between, such as 0,1, got {text!r}"
+        ) from None
+
+
+_edits = partial(flags.flag, panel="Edits")
+_output = partial(flags.flag, panel="Output")
+
+
+@dataclass(kw_only=True)
+class Arguments(flags.Planning):
+    """The flags of musicot plan."""
+
+    from_audio: str | None = flags.song("FILE", "plan what this audio holds, second by second")
+    plan: str | None = _edits("FILE", "begin with this plan, or the plan of a song's .json")
+    arrange: list[int] | None = _edits(
+        "N,N",
+        "segments in this order, from 0: name one twice to repeat it, none to drop it",
+        check=segments,
     )
-    add("--extend", type=flags.seconds, metavar="S", help="let the model go on for S seconds")
-    add(
-        "--morph",
-        nargs=2,
-        metavar=("FILE", "X"),
-        help="go the part X (0 to 1) of the way to another plan",
+    extend: float | None = _edits("S", "let the model go on for S seconds", check=flags.seconds)
+    morph: tuple[str, str] | None = _edits(
+        "FILE X", "go the part X (0 to 1) of the way to another plan"
     )
-    add(
-        "--set",
-        action="append",
-        metavar="A-B=WHAT",
-        help="seconds A to B, on the plan's grid, become a text, or @FILE (audio or a plan; "
+    set: list[str] | None = _edits(
+        "A-B=WHAT",
+        "seconds A to B, on the plan's grid, become a text, or @FILE (audio or a plan; "
         "@FILE#t=30 begins at 30 s); may be repeated",
     )
-    add(
-        "--lock",
-        type=segments,
-        metavar="N,N",
-        help="keep these segments and those set, and draw all others anew",
+    lock: list[int] | None = _edits(
+        "N,N", "keep these segments and those set, and draw all others anew", check=segments
     )
-    add(
-        "--seed",
-        type=flags.seed,
-        metavar="N",
-        help="same seed, same plan (default: 0, in an edit one that the plan hasn't had)",
+    seed: int | None = flags.song(
+        "N",
+        "same seed, same plan (default: 0, in an edit one that the plan hasn't had)",
+        check=flags.seed,
     )
-    add("--output", "-o", metavar="FILE", help="write the plan, for musicot generate --plan")
-    add("--png", metavar="FILE", help="draw the arrangement")
-    add(
-        "--anchors",
-        type=flags.names,
+    output: str | None = _output(
+        "FILE", "write the plan, for musicot generate --plan", "--output", "-o"
+    )
+    png: str | None = _output("FILE", "draw the arrangement")
+    anchors: list[str] = _output(
+        "A,B",
+        f"texts to hold the thoughts against (default: {','.join(ANCHORS)})",
+        check=flags.names,
         default=ANCHORS,
-        metavar="A,B",
-        help=f"texts to hold the thoughts against (default: {','.join(ANCHORS)})",
     )
-    add("--json", action="store_true", help="one line of JSON on standard output")
+    json: bool = _output("", "one line of JSON on standard output", default=False)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     _check(args)
     import musicot_mlx as mc
 
@@ -129,17 +136,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def segments(text: str) -> list[int]:
-    """An argparse type: segments, as whole numbers with commas between."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected segments from 0 with commas between, such as 0,1, got {text!r}"
-        ) from None
-
-
-def _check(args: argparse.Namespace) -> None:
+def _check(args: Arguments) -> None:
     """What can be told before the model is loaded."""
     if args.prompt == "-":
         args.prompt = sys.stdin.read()
@@ -148,7 +145,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.plan is not None:
         for name in (*MADE_BY, "from_audio"):
             if getattr(args, name) is not None:
-                flag = "--" + name.replace("_", "-")
+                flag = flags.spelled(Arguments, name)
                 raise MusicotError(
                     f"{flag} belongs to planning, and the plan is made; leave out {flag}"
                 )
@@ -161,8 +158,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.morph is not None:
         sources.append(("plan", args.morph[0]))
         try:
-            args.morph[1] = flags.number(0, 1)(args.morph[1])
-        except argparse.ArgumentTypeError as error:
+            args.morph = (args.morph[0], flags.number(0, 1)(args.morph[1]))
+        except ValueError as error:
             raise MusicotError(f"--morph: {error}") from error
     args.set = [_parse_set(text) for text in args.set or ()]
     sources += [("source", str(path)) for *_, path, _ in args.set if path is not None]
@@ -196,7 +193,7 @@ def _parse_set(text: str) -> tuple[float, float, str, Path | None, float]:
     return first, last, words, path, start
 
 
-def _first_plan(model: Any, args: argparse.Namespace) -> "Plan":
+def _first_plan(model: Any, args: Arguments) -> "Plan":
     """The plan before it is edited."""
     import musicot_mlx as mc
 
@@ -221,7 +218,7 @@ def _first_plan(model: Any, args: argparse.Namespace) -> "Plan":
         return model.plan(prompt, progress=progress, **given)
 
 
-def _edits(model: Any, args: argparse.Namespace) -> list[Any]:
+def _edits(model: Any, args: Arguments) -> list[Any]:
     """The edits asked for, each a function from plan to plan."""
     import musicot_mlx as mc
 

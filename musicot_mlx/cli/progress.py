@@ -1,44 +1,70 @@
 """What a run says while it lasts and when it ends: progress bars, memory, the summary line."""
 
 import sys
-from typing import Any
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import rich.progress
+
+DELAY = 1.0  # seconds that a run takes before a bar is drawn
+_PAUSE = 0.1  # seconds between two drawings
 
 
 class Progress:
-    """Progress bars on stderr, one a stage, for stages that take over a second; a context manager.
+    """Progress bars on stderr, one a stage, for runs of over a second; a context manager.
 
     Called as progress(stage, done, total); stages may take turns, as they do in a stream. Nothing
-    is drawn where stderr is no terminal.
+    is drawn where stderr is no terminal. What is printed meanwhile stands above the bars.
     """
 
     def __init__(self, *, prefix: str = "") -> None:
         self._prefix = prefix
-        self._bars: dict[str, Any] = {}
+        self._bars: rich.progress.Progress | None = None
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+        self._wanted = sys.stderr.isatty()
+        self._next = time.monotonic() + DELAY
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if stage not in self._bars:
-            self._bars[stage] = tqdm(
-                desc=self._prefix + stage,
-                position=len(self._bars),
-                delay=1.0,
-                leave=False,
-                disable=None,
-                file=sys.stderr,
-                bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}",
-            )
-        bar = self._bars[stage]
-        bar.total = total
-        bar.update(done - bar.n)
+        if not self._wanted:
+            return
+        if self._bars is None:
+            self._bars = _bars()
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(self._prefix + stage)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
+        # no thread draws: it would take its turns from the core that makes the song
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + _PAUSE
+            self._bars.start()
+            self._bars.refresh()
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for bar in reversed(self._bars.values()):
-            bar.close()
-        self._bars = {}
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars, self._tasks = None, {}
+
+
+def _bars() -> "rich.progress.Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("<"),
+        Remaining(),
+        console=Console(file=sys.stderr),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
 
 
 def peak_memory() -> dict[str, float]:

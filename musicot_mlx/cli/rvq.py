@@ -1,9 +1,9 @@
 """musicot rvq: codebooks of musical thoughts for any CLAP, from audio or embeddings."""
 
-import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,54 +12,46 @@ from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("data", metavar="DATA", help="folder of audio, or embeddings (.npy, .npz)")
-    add(
-        "--model",
-        metavar="NAME",
-        help="CLAP that embeds the audio, or a model with one: embedded name, folder or Hub id "
+@dataclass(kw_only=True)
+class Arguments:
+    """The flags of musicot rvq."""
+
+    data: str = flags.flag("DATA", "folder of audio, or embeddings (.npy, .npz)", positional=True)
+    model: str | None = flags.flag(
+        "NAME",
+        "CLAP that embeds the audio, or a model with one: embedded name, folder or Hub id "
         "(default: musicot-mini)",
     )
-    add("--output", "-o", required=True, metavar="FOLDER", help="folder to write")
-    add(
-        "--codebooks",
-        type=flags.number(1, 64, whole=True),
+    output: str = flags.flag("FOLDER", "folder to write", "--output", "-o", required=True)
+    codebooks: int = flags.flag(
+        "L",
+        "levels, each for what the ones before leave (default: 8)",
+        check=flags.number(1, 64, whole=True),
         default=8,
-        metavar="L",
-        help="levels, each for what the ones before leave (default: 8)",
     )
-    add(
-        "--codebook-size",
-        type=flags.number(2, 65536, whole=True),
-        default=1024,
-        metavar="K",
-        help="codes a level (default: 1024)",
+    codebook_size: int = flags.flag(
+        "K", "codes a level (default: 1024)", check=flags.number(2, 65536, whole=True), default=1024
     )
-    add(
-        "--passes",
-        type=flags.number(0, 10000, whole=True),
+    passes: int = flags.flag(
+        "N",
+        "passes over the data after the k-means start (default: 20)",
+        check=flags.number(0, 10000, whole=True),
         default=20,
-        metavar="N",
-        help="passes over the data after the k-means start (default: 20)",
     )
-    add(
-        "--held-out",
-        type=flags.number(0, 0.9),
+    held_out: float = flags.flag(
+        "SHARE",
+        "share of the files, or of the embeddings, that only measures (default: 0.1)",
+        check=flags.number(0, 0.9),
         default=0.1,
-        metavar="SHARE",
-        help="share of the files, or of the embeddings, that only measures (default: 0.1)",
     )
-    add("--seed", type=flags.seed, default=0, metavar="N", help="same seed, same codebooks")
-    add(
-        "--save-embeddings",
-        metavar="FILE",
-        help="also keep the embeddings of the audio (.npz), to fit again without embedding",
+    seed: int = flags.flag("N", "same seed, same codebooks", check=flags.seed, default=0)
+    save_embeddings: str | None = flags.flag(
+        "FILE", "also keep the embeddings of the audio (.npz), to fit again without embedding"
     )
-    add("--json", action="store_true", help="one line of JSON on standard output")
+    json: bool = flags.flag("", "one line of JSON on standard output", default=False)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     path = Path(args.data)
     if not path.exists():
         raise MusicotError(f"no folder or file at {path}")
@@ -106,9 +98,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _embed(
-    folder: Path, args: argparse.Namespace, progress: Callable[[int, int], None]
-) -> tuple[Any, Any]:
+def _embed(folder: Path, args: Arguments, progress: Callable[[int, int], None]) -> tuple[Any, Any]:
     """Embeddings of the audio of a folder and their files, kept in a file if asked."""
     import numpy as np
 

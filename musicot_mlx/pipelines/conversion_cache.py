@@ -80,25 +80,22 @@ def _convert(
 @contextmanager
 def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar of bytes on standard error, where that is a terminal."""
-    from tqdm import tqdm
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    style = "{desc}: {n_fmt}/{total_fmt}B |{bar}| {rate_fmt}"
-    with tqdm(
-        desc=f"converting {name}",
-        unit="B",
-        unit_scale=True,
-        delay=1.0,
-        leave=False,
-        disable=None,
-        file=sys.stderr,
-        bar_format=style,
-    ) as bar:
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+        disable=not sys.stderr.isatty(),
+    ) as bars:
+        task = bars.add_task(f"converting {name}")
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
 
 
 def _fingerprint(folder: Path) -> str:

@@ -114,8 +114,8 @@ def fetch_file(name: str, filename: str) -> Path:
 
 
 def _one_bar(name: str) -> Any:
-    """A tqdm class that draws the bytes and none of the Hub client's other bars."""
-    from tqdm import tqdm
+    """The Hub client's own class of bars, drawing the bytes and nothing else."""
+    from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import track
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.band.dataset import make_dataset
@@ -31,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     named = tuple(name.strip() for name in args.styles.split(","))
     options["styles"] = FIRST_ORDER if args.styles == "first" else named
     try:
-        for _ in tqdm(make_dataset(args.folder, **options), total=args.songs, unit="song"):
+        songs = make_dataset(args.folder, **options)
+        for _ in track(songs, "songs", total=args.songs, console=Console(stderr=True)):
             pass
     except MusicotError as error:
         print(error, file=sys.stderr)

@@ -1,0 +1,174 @@
+"""The musicot command: its list, and the one place where an error becomes a line and an exit code.
+
+A command is a module with `Arguments`, a dataclass of flags, and run(args) -> int. It is imported
+when it is run or its own help is asked for, and imports nothing heavy until run.
+"""
+
+import difflib
+import os
+import signal
+import sys
+import traceback
+import warnings
+from functools import cache
+from importlib import import_module
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from musicot_mlx import __version__
+from musicot_mlx.atomic import explain
+from musicot_mlx.cli import flags
+from musicot_mlx.errors import MusicotError, MusicotWarning
+
+_PANELS = {
+    "Songs": {
+        "generate": "make a song from a text prompt",
+        "plan": "make only the plan of a song, and look at it",
+        "analyze": "what a song holds over time, and whether it followed its plan",
+    },
+    "Models": {
+        "convert": "turn a PyTorch checkpoint into an MLX folder",
+        "lora": "tune a model on your own songs",
+        "fuse": "fuse adapters into a model",
+    },
+    "Measures": {
+        "eval": "measure how good a model is, with intervals, and write a page of results",
+        "bench": "how fast songs are made here: seconds, memory and limits of each stage",
+        "rvq": "fit codebooks of musical thoughts to a CLAP's embeddings",
+        "doctor": "what this machine has, and what to change",
+    },
+}
+COMMANDS = {name: what for panel in _PANELS.values() for name, what in panel.items()}
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 failed run, 2 bad input, 130 Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    # Raising lets `finally` remove half-written files, as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    show, warnings.showwarning = warnings.showwarning, _show_warning
+    try:
+        if not argv or argv[0] == "help":
+            argv = [*argv[1:], "--help"]
+        return _app().main(argv, prog_name="musicot", standalone_mode=False) or 0
+    except SystemExit as stop:  # SIGTERM, or a shell that asked what completes a word
+        return stop.code if isinstance(stop.code, int) else 0
+    except _Interrupted:
+        return _fail("interrupted; no half-written file is left", 130)
+    except typer.Abort:
+        return _fail("nothing was done", 130)
+    except typer.TyperException as error:
+        return _fail(_usage(error), error.exit_code)
+    except MusicotError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone (musicot plan | head); Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        found = explain(error, error.filename) if error.filename else error
+        return _fail(str(found), 1)
+    except ValueError as error:
+        return _fail(str(error), 2)
+    except MemoryError:
+        return _fail("out of memory; try a shorter --duration or close other programs", 1)
+    except Exception as error:
+        return _fail(
+            f"{type(error).__name__}: {error} (this is a bug; MUSICOT_DEBUG=1 shows where)", 1
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        warnings.showwarning = show
+
+
+def arguments(name: str) -> type:
+    """The dataclass that holds the flags of one command."""
+    return import_module(f"musicot_mlx.cli.{name}").Arguments
+
+
+class _Interrupted(Exception):
+    """Ctrl-C in a command; typer would turn KeyboardInterrupt into an exit without a word."""
+
+
+class _Commands(flags.BareFlags, TyperGroup):
+    """Knows the commands by name and line; the module of one is imported when it is resolved."""
+
+    def resolve_command(
+        self, ctx: typer.Context, args: list[str]
+    ) -> tuple[str | None, TyperCommand | None, list[str]]:
+        name = args[0]
+        if name in COMMANDS:
+            return name, _command(name), args[1:]
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+        hint = f"did you mean musicot {near[0]}?" if near else f"there is {', '.join(COMMANDS)}"
+        raise MusicotError(f"no command {name!r}; {hint}")
+
+
+def _command(name: str) -> TyperCommand:
+    module = import_module(f"musicot_mlx.cli.{name}")
+
+    def run(args: object) -> int:
+        try:
+            return module.run(args)
+        except KeyboardInterrupt as stop:
+            raise _Interrupted from stop
+
+    return flags.command(name, COMMANDS[name], module.Arguments, run, context_settings=_SETTINGS)
+
+
+@cache
+def _app() -> TyperGroup:
+    app = typer.Typer(
+        cls=_Commands, context_settings=_SETTINGS, subcommand_metavar="COMMAND [options]"
+    )
+
+    def version(asked: bool) -> None:
+        if asked:
+            print(f"musicot {__version__}")
+            raise typer.Exit
+
+    @app.callback(
+        help="Text to music through musical thoughts: see the plan of a song, then render it.",
+        epilog="musicot COMMAND --help lists the options of a command.",
+    )
+    def root(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", "-V", callback=version, is_eager=True, help="Tell the version."
+            ),
+        ] = False,
+    ) -> None:
+        pass
+
+    for panel, commands in _PANELS.items():
+        for name, what in commands.items():
+            # stands for the command in the list
+            app.command(name, help=what, rich_help_panel=panel)(lambda: None)
+    return typer.main.get_command(app)
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What was wrong with the words of a command line, and where to read on."""
+    message = error.message if getattr(error, "possibilities", None) else error.format_message()
+    near = getattr(error, "possibilities", None)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    ctx = getattr(error, "ctx", None)
+    where = ctx.command_path if ctx else "musicot"
+    return f"{message.rstrip('.')}{hint} ({where} --help lists the options)"
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("MUSICOT_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    print(f"musicot: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: object, category: type[Warning], *where: object) -> None:
+    """Ours as one line; those of libraries are for developers."""
+    if issubclass(category, MusicotWarning):
+        print(f"musicot: {message}", file=sys.stderr)
