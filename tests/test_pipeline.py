@@ -116,7 +116,7 @@ def test_the_first_chunk_needs_no_later_tokens(model: MusicotPipeline) -> None:
 def test_a_song_knows_how_it_came_about(model: MusicotPipeline, tmp_path: Path) -> None:
     song = model.generate("piano", duration=2, seed=6, audio_temperature=0.9)
     assert song.codes.shape == (1, 50) and song.codes.dtype == np.int32
-    assert set(song.timings) == {"plan", "tokens", "diffusion", "decode"}
+    assert set(song.timings) == {"text", "plan", "tokens", "diffusion", "decode"}
     audio, sidecar = song.save(tmp_path / "song.flac")
     settings = json.loads(sidecar.read_text())
     assert settings["audio_temperature"] == 0.9 and settings["thought_temperature"] == 0.65
@@ -174,7 +174,7 @@ def test_a_prompt_that_names_no_tempo_gets_that_of_songs_like_it(
     assert any(map(is_tempo, model.plan(reference=noise_file, duration=1).tags))
     # a segment set to words keeps the song's tempo, unless they name one
     edited = plan.replace(1, "drums").replace(2, f"drums at {other}")
-    told = [changes[0].bpm for changes in model._changes(edited, 1).values()]
+    told = [changes[0].bpm for changes in model.conditioning.changes(edited, 1).values()]
     assert told == [float(tag.split()[0]) for tag in (usual, other)]
 
 

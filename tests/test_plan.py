@@ -578,9 +578,9 @@ def test_words_ask_the_render_for_themselves(model: MusicotPipeline, plan: mc.Pl
     np.testing.assert_array_equal(vectors[[0, 3]], [plan.vector] * 2)
     np.testing.assert_array_equal(vectors[[1, 2]], edited.embeddings[[1, 2]])
     np.testing.assert_array_equal(plan.vectors(), plan.vector)
-    changes = model._changes(edited, 1)
-    assert sorted(changes) == [1, 2, 3] and model._changes(plan, 1) == {}
+    changes = model.conditioning.changes(edited, 1)
+    assert sorted(changes) == [1, 2, 3] and model.conditioning.changes(plan, 1) == {}
     np.testing.assert_array_equal(changes[2][0].clap, edited.embeddings[2])
-    assert changes[3][0].tags == model._condition(plan.vector, plan.tags, "").tags
-    near = model._tags(model.clap.embed_text(["drums"])[0], None, "drums")
-    assert changes[1][0].tags == model._condition(plan.vector, near, "").tags
+    assert changes[3][0].tags == model.conditioning.condition(plan.vector, plan.tags, "").tags
+    near = model.conditioning.tags(model.clap.embed_text(["drums"])[0], None, "drums")
+    assert changes[1][0].tags == model.conditioning.condition(plan.vector, near, "").tags

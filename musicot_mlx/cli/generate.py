@@ -187,7 +187,7 @@ def run(args: Arguments) -> int:
         for ((prompt, seed), path), report in zip(batch, reports, strict=True):
             line = summary(path, report["duration"], report["sample_rate"], elapsed)
             if chosen := report.get("chosen"):
-                line = f"{_chosen(chosen, report['seed'])}\n{line}"
+                line = f"{_chosen(chosen)}\n{line}"
             print(line, file=sys.stderr if args.json else sys.stdout)
             if args.json:
                 report = {"seed": seed, **report, "prompt": prompt, "model": str(name)}
@@ -228,7 +228,7 @@ def _on_hosts(
     args: Arguments,
 ) -> int:
     """The songs, or each song's candidates, shared out among the hosts of mlx.launch."""
-    from musicot_mlx.pipelines.candidates import candidate_seeds, score
+    from musicot_mlx.pipelines import candidates
 
     options = dict(options)
     count = options.pop("candidates", None) or 1
@@ -239,7 +239,7 @@ def _on_hosts(
     jobs = [
         multi_host.Job(number, prompt, own, path)
         for number, ((prompt, seed), path) in enumerate(zip(songs, paths, strict=True))
-        for own in candidate_seeds(seed, count)
+        for own in candidates.candidate_seeds(seed, count)
     ]
 
     def render(job: multi_host.Job, path: Path) -> dict[str, Any]:
@@ -250,7 +250,9 @@ def _on_hosts(
         report |= {"sample_rate": rate or song.sample_rate}
         if count > 1:
             vectors = {"prompt": song.plan.vector, "thoughts": song.plan.embeddings}
-            found = score(model.clap, song.waveform, song.sample_rate, seed=job.seed, **vectors)
+            found = candidates.score(
+                model.clap, song.waveform, song.sample_rate, seed=job.seed, **vectors
+            )
             report["score"] = found.to_dict()
         return {**report, "elapsed_seconds": round(time.perf_counter() - started, 3)}
 
@@ -259,7 +261,8 @@ def _on_hosts(
         if count > 1:
             job, kept = max(made, key=lambda pair: pair[1].report["score"]["score"])
             scores = [result.report.pop("score") for _, result in made]
-            chosen = {"of_seed": songs[job.song][1], "scores": scores}
+            number = [each["seed"] for each in scores].index(job.seed)
+            chosen = candidates.chosen(songs[job.song][1], scores, number)
             settings = json.loads(kept.files[".json"]) | {"chosen": chosen}
             kept.files[".json"] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
         multi_host.write(job.path, kept.files)
@@ -297,9 +300,9 @@ def _generate(
     ]
 
 
-def _chosen(chosen: dict[str, Any], seed: int) -> str:
+def _chosen(chosen: dict[str, Any]) -> str:
     """How the candidates came out, the kept one marked."""
-    rows, kept = [], chosen.get("kept", seed)
+    rows, kept = [], chosen["kept"]
     for number, each in enumerate(chosen["scores"], start=1):
         cosines = [
             f"{key} {each[key]:.3f}" for key in ("prompt", "plan", "reference") if key in each

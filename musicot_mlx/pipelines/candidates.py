@@ -1,43 +1,62 @@
 """Candidates: several renders of one wish, of which the one that came nearest to it is kept."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from musicot_mlx.audio.files import check_render
 from musicot_mlx.errors import RunError
+from musicot_mlx.pipelines.options import Embedder
 
-MOST = 16
-
-
-class Embedder(Protocol):
-    """What a CLAP offers: unit vectors of windows of 10 s, float32 (windows, dim)."""
-
-    def embed_audio(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray: ...
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Score:
-    """How near a candidate came: mean cosine of its segments with the prompt and with the plan.
+    """How near a candidate came: the mean cosine of its windows with each thing it was held against
+    (the prompt, the plan, a reference).
 
     seed makes the candidate alone. A broken render (silent, noise, collapsed) scores -1.
     """
 
     seed: int
-    prompt: float
-    plan: float
+    cosines: Mapping[str, float] = field(default_factory=dict)
     broken: bool = False
 
     @property
     def score(self) -> float:
-        """Prompt and plan count alike: a plan may be well rendered and far from the prompt."""
-        return -1.0 if self.broken else (self.prompt + self.plan) / 2
+        """All count alike: a plan may be well rendered and far from the prompt."""
+        return -1.0 if self.broken else float(np.mean(list(self.cosines.values())))
 
     def to_dict(self) -> dict[str, Any]:
         """The score as JSON."""
-        found = {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()}
-        return {**found, "score": round(self.score, 6)}
+        cosines = {name: round(value, 6) for name, value in self.cosines.items()}
+        return {
+            "seed": self.seed,
+            "broken": self.broken,
+            **cosines,
+            "score": round(self.score, 6),
+        }
+
+
+@dataclass(frozen=True)
+class Best(Generic[Made]):
+    """The candidate that came nearest, and how all of them did."""
+
+    number: int
+    song: Made
+    scores: list[Score]
+
+    def to_dict(self, seed: int) -> dict[str, Any]:
+        """What the settings of a chosen song say of the choice; `seed` is the one asked for."""
+        return chosen(seed, [score.to_dict() for score in self.scores], self.number)
+
+
+def chosen(seed: int, scores: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
+    """The choice as JSON: of which seed's candidates, the seed of the one kept, and all scores."""
+    return {"of_seed": seed, "kept": scores[number]["seed"], "scores": list(scores)}
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:
@@ -46,23 +65,48 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
     return [seed, *map(int, derived)]
 
 
+def best_of(
+    seeds: Sequence[int], render: Callable[[int], Made], judge: Callable[[int, Made], Score]
+) -> Best[Made]:
+    """Render a candidate a seed, one after another, and keep the one with the highest score.
+
+    render(number) makes one, judge(number, song) scores it. Only the best so far is held, so memory
+    does not grow with the candidates.
+    """
+    best, scores = 0, []
+    kept = None
+    for number in range(len(seeds)):
+        song = render(number)
+        scores.append(judge(number, song))
+        if number == 0 or scores[number].score > scores[best].score:
+            best, kept = number, song
+    return Best(best, kept, scores)
+
+
 def score(
     clap: Embedder,
     waveform: np.ndarray,
     sample_rate: int,
     *,
     seed: int,
-    prompt: np.ndarray,
-    thoughts: np.ndarray,
+    prompt: np.ndarray | None = None,
+    thoughts: np.ndarray | None = None,
+    reference: np.ndarray | None = None,
 ) -> Score:
-    """Hold a render (frames, channels) against a prompt's vector (dim,) and thoughts (segments,
-    dim), all of unit length.
+    """Hold a render (frames, channels) against a prompt's vector (dim,), thoughts (segments, dim)
+    and a reference's vector (dim,), all of unit length; what is None does not count.
     """
     try:
         check_render(waveform, sample_rate)
     except RunError:
-        return Score(seed, 0.0, 0.0, broken=True)
+        return Score(seed, broken=True)
     heard = clap.embed_audio(waveform, sample_rate)  # (segments, dim)
-    shared = min(len(heard), len(thoughts))
-    followed = (heard[:shared] * thoughts[:shared]).sum(axis=1)
-    return Score(seed, float((heard @ prompt).mean()), float(followed.mean()))
+    cosines = {}
+    if prompt is not None:
+        cosines["prompt"] = float((heard @ prompt).mean())
+    if thoughts is not None:
+        shared = min(len(heard), len(thoughts))
+        cosines["plan"] = float((heard[:shared] * thoughts[:shared]).sum(axis=1).mean())
+    if reference is not None:
+        cosines["reference"] = float((heard @ reference).mean())
+    return Score(seed, cosines)

@@ -17,6 +17,7 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.clap import Clap, ClapConfig
 from musicot_mlx.models.roberta import ClapTextConfig
 from musicot_mlx.pipelines.parts import load_parts
+from musicot_mlx.weights.hub import EMBEDDED, resolve
 
 PARTS = {"clap": (Clap, ClapConfig)}
 
@@ -116,15 +117,27 @@ class ClapEmbedder:
         return out
 
 
-def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) -> ClapEmbedder:
-    """The ClapEmbedder of a folder with model_type "clap"; name is for messages.
+def load(
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    batch_size: int = 4,
+    model_type: str = "clap",
+) -> ClapEmbedder:
+    """The ClapEmbedder of a folder with model_type "clap", or of a larger model that holds one;
+    name is for messages. No other network of the folder is read.
 
     Raises MusicotError for a folder of another kind, weights that don't fit the config, or a
     missing or foreign tokenizer.json.
     """
-    loaded = load_parts(folder, PARTS, model_type="clap", name=name)
+    loaded = load_parts(folder, PARTS, model_type=model_type, name=name)
     tokenizer = loaded.file("tokenizer.json")
     return ClapEmbedder(loaded.networks["clap"], tokenizer, batch_size=batch_size)
+
+
+def load_embedded() -> ClapEmbedder:
+    """The CLAP of the embedded model, alone."""
+    return load(resolve(EMBEDDED[0]), model_type="musicot", name=EMBEDDED[0])
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:

@@ -73,7 +73,8 @@ def load_parts(
         if section not in config:
             raise MusicotError(f"{folder}/config.json lacks the section {section!r}")
     arrays = load_arrays(folder, lazy=True)
-    require_parts(arrays, parts, where=str(folder))
+    others = [key for key, value in config.items() if isinstance(value, dict) and key not in parts]
+    require_parts(arrays, [*parts, *others], where=str(folder))
     stored = {section: part(arrays, section) for section in parts}
     del arrays
     networks = {}

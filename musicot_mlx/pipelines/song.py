@@ -1,7 +1,9 @@
 """A song: the waveform, and everything that says how it came about."""
 
 import base64
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,11 +58,14 @@ class Song:
 
 
 class Stream(Iterator[np.ndarray]):
-    """Chunks of a song's waveform while later audio is still being made; `plan` is there at once,
-    `codes` (codebooks, frames) as far as the chunks have come.
+    """Chunks of a song's waveform while later audio is still being made; `plan` (None where the
+    model plans nothing) is there at once, `codes` (codebooks, frames) as far as the chunks have
+    come.
     """
 
-    def __init__(self, plan: Plan, codes: list[np.ndarray], chunks: Iterator[np.ndarray]) -> None:
+    def __init__(
+        self, plan: Plan | None, codes: list[np.ndarray], chunks: Iterator[np.ndarray]
+    ) -> None:
         self.plan, self._codes, self._chunks = plan, codes, chunks
 
     def __next__(self) -> np.ndarray:
@@ -68,7 +73,46 @@ class Stream(Iterator[np.ndarray]):
 
     @property
     def codes(self) -> np.ndarray:
-        return np.concatenate([np.zeros(0), *self._codes])[None].astype(np.int32)
+        blocks = self._codes or [np.zeros((1, 0))]
+        return np.concatenate(blocks, axis=-1).astype(np.int32)
+
+
+class Clock:
+    """Seconds of a run by stage; work that a stage pulls on is its own."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to `stage`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - began)
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+def passed(blocks: Iterable[np.ndarray], seen: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pass blocks on, and remember them in `seen`."""
+    for block in blocks:
+        seen.append(block)
+        yield block
+
+
+def joined(chunks: Iterable[np.ndarray], samples: int, channels: int) -> np.ndarray:
+    """The waveform (samples, channels) of its chunks, one array filled as they come: joining a list
+    would hold the song twice.
+    """
+    song = np.empty((samples, channels), dtype=np.float32)
+    made = 0
+    for chunk in chunks:
+        song[made : made + len(chunk)] = chunk
+        made += len(chunk)
+    return song[:made]
 
 
 def made_of(plan: Plan | None, codes: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.diffusion import window_vectors
-from musicot_mlx.pipelines.musicot.pipeline import Sampling
+from musicot_mlx.pipelines.musicot.planning import Sampling
 from musicot_mlx.reference.musicot import MusicotReference
 
 

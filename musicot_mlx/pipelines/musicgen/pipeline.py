@@ -6,13 +6,12 @@ The same generate, stream and Song as MusiCoT's pipeline. Everything that belong
 in the run; several prompts, and several candidates of a prompt, are one batch.
 """
 
-import difflib
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -20,33 +19,24 @@ from tokenizers import Tokenizer
 
 from musicot_mlx import __version__
 from musicot_mlx.audio.chroma import chroma
-from musicot_mlx.audio.files import check_render, read_audio, resample
-from musicot_mlx.errors import MusicotError, MusicotWarning, RunError
+from musicot_mlx.audio.files import read_audio, resample
+from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.generation.musicgen import OVERLAP, WINDOW, Condition, generate_codes
 from musicot_mlx.models.encodec import Encodec, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
-from musicot_mlx.pipelines.candidates import MOST, candidate_seeds
+from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
+from musicot_mlx.pipelines.clap import load_embedded
+from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
+from musicot_mlx.pipelines.options import Embedder, files_of
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
-from musicot_mlx.pipelines.song import Song, soft_limit
-
-Progress = Callable[[str, int, int], None]
-
-
-class Embedder(Protocol):
-    """What a CLAP offers: unit vectors, float32 (texts or windows of 10 s, dim)."""
-
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...
-
-    def embed_audio(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray: ...
-
+from musicot_mlx.pipelines.song import Clock, Song, Stream, joined, passed, soft_limit
 
 PARTS: dict[str, tuple[type, type]] = {
     "text_encoder": (T5Encoder, T5Config),
     "decoder": (Musicgen, MusicgenConfig),
     "codec": (Encodec, EncodecConfig),
 }
-SHORTEST, LONGEST = 1.0, 300.0  # seconds
 BATCH = 8  # songs drawn together; more would gain little and hold more caches
 
 
@@ -84,43 +74,11 @@ class Sampling:
     top_p: float = 1.0
 
 
-_SAMPLED = tuple(f.name for f in fields(Sampling))
-_DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(_SAMPLED),
-    "duration": 30.0,
-    "seed": 0,
-    "negative_prompt": None,
-    "melody": None,
-    "continuation": None,
-    "reference": None,
-    "candidates": 1,
-}
-
-
-class RenderOptions(TypedDict, total=False):
-    """Options of `generate` and `stream`; what is left out, or None, takes the model's default."""
-
-    duration: float  # seconds, 1 to 300; beyond 30 s a window of 30 s slides, 12 s of it kept
-    seed: int
-    audio_temperature: float | None  # 0 is greedy
-    audio_guidance: float | None  # 1 is off
-    top_k: int | None  # 0: all
-    top_p: float | None
-    negative_prompt: str | None  # what guidance leads away from
-    melody: str | Path | None  # audio file whose melody the song follows; melody models only
-    continuation: str | Path | None  # audio file that the song goes on from; part of the duration
-    reference: str | Path | Sequence[str | Path] | None  # audio that candidates are compared with
-    candidates: int  # songs drawn in one batch, of which CLAP chooses one
-    clap: Embedder | None  # what chooses; None: the CLAP of the embedded model
-    lyrics: str | None  # no MusicGen sings: a warning
-    progress: Progress | None  # called as progress(stage, done, total)
-
-
 class MusicgenPipeline:
     """Text encoder, decoder and codec. Options are keyword-only; None takes the model's default."""
 
     family = "musicgen"
-    options = frozenset(RenderOptions.__annotations__)
+    options = frozenset(MusicgenOptions.about())
     batch = BATCH
 
     def __init__(
@@ -149,67 +107,213 @@ class MusicgenPipeline:
         """Channels of the waveforms made: 1, or 2 with codebooks of their own."""
         return self.decoder.config.audio_channels
 
-    def generate(self, prompt: str | None = None, **options: Unpack[RenderOptions]) -> Song:
+    def generate(self, prompt: str | None = None, **options: Any) -> Song:
         """Prompt to song: waveform, codes and the settings that make it again.
 
-        Raises MusicotError for input that does not fit, TypeError for an unknown option.
+        options are those of MusicgenOptions. With `candidates` several songs are drawn in one
+        batch, and the one nearest to the prompt and the reference is kept. Raises MusicotError for
+        input that does not fit, TypeError for an unknown option.
         """
         return self.generate_batch([prompt], **options)[0]
 
     def generate_batch(
-        self,
-        prompts: Sequence[str | None],
-        *,
-        seeds: Sequence[int] | None = None,
-        **options: Unpack[RenderOptions],
+        self, prompts: Sequence[str | None], *, seeds: Sequence[int] | None = None, **options: Any
     ) -> list[Song]:
         """A song a prompt, drawn eight at a time; each is the song that `generate` makes alone.
 
         seeds: one a prompt, instead of the one `seed` of all. The other options hold for all.
         """
-        seeds = [options.get("seed", 0)] * len(prompts) if seeds is None else list(seeds)
+        wish = self._wish(options)  # 1. what is asked for
+        seeds = [wish.seed] * len(prompts) if seeds is None else list(seeds)
         if not prompts or len(seeds) != len(prompts):
             raise MusicotError(f"there are {len(prompts)} prompts and {len(seeds)} seeds")
-        run = _Run(self, **options)
-        pairs = list(zip(prompts, seeds, strict=True))
-        together = max(1, BATCH // run.candidates)
+        wishes = [
+            replace(wish, prompt=prompt, seed=seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        given = self._given(wish)
+        together = max(1, BATCH // wish.candidates)
         songs = []
-        for first in range(0, len(pairs), together):
-            songs += run.songs(pairs[first : first + together])
+        for first in range(0, len(wishes), together):
+            songs += self._songs(wishes[first : first + together], given)
         return songs
 
-    def stream(
-        self, prompt: str | None = None, **options: Unpack[RenderOptions]
-    ) -> Iterator[np.ndarray]:
+    def stream(self, prompt: str | None = None, **options: Any) -> Stream:
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
         Joined they are the song that `generate` makes. Raises as `generate` does, at the call.
         """
-        run = _Run(self, **options)
-        if run.candidates > 1:
-            raise MusicotError("a stream is heard before it can be chosen; ask for 1 candidate")
-        return run.chunks(prompt, options.get("seed", 0))
+        wish, codes = replace(self._wish(options), prompt=prompt), []
+        wish.require_one_candidate()
+        given = self._given(wish)
+        blocks = self.codes([wish], [self._condition(prompt, given)], [wish.seed], given)
+        kept = passed((block[0] for block in blocks), codes)
+        return Stream(None, codes, self.decode(kept, wish))
 
     def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
         """All that makes a song again, as JSON: what the sidecar of a song holds."""
-        for name in options:
-            if name not in self.options:
-                near = difflib.get_close_matches(name, self.options, n=1)
-                raise TypeError(
-                    f"unknown option {name!r}" + (f"; did you mean {near[0]}?" * bool(near))
-                )
-        values = {**_DEFAULTS, **{k: v for k, v in options.items() if k in _DEFAULTS}}
-        for name in _SAMPLED:
-            if values[name] is None:
-                values[name] = getattr(self.sampling, name)
-        for name in ("melody", "continuation"):
-            values[name] = None if values[name] is None else str(values[name])
-        if values["reference"] is not None:
-            files = [str(file) for file in _files(values["reference"])]
-            values["reference"] = files[0] if len(files) == 1 else files
-        if self.adapters:
-            values["adapter_path"] = list(self.adapters)
-        return {**values, "prompt": prompt, "model": self.name, "version": __version__}
+        return self._settings(MusicgenOptions.of(self.sampling, prompt, **options))
+
+    def _settings(self, wish: MusicgenOptions) -> dict[str, Any]:
+        adapters = {"adapter_path": list(self.adapters)} if self.adapters else {}
+        return {**wish.saved(), **adapters, "model": self.name, "version": __version__}
+
+    # --- one run ----------------------------------------------------------------------------------
+
+    def _wish(self, options: dict[str, Any]) -> MusicgenOptions:
+        """The options of a call; what MusicGen can't do of them is refused or told."""
+        wish = MusicgenOptions.of(self.sampling, **options)
+        if wish.lyrics:
+            words = f"{self.name} is a MusicGen, which does not sing: the lyrics are left out"
+            warnings.warn(words, MusicotWarning, stacklevel=4)
+        if wish.negative_prompt is not None and wish.audio_guidance == 1.0:
+            raise MusicotError("a negative prompt needs guidance; ask for a scale other than 1")
+        if wish.reference is not None and wish.candidates == 1:
+            raise MusicotError(
+                "MusicGen has no thoughts to borrow from a reference: ask for candidates, and the "
+                "one nearest to it is chosen; or give it as a melody or a continuation"
+            )
+        return wish
+
+    def _given(self, wish: MusicgenOptions) -> "Given":
+        """What the songs of a wish share: files read and texts encoded once."""
+        negative = wish.negative_prompt
+        return Given(
+            start=self._start(wish),
+            chroma=self._chroma(wish.melody),
+            negative=None if negative is None else self.embed_text(_checked_text(negative)),
+        )
+
+    def _songs(self, wishes: Sequence[MusicgenOptions], given: "Given") -> list[Song]:
+        """Songs of wishes, drawn in one batch."""
+        count, clock = wishes[0].candidates, Clock()
+        with clock("text"):  # 2. text states
+            conditions = [self._condition(wish.prompt, given) for wish in wishes]
+            rows = [condition for condition in conditions for _ in range(count)]
+        seeds = [candidate_seeds(wish.seed, count) for wish in wishes]
+        with clock("tokens"):  # 3. codes (rows, codebooks, frames)
+            drawn = [seed for own in seeds for seed in own]
+            codes = np.concatenate(list(self.codes(wishes, rows, drawn, given)), axis=-1)
+        shared = {stage: seconds / len(wishes) for stage, seconds in clock.seconds.items()}
+        songs = []
+        for number, wish in enumerate(wishes):
+            mine = codes[number * count : (number + 1) * count]
+            songs.append(self._best(wish, seeds[number], mine, shared))
+        return songs
+
+    def _best(
+        self,
+        wish: MusicgenOptions,
+        seeds: Sequence[int],
+        codes: np.ndarray,
+        timings: dict[str, float],
+    ) -> Song:
+        """The song of codes (1, codebooks, frames), or of (candidates, codebooks, frames) the one
+        that CLAP chooses.
+        """
+        clock = Clock()
+
+        def render(number: int) -> np.ndarray:  # 4. the waveform
+            with clock("decode"):
+                samples = round(wish.duration * self.sample_rate)
+                return joined(self.decode([codes[number]], wish), samples, self.channels)
+
+        settings = self._settings(wish)
+        if len(seeds) == 1:
+            number, waveform = 0, render(0)
+        else:
+            best = best_of(seeds, render, self._judge(wish, seeds))
+            number, waveform = best.number, best.song
+            settings["chosen"] = best.to_dict(wish.seed)
+        spent = timings | clock.seconds
+        return Song(waveform, self.sample_rate, codes[number], None, settings, spent)
+
+    def codes(
+        self,
+        wishes: Sequence[MusicgenOptions],
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        given: "Given",
+    ) -> Iterator[np.ndarray]:
+        """Blocks of codes (songs, codebooks, frames), those of a continued file first."""
+        wish, start = wishes[0], given.start
+        if start is not None:
+            start = np.repeat(start[None], len(conditions), axis=0)
+        frame_rate = self.codec.config.frame_rate
+        frames = self._frames(wish.duration)
+        blocks = generate_codes(
+            self.decoder,
+            conditions,
+            frames=frames,
+            keys=[mx.random.key(seed) for seed in seeds],
+            start=start,
+            window_frames=round(WINDOW * frame_rate / 50),
+            overlap_frames=round(OVERLAP * frame_rate / 50),
+            guidance_scale=wish.audio_guidance,
+            temperature=wish.audio_temperature,
+            top_k=wish.top_k,
+            top_p=wish.top_p,
+        )
+
+        def counted() -> Iterator[np.ndarray]:
+            done = 0 if start is None else start.shape[-1]
+            if start is not None:
+                yield start
+            for block in blocks:
+                done += block.shape[-1]
+                if wish.progress:
+                    wish.progress("audio tokens", done, frames)
+                yield block
+
+        return counted()
+
+    def decode(
+        self, blocks: Iterator[np.ndarray] | Sequence[np.ndarray], wish: MusicgenOptions
+    ) -> Iterator[np.ndarray]:
+        """Waveform chunks (samples, channels) of codes (codebooks, frames) as they come."""
+        samples, made = round(wish.duration * self.sample_rate), 0
+        for piece in self.codec.decode_stream(mx.array(block)[None] for block in blocks):
+            chunk = soft_limit(np.array(piece[0])[: samples - made])
+            made += len(chunk)
+            if wish.progress:
+                wish.progress("waveform", made, samples)
+            if len(chunk):
+                yield chunk
+
+    def _condition(self, prompt: str | None, given: "Given") -> Condition:
+        if prompt is None and given.chroma is None and given.start is None:
+            raise MusicotError("nothing to make; give a prompt, a melody or a continuation")
+        text = None if prompt is None else self.embed_text(_checked_text(prompt))
+        return Condition(text=text, chroma=given.chroma, negative=given.negative)
+
+    def _judge(
+        self, wish: MusicgenOptions, seeds: Sequence[int]
+    ) -> Callable[[int, np.ndarray], Score]:
+        """How near CLAP hears a candidate to the prompt and to the reference."""
+        if wish.prompt is None and wish.reference is None:
+            raise MusicotError("candidates need a prompt or a reference to be chosen by")
+        clap = wish.clap or self.listener
+        towards = {}
+        if wish.prompt is not None:
+            towards["prompt"] = clap.embed_text([wish.prompt])[0]
+        if wish.reference is not None:
+            files = [clap.embed_audio(*read_audio(file)) for file in files_of(wish.reference)]
+            heard = np.mean([windows.mean(axis=0) for windows in files], axis=0)
+            towards["reference"] = heard / np.linalg.norm(heard).clip(min=1e-9)
+        return lambda number, waveform: score(
+            clap, waveform, self.sample_rate, seed=seeds[number], **towards
+        )
+
+    @cached_property
+    def listener(self) -> Embedder:
+        """The embedded model's CLAP, which chooses among candidates unless told otherwise."""
+        return load_embedded()
+
+    def _frames(self, duration: float) -> int:
+        """Codes of `duration` seconds."""
+        return max(1, round(duration * self.codec.config.frame_rate))
+
+    # --- text and audio in ------------------------------------------------------------------------
 
     def embed_text(self, text: str) -> mx.array:
         """T5 hidden states (tokens, text_hidden_size) of a text, in the decoder's dtype."""
@@ -235,192 +339,41 @@ class MusicgenPipeline:
             waveform = np.repeat(waveform.mean(axis=1, keepdims=True), channels, axis=1)
         return resample(waveform, sample_rate, self.sample_rate)
 
-
-class _Run:
-    """What all songs of one call share: options checked, files read, texts encoded."""
-
-    def __init__(self, model: MusicgenPipeline, **options: Any) -> None:
-        options = {name: value for name, value in options.items() if value is not None}
-        self.model, self.progress = model, options.pop("progress", None)
-        self.clap = options.pop("clap", None)
-        if options.pop("lyrics", None):
-            words = f"{model.name} is a MusicGen, which does not sing: the lyrics are left out"
-            warnings.warn(words, MusicotWarning, stacklevel=4)
-        options.pop("seed", None)
-        self.options = options
-        values = model.settings(None, **options)
-        self.duration, self.candidates = values["duration"], values["candidates"]
-        if not SHORTEST <= self.duration <= LONGEST:
-            raise MusicotError(
-                f"duration is {self.duration:g} s; ask for {SHORTEST:g} to {LONGEST:g} s"
-            )
-        if self.candidates not in range(1, MOST + 1):
-            raise MusicotError(f"candidates is {self.candidates}; ask for 1 to {MOST}")
-        self.sampling = {
-            "guidance_scale": values["audio_guidance"],
-            "temperature": values["audio_temperature"],
-            "top_k": values["top_k"],
-            "top_p": values["top_p"],
-        }
-        frame_rate = model.codec.config.frame_rate
-        self.frames = max(1, round(self.duration * frame_rate))
-        self.start = self._start(values["continuation"])
-        self.chroma = self._chroma(values["melody"])
-        negative = values["negative_prompt"]
-        if negative is not None and values["audio_guidance"] == 1.0:
-            raise MusicotError("a negative prompt needs guidance; ask for a scale other than 1")
-        self.negative = None if negative is None else model.embed_text(_checked_text(negative))
-        self.reference = values["reference"]
-        if self.reference is not None and self.candidates == 1:
-            raise MusicotError(
-                "MusicGen has no thoughts to borrow from a reference: ask for candidates, and the "
-                "one nearest to it is chosen; or give it as a melody or a continuation"
-            )
-
-    def songs(self, pairs: Sequence[tuple[str | None, int]]) -> list[Song]:
-        """Songs of prompts and seeds, drawn in one batch."""
-        model, began = self.model, time.perf_counter()
-        conditions = [self._condition(prompt) for prompt, _ in pairs]
-        rows = [condition for condition in conditions for _ in range(self.candidates)]
-        drawn = [candidate_seeds(seed, self.candidates) for _, seed in pairs]
-        keys = [mx.random.key(seed) for seeds in drawn for seed in seeds]
-        timings = {"text": time.perf_counter() - began}
-        codes = np.concatenate(list(self._codes(rows, keys)), axis=-1)  # (rows, codebooks, frames)
-        timings["tokens"] = time.perf_counter() - began - timings["text"]
-        songs = []
-        for number, (prompt, seed) in enumerate(pairs):
-            began, first = time.perf_counter(), number * self.candidates
-            mine = codes[first : first + self.candidates]
-            waveforms = [np.concatenate(list(self._decode([each]))) for each in mine]
-            spent = {"decode": time.perf_counter() - began}
-            settings, best = model.settings(prompt, **{**self.options, "seed": seed}), 0
-            if self.candidates > 1:
-                scores = self._scores(prompt, drawn[number], waveforms)
-                best = max(range(self.candidates), key=lambda k: scores[k]["score"])
-                settings["chosen"] = {"kept": scores[best]["seed"], "scores": scores}
-            shared = {stage: value / len(pairs) for stage, value in timings.items()}
-            songs.append(
-                Song(waveforms[best], model.sample_rate, mine[best], None, settings, shared | spent)
-            )
-        return songs
-
-    def chunks(self, prompt: str | None, seed: int) -> Iterator[np.ndarray]:
-        """The waveform of one song as its codes come."""
-        codes = self._codes([self._condition(prompt)], [mx.random.key(seed)])
-        return self._decode(block[0] for block in codes)
-
-    def _condition(self, prompt: str | None) -> Condition:
-        if prompt is None and self.chroma is None and self.start is None:
-            raise MusicotError("nothing to make; give a prompt, a melody or a continuation")
-        text = None if prompt is None else self.model.embed_text(_checked_text(prompt))
-        return Condition(text=text, chroma=self.chroma, negative=self.negative)
-
-    def _codes(
-        self, conditions: Sequence[Condition], keys: Sequence[mx.array]
-    ) -> Iterator[np.ndarray]:
-        """Blocks of codes (songs, codebooks, frames), those of a continued file first."""
-        start = None if self.start is None else np.repeat(self.start[None], len(conditions), axis=0)
-        frame_rate = self.model.codec.config.frame_rate
-        blocks = generate_codes(
-            self.model.decoder,
-            conditions,
-            frames=self.frames,
-            keys=keys,
-            start=start,
-            window_frames=round(WINDOW * frame_rate / 50),
-            overlap_frames=round(OVERLAP * frame_rate / 50),
-            **self.sampling,
-        )
-
-        def counted() -> Iterator[np.ndarray]:
-            done = 0 if start is None else start.shape[-1]
-            if start is not None:
-                yield start
-            for block in blocks:
-                done += block.shape[-1]
-                if self.progress:
-                    self.progress("audio tokens", done, self.frames)
-                yield block
-
-        return counted()
-
-    def _decode(self, blocks: Iterator[np.ndarray] | Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """Waveform chunks (frames, channels) of codes (codebooks, frames) as they come."""
-        samples = round(self.duration * self.model.sample_rate)
-        made = 0
-        for piece in self.model.codec.decode_stream(mx.array(block)[None] for block in blocks):
-            chunk = soft_limit(np.array(piece[0])[: samples - made])
-            made += len(chunk)
-            if self.progress:
-                self.progress("waveform", made, samples)
-            if len(chunk):
-                yield chunk
-
-    def _start(self, path: str | Path | None) -> np.ndarray | None:
+    def _start(self, wish: MusicgenOptions) -> np.ndarray | None:
+        """Codes (codebooks, frames) of the audio that the song begins with."""
+        path = wish.continuation
         if path is None:
             return None
-        codes = self.model.encode(path)
-        if codes.shape[1] >= self.frames:
-            length = codes.shape[1] / self.model.codec.config.frame_rate
+        codes = self.encode(path)
+        if codes.shape[1] >= self._frames(wish.duration):
+            length = codes.shape[1] / self.codec.config.frame_rate
             raise MusicotError(
-                f"{path} lasts {length:.1f} s and the song {self.duration:g} s, the file included; "
+                f"{path} lasts {length:.1f} s and the song {wish.duration:g} s, the file included; "
                 "ask for a longer duration"
             )
         return codes
 
     def _chroma(self, path: str | Path | None) -> mx.array | None:
+        """The melody of an audio file, for models that follow one."""
         if path is None:
             return None
-        model = self.model
-        if not model.decoder.config.melody:
+        if not self.decoder.config.melody:
             raise MusicotError(
-                f"{model.name} follows no melody; the melody models do: facebook/musicgen-melody, "
+                f"{self.name} follows no melody; the melody models do: facebook/musicgen-melody, "
                 "musicgen-melody-large and musicgen-stereo-melody"
             )
-        waveform = model._read(path, 1)[:, 0]
-        found = chroma(mx.array(waveform)[None], sample_rate=model.sample_rate)[0]
-        return found.astype(model.decoder.layer_norm.weight.dtype)
-
-    def _scores(
-        self, prompt: str | None, seeds: Sequence[int], waveforms: Sequence[np.ndarray]
-    ) -> list[dict[str, Any]]:
-        """How near CLAP hears each candidate to the prompt and to the reference: mean cosines."""
-        if self.clap is None:
-            from musicot_mlx.pipelines.families import load as load_any
-
-            self.clap = load_any().clap
-        towards = {} if prompt is None else {"prompt": self.clap.embed_text([prompt])[0]}
-        if self.reference is not None:
-            files = [self.clap.embed_audio(*read_audio(file)) for file in _files(self.reference)]
-            heard = np.mean([windows.mean(axis=0) for windows in files], axis=0)
-            towards["reference"] = heard / np.linalg.norm(heard).clip(min=1e-9)
-        if not towards:
-            raise MusicotError("candidates need a prompt or a reference to be chosen by")
-        scores = []
-        for seed, waveform in zip(seeds, waveforms, strict=True):
-            found: dict[str, Any] = {
-                "seed": seed,
-                "score": -1.0,
-                "broken": _is_broken(waveform, self.model.sample_rate),
-            }
-            if not found["broken"]:
-                heard = self.clap.embed_audio(waveform, self.model.sample_rate)  # (windows, dim)
-                cosines = {name: float((heard @ v).mean()) for name, v in towards.items()}
-                found |= {"score": float(np.mean(list(cosines.values()))), **cosines}
-            scores.append(found)
-        return scores
+        waveform = self._read(path, 1)[:, 0]
+        found = chroma(mx.array(waveform)[None], sample_rate=self.sample_rate)[0]
+        return found.astype(self.decoder.layer_norm.weight.dtype)
 
 
-def _files(reference: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    return [reference] if isinstance(reference, (str, Path)) else list(reference)
+@dataclass(frozen=True)
+class Given:
+    """What all songs of one call share: codes to begin with, a melody, what guidance leads from."""
 
-
-def _is_broken(waveform: np.ndarray, sample_rate: int) -> bool:
-    try:
-        check_render(waveform, sample_rate)
-    except RunError:
-        return True
-    return False
+    start: np.ndarray | None
+    chroma: mx.array | None
+    negative: mx.array | None
 
 
 def _checked_text(text: str) -> str:

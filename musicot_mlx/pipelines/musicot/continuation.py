@@ -12,11 +12,16 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.models.semantic_diffusion import SemanticDiffusion
+from musicot_mlx.models.semantic_lm import SemanticLM
+from musicot_mlx.models.vae import VAE
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.musicot.thoughts import Composer
 from musicot_mlx.pipelines.song import Song, soft_limit
@@ -26,27 +31,34 @@ SEAM_SECONDS = 0.02  # over which kept and new sound are cross-faded
 
 @dataclass(frozen=True)
 class Kept:
-    """codes: int32 (frames,), the audio tokens kept; waveform: the whole earlier song, float32
-    (samples, channels) at the model's rate, of which `seconds` are kept.
+    """What is kept of an earlier song, and what new sound follows from.
+
+    codes: int32 (frames,), the audio tokens kept; waveform: float32 (samples, channels) at the
+    model's rate, the earlier song up to where new latents begin; first: the latent frame that is;
+    latents: (1, frames, channels), those that lead up to it.
     """
 
     codes: np.ndarray
     waveform: np.ndarray
-    seconds: float
+    first: int
+    latents: mx.array
 
 
-def kept_of(
-    earlier: Song | str | Path,
-    plan: Plan,
-    model: Composer,
-    *,
-    sample_rate: int,
-    frame_rate: float,
-) -> Kept:
+class Continuing(Composer, Protocol):
+    """What a song goes on with: MusicotPipeline has it."""
+
+    semantic_lm: SemanticLM
+    diffusion: SemanticDiffusion
+    vae: VAE
+
+
+def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) -> Kept:
     """What `plan` has in common with an earlier song, a Song or a file with its .json beside it.
 
     Raises MusicotError when that is nothing, and for a song that does not belong to the model.
     """
+    if plan is None:
+        raise MusicotError("an earlier song is kept where an edited plan says; pass the plan")
     if isinstance(earlier, Song):
         where, old, codes = "the song to keep", earlier.plan, earlier.codes[0]
         waveform, rate = earlier.waveform, earlier.sample_rate
@@ -66,8 +78,33 @@ def kept_of(
         raise MusicotError(
             f"nothing of {where} can be kept: the plan differs from its first segment on"
         )
-    frames = min(len(codes), math.floor(seconds * frame_rate + 1e-6))
-    return Kept(codes[:frames].astype(np.int32), resample(waveform, rate, sample_rate), seconds)
+    frames = min(len(codes), math.floor(seconds * model.semantic_lm.config.audio_frame_rate + 1e-6))
+    waveform = resample(waveform, rate, model.vae.config.sample_rate)
+    first, latents = _latents_before(waveform, seconds, model)
+    heard = waveform[: first * model.vae.config.samples_per_latent]
+    return Kept(codes[:frames].astype(np.int32), heard, first, latents)
+
+
+def _latents_before(
+    waveform: np.ndarray, seconds: float, model: Continuing
+) -> tuple[int, mx.array]:
+    """The latent frame that new sound begins with, and the latents that lead up to it.
+
+    These are of the earlier sound itself, so it may come from a file: as many as the first new
+    window and the decoder look back on. Beyond the cut the encoder hears how it went on then.
+    """
+    config = model.vae.config
+    per_latent, reach = config.samples_per_latent, config.decoder_reach
+    first = int(seconds * config.sample_rate / per_latent + 1e-6)
+    low = max(0, first - model.diffusion.config.window_frames - 2 * reach)
+    piece = waveform[low * per_latent : (first + 2 * reach) * per_latent]
+    if piece.shape[1] != config.audio_channels:
+        raise MusicotError(
+            f"the song to keep has {piece.shape[1]} channels, this model makes "
+            f"{config.audio_channels}"
+        )
+    latents = model.vae.encode(mx.array(piece)[None]).mean.astype(mx.float32)
+    return first, latents[:, : first - low]
 
 
 def join(

@@ -1,0 +1,96 @@
+"""What a MusicGen song can be asked for, option by option."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from musicot_mlx.pipelines.options import (
+    Embedder,
+    Options,
+    Progress,
+    Reference,
+    candidates_option,
+    duration_option,
+    option,
+    progress_option,
+    seed_option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MusicgenOptions(Options):
+    """Options of `generate`, `generate_batch` and `stream`.
+
+    Beyond 30 s a window of 30 s slides, 12 s of it kept.
+    """
+
+    duration: float = duration_option()
+    seed: int = seed_option()
+    audio_temperature: float | None = option(
+        None,
+        "temperature of the audio tokens, 0 is greedy (default: the model's)",
+        kind=float,
+        low=0,
+        high=10,
+        flags=("--audio-temp", "--temperature"),
+        metavar="T",
+    )
+    audio_guidance: float | None = option(
+        None,
+        "guidance scale of the audio tokens, 1 is off (default: the model's)",
+        kind=float,
+        low=0,
+        high=50,
+        flags=("--audio-guidance", "--guidance"),
+        metavar="L",
+    )
+    top_k: int | None = option(
+        None,
+        "draw from the K likeliest tokens, 0 is all (default: the model's)",
+        kind=int,
+        low=0,
+        flags=("--top-k",),
+        metavar="K",
+    )
+    top_p: float | None = option(
+        None,
+        "draw from the likeliest tokens that make up P, 1 is all (default: the model's)",
+        kind=float,
+        low=0,
+        high=1,
+        flags=("--top-p",),
+        metavar="P",
+    )
+    negative_prompt: str | None = option(
+        None,
+        "what the music should not be",
+        flags=("--negative-prompt",),
+        metavar="TEXT",
+    )
+    melody: str | Path | None = option(
+        None,
+        "melody models: audio whose melody is followed",
+        kind=Path,
+        flags=("--melody",),
+        metavar="FILE",
+    )
+    continuation: str | Path | None = option(
+        None,
+        "audio that the song begins with and goes on",
+        kind=Path,
+        flags=("--continue",),
+        metavar="FILE",
+    )
+    reference: Reference | None = option(
+        None,
+        "what the candidates are compared with",
+        kind=Path,
+        several=True,
+        flags=("--reference",),
+        metavar="FILE",
+    )
+    candidates: int = candidates_option()
+    clap: Embedder | None = option(
+        None, "what chooses; None: the CLAP of the embedded model", kind=object, saved="never"
+    )
+    lyrics: str | None = option(None, "no MusicGen sings: a warning", saved="never")
+    progress: Progress | None = progress_option()

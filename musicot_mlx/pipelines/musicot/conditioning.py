@@ -1,0 +1,106 @@
+"""What a song is asked for, as the language model takes it: CLAP vector, tags, lyrics, tempo."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.generation.semantic import Condition
+from musicot_mlx.models.semantic_lm import SemanticLM
+from musicot_mlx.tokens.tags import alone, chosen_tags
+from musicot_mlx.tokens.tempo import asked_tempo
+
+if TYPE_CHECKING:
+    from musicot_mlx.pipelines.clap import ClapEmbedder
+    from musicot_mlx.pipelines.musicot.plan import Plan
+
+
+class Conditioning:
+    """Prompts, tags and lyrics to conditions of a language model.
+
+    tag_threshold: how near a tag must lie to a prompt to count (delta of section 4.1).
+    """
+
+    def __init__(self, clap: "ClapEmbedder", lm: SemanticLM, *, tag_threshold: float) -> None:
+        self.clap, self.lm, self.tag_threshold = clap, lm, tag_threshold
+
+    @cached_property
+    def tag_vectors(self) -> np.ndarray:
+        """CLAP text embeddings of the model's tags, (tags, dim); constant for a model."""
+        return self.clap.embed_text(list(self.lm.config.tags))
+
+    def condition(
+        self, vector: np.ndarray, tags: Sequence[str], lyrics: str, *words: str | None
+    ) -> Condition:
+        """Tags, lyrics and the tempo of words or tags beside a CLAP vector (dim,)."""
+        vocabulary, names = self.lm.config.vocabulary, self.lm.config.tags
+
+        def encode(text: str) -> list[int]:
+            return self.clap.tokenizer.encode(text, add_special_tokens=False).ids
+
+        return Condition(
+            clap=vector,
+            tags=[vocabulary.tag_id(names.index(tag)) for tag in tags],
+            lyrics=vocabulary.lyrics_ids(lyrics, encode),
+            bpm=asked_tempo(tags, words),
+        )
+
+    def of_plan(self, plan: "Plan") -> Condition:
+        """What the whole song is asked for."""
+        condition = self.condition(plan.vector, plan.tags, plan.lyrics, plan.prompt)
+        return replace(condition, chords=plan.chord_changes())
+
+    def changes(self, plan: "Plan", songs: int) -> dict[int, list[Condition]]:
+        """What the LM is asked for from a segment on: where a segment was set to words, these and
+        its own thought, as in training, where the vector is that of audio; then the song again.
+        """
+        changes: dict[int, list[Condition]] = {}
+        words = plan.words()
+        for segment, text in enumerate(words):
+            if text is not None:
+                said = (text, plan.prompt, *plan.tags)  # the first to tell a tempo counts
+                tags = self.tags(self.clap.embed_text([text])[0], None, *said)
+                own = self.condition(plan.embeddings[segment], tags, plan.lyrics, *said)
+                changes[segment] = [own] * songs
+            elif segment and words[segment - 1] is not None:
+                changes[segment] = [self.of_plan(plan)] * songs
+        return changes
+
+    def song_tags(
+        self, vector: np.ndarray, wanted: Sequence[str] | None, prompt: str | None
+    ) -> list[str]:
+        """The tags of a song; where none is asked for and no tempo named, that of songs like it.
+
+        But an instrument alone is left its own time: a small model hears a beat as drums.
+        """
+        tags, names = self.tags(vector, wanted, prompt), self.lm.config.tags
+        free = wanted is not None or alone(names, prompt)
+        if not free and not asked_tempo(tags, [prompt]):
+            usual = self.lm.usual_tempo(vector, prompt)
+            tags += [usual] if usual else []
+        return tags
+
+    def tags(
+        self, vector: np.ndarray, wanted: Sequence[str] | None, *words: str | None
+    ) -> list[str]:
+        """The tags asked for, or those that the prompt's words or its CLAP vector call for.
+
+        Raises MusicotError for a tag that the model does not have.
+        """
+        names = self.lm.config.tags
+        if wanted is None:
+            if not names:
+                return []
+            return chosen_tags(names, self.tag_vectors @ vector, self.tag_threshold, *words)
+        for tag in wanted:
+            if tag not in names:
+                near = difflib.get_close_matches(tag, names, n=1)
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names) or 'none'}"
+                )
+                raise MusicotError(f"tag {tag!r} is unknown to this model; {hint}")
+        return list(wanted)

@@ -1,0 +1,212 @@
+"""What a MusiCoT song can be asked for, option by option."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from musicot_mlx.pipelines.options import (
+    Options,
+    Progress,
+    Reference,
+    candidates_option,
+    duration_option,
+    option,
+    progress_option,
+    seed_option,
+)
+
+if TYPE_CHECKING:
+    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.song import Song
+
+SAMPLERS = ("euler", "heun", "dpmpp", "dpmpp_sde")  # the latter two of a v model
+
+
+@dataclass(frozen=True, kw_only=True)
+class MusicotOptions(Options):
+    """Options of `generate` and `stream`; those of planning are `plan`'s as well."""
+
+    plan: "Plan | None" = option(
+        None,
+        "render this plan (from musicot plan) instead of a new one",
+        kind=object,
+        flags=("--plan",),
+        metavar="FILE",
+        saved="given",
+    )
+    keep: "Song | str | Path | None" = option(
+        None,
+        "song made from an earlier form of the plan: kept up to the first thought that changed, so "
+        "that only the rest is made",
+        kind=Path,
+        flags=("--keep-from",),
+        metavar="FILE",
+        saved="given",
+    )
+    duration: float = duration_option()
+    seed: int = seed_option()
+    candidates: int = candidates_option()
+    reference: Reference | None = option(
+        None,
+        "audio of any length whose thoughts the song borrows; several are blended",
+        kind=Path,
+        several=True,
+        flags=("--reference",),
+        metavar="FILE",
+        planning=True,
+        saved="given",
+    )
+    reference_weights: Sequence[float] | None = option(
+        None,
+        "how much each reference counts (default: equal weights)",
+        kind=float,
+        low=0,
+        several=True,
+        flags=("--reference-weights",),
+        metavar="W",
+        planning=True,
+    )
+    lyrics: str | None = option(None, "lyrics, with [VERSE] and other section marks", planning=True)
+    tags: Sequence[str] | None = option(
+        None,
+        "tags (default: those that the prompt names and those near it, and a tempo)",
+        several=True,
+        flags=("--tags",),
+        metavar="A,B",
+        planning=True,
+    )
+    key: str | None = option(
+        None,
+        'key, as "D minor" (default: the one that the prompt names, or one of songs like it)',
+        flags=("--key",),
+        metavar="KEY",
+        planning=True,
+    )
+    chords: str | Sequence[str] | None = option(
+        None,
+        'chords, a bar each, as "Am F C G" or numerals in the key; none leaves them open (default: '
+        "those that the prompt names, or those of songs like it)",
+        several=True,
+        flags=("--chords",),
+        metavar="CHORDS",
+        planning=True,
+    )
+    thought_temperature: float | None = option(
+        None,
+        "temperature of the thoughts, 0 is greedy (default: the model's; 0.65 in the paper)",
+        kind=float,
+        low=0,
+        high=10,
+        flags=("--thought-temp",),
+        metavar="T",
+        planning=True,
+    )
+    thought_guidance: float | None = option(  # lambda_1
+        None,
+        "guidance scale of the thoughts, 1 is off (default: the model's; 2.3)",
+        kind=float,
+        low=0,
+        high=50,
+        flags=("--thought-guidance",),
+        metavar="L",
+        planning=True,
+    )
+    top_k: int = option(
+        0,
+        "draw from the K likeliest tokens, 0 is all (default: 0)",
+        kind=int,
+        low=0,
+        flags=("--top-k",),
+        metavar="K",
+        planning=True,
+    )
+    top_p: float = option(
+        1.0,
+        "draw from the likeliest tokens that make up P, 1 is all (default: 1)",
+        kind=float,
+        low=0,
+        high=1,
+        flags=("--top-p",),
+        metavar="P",
+        planning=True,
+    )
+    audio_temperature: float | None = option(
+        None,
+        "temperature of the audio tokens (default: the model's; 0.75 in the paper)",
+        kind=float,
+        low=0,
+        high=10,
+        flags=("--audio-temp", "--temperature"),
+        metavar="T",
+    )
+    audio_guidance: float | None = option(  # lambda_2
+        None,
+        "guidance scale of the audio tokens, 1 is off (default: the model's; 1.3)",
+        kind=float,
+        low=0,
+        high=50,
+        flags=("--audio-guidance", "--guidance"),
+        metavar="L",
+    )
+    unconditional: str | None = option(
+        None,
+        "guidance row of the audio tokens: as equation 8 is printed, or with the thoughts kept "
+        "(default: the model's)",
+        choices=("without_thoughts", "with_thoughts"),
+        flags=("--unconditional",),
+    )
+    thought_bias: float | None = option(
+        None,
+        "how much audio tokens lean to those that go with their thought, 0 is the paper's equation "
+        "8 (default: the model's)",
+        kind=float,
+        low=0,
+        high=10,
+        flags=("--thought-bias",),
+        metavar="W",
+    )
+    steps: int | None = option(
+        None,
+        "diffusion steps (default: the model's)",
+        kind=int,
+        low=1,
+        high=1000,
+        flags=("--steps",),
+        metavar="N",
+    )
+    diffusion_guidance: float | None = option(
+        None,
+        "guidance scale of the diffusion (default: the model's)",
+        kind=float,
+        low=0,
+        high=50,
+        flags=("--diffusion-guidance",),
+        metavar="S",
+    )
+    sampler: str | None = option(
+        None,
+        "diffusion sampler (default: the model's)",
+        choices=SAMPLERS,
+        offered=SAMPLERS[:2],
+        flags=("--sampler",),
+    )
+    progress: Progress | None = progress_option()
+
+    @property
+    def planning(self) -> dict[str, Any]:
+        """The options that a plan is made by."""
+        return {name: getattr(self, name) for name in PLANNING}
+
+    def saved(self) -> dict[str, Any]:
+        found = super().saved()
+        if self.plan is not None:
+            found["duration"] = self.plan.duration
+            found["prompt"] = self.plan.prompt if self.prompt is None else self.prompt
+        if self.keep is not None:
+            found["keep"] = str(self.keep) if isinstance(self.keep, (str, Path)) else IN_MEMORY
+        return found
+
+
+IN_MEMORY = "a song in memory"
+PLANNING = tuple(name for name, each in MusicotOptions.about().items() if each.metadata["planning"])

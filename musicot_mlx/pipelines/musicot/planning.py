@@ -1,0 +1,336 @@
+"""Plans of a MusiCoT model: drawn by its language model, or taken from audio; and checked.
+
+What planning needs is a part of the model alone: CLAP, the quantiser and the language model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from musicot_mlx.audio.files import audio_frames
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.generation.semantic import plan_many
+from musicot_mlx.models.rvq import ResidualVQ
+from musicot_mlx.models.semantic_lm import SemanticLM
+from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.musicot import harmony
+from musicot_mlx.pipelines.musicot.conditioning import Conditioning
+from musicot_mlx.pipelines.musicot.options import PLANNING, MusicotOptions
+from musicot_mlx.pipelines.musicot.plan import Origin, Plan
+from musicot_mlx.pipelines.musicot.thoughts import (
+    Audio,
+    blended,
+    hear,
+    quantised,
+    unit,
+    vectors_of,
+    window_count,
+)
+from musicot_mlx.pipelines.options import LONGEST, SHORTEST, files_of
+from musicot_mlx.pipelines.song import Clock
+from musicot_mlx.tokens.progressions import named_bars, named_key, usual
+from musicot_mlx.tokens.tempo import asked_tempo
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is best sampled: the `sampling` section of config.json; each call may say
+    otherwise.
+    """
+
+    thought_temperature: float = 0.65
+    audio_temperature: float = 0.75
+    thought_guidance: float = 2.3  # lambda_1
+    audio_guidance: float = 1.3  # lambda_2
+    unconditional: str = "without_thoughts"  # eq 8 as printed
+    thought_bias: float = 0.0  # of the audio tokens, where the model has it; 0 is eq 8
+    steps: int = 50
+    sampler: str | None = None
+    diffusion_guidance: float = 3.0
+    tag_threshold: float = 0.5  # delta of section 4.1
+
+
+@dataclass(frozen=True)
+class UsualHarmony:
+    """What songs like a prompt have where it names no chords: the `usual_harmony` section of
+    config.json, rows of (tag, mode, bars in C with a line between, how many songs).
+    """
+
+    progressions: tuple[tuple[str, str, str, int], ...] = ()
+
+
+class Planner:
+    """The thoughts of songs, on loaded networks. Options are keyword-only; None takes the model's
+    default.
+    """
+
+    def __init__(
+        self,
+        *,
+        embedder: ClapEmbedder,
+        rvq: ResidualVQ,
+        semantic_lm: SemanticLM,
+        sampling: Sampling,
+        usual_harmony: UsualHarmony | None = None,
+        name: str,
+    ) -> None:
+        self.clap, self.rvq, self.semantic_lm = embedder, rvq, semantic_lm
+        self.sampling, self.name = sampling, name
+        self.usual_harmony = usual_harmony or UsualHarmony()
+        self.conditioning = Conditioning(
+            embedder, semantic_lm, tag_threshold=sampling.tag_threshold
+        )
+
+    def plan(self, prompt: str | None = None, **options: Any) -> Plan:
+        """The thoughts of a song of `duration` seconds: drawn by the LM, or those of a reference.
+
+        options are those of MusicotOptions that belong to planning, `seed` and `progress`. The
+        reference's CLAP-RVQ codes stand in the thought slot (section 5.4), and nothing else of it
+        goes into the song; without a prompt its CLAP vector is the condition too. Several files are
+        blended by weight (alike, where there are no weights), each followed from its beginning to
+        its end.
+
+        key and chords (Plan.with_chords says how they are written) go into the plan of a model that
+        knows harmony; what is not given is what the prompt names, or what songs like it have, drawn
+        by the seed. Raises MusicotError for an empty prompt, an unknown tag, a bad file, a key or
+        chords that are none or that the model has no ear for.
+        """
+        among = (*PLANNING, "seed", "progress")
+        wish = MusicotOptions.of(self.sampling, prompt, among=among, **options)
+        return self._plan(wish, Clock())
+
+    def _plan(self, wish: MusicotOptions, clock: Clock) -> Plan:
+        """The plan of a wish: the one it holds, or a new one."""
+        if wish.plan is not None:
+            with clock("plan"):
+                return self.check_plan(wish.plan, "the plan")
+        prompt, files = wish.prompt, files_of(wish.reference)
+        if prompt is not None and not prompt.strip():
+            raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
+        if prompt is None and wish.reference is None:
+            raise MusicotError("nothing to plan; give a prompt or a reference")
+        if wish.reference is None and wish.reference_weights is not None:
+            raise MusicotError("there are reference weights, but no reference")
+        vector = None
+        if prompt is not None:
+            with clock("text"):
+                vector = self.clap.embed_text([prompt])[0]
+        with clock("plan"):
+            if wish.reference is None:
+                plan = self._drawn(vector, wish)
+            else:
+                plan = self._borrowed(vector, files, wish)
+            return self.check_plan(self._harmonised(plan, wish), "the plan")
+
+    @property
+    def knows_harmony(self) -> bool:
+        """Whether key and chords mean anything to the model."""
+        return self.semantic_lm.config.harmony
+
+    def _harmonised(self, plan: Plan, wish: MusicotOptions) -> Plan:
+        """The plan with the key and chords asked for, else those that its prompt names, else those
+        of songs like it.
+        """
+        if not self.knows_harmony:
+            if wish.key is not None or wish.chords is not None:
+                raise MusicotError(f"{self.name} knows no chords; leave out key and chords")
+            return plan
+        bpm = asked_tempo(plan.tags, [plan.prompt])
+        if not bpm:  # nothing tells it a tempo, but chords must change at some pace
+            usual_tempo = self.semantic_lm.usual_tempo(plan.vector, plan.prompt)
+            bpm = asked_tempo([usual_tempo] if usual_tempo else [], ())
+        told = harmony.wanted_key(wish.key) or named_key(plan.prompt)
+        bars = named_bars(plan.prompt, told) if wish.chords is None else ()
+        if wish.chords is not None:
+            bars = harmony.wanted_bars(wish.chords, told)
+        elif not bars:
+            rows = self.usual_harmony.progressions
+            told, bars = usual(rows, plan.tags, plan.prompt, plan.seed, key=told)
+        plan = replace(plan, bpm=bpm)
+        bars = harmony.fitted(plan, bars)
+        return replace(plan, key=harmony.named(told, bars), chords=bars)
+
+    def _drawn(self, vector: np.ndarray, wish: MusicotOptions) -> Plan:
+        """A plan that the LM draws under the prompt's vector (dim,)."""
+        segments = self.segments(wish.duration)
+        tags = self.conditioning.song_tags(vector, wish.tags, wish.prompt)
+        if wish.progress:
+            wish.progress("thoughts", 0, segments)
+        codes = self.draw_thoughts(
+            vector,
+            segments=segments,
+            seed=wish.seed,
+            tags=tags,
+            lyrics=wish.lyrics or "",
+            thought_temperature=wish.thought_temperature,
+            thought_guidance=wish.thought_guidance,
+            top_k=wish.top_k,
+            top_p=wish.top_p,
+        )[0]
+        if wish.progress:
+            wish.progress("thoughts", segments, segments)
+        origins = [Origin("drawn", wish.prompt, seed=wish.seed)] * segments
+        return self._made(codes, vector, tags, origins, wish)
+
+    def _borrowed(
+        self, vector: np.ndarray | None, files: Sequence[str | Path], wish: MusicotOptions
+    ) -> Plan:
+        """A plan of the thoughts of a reference, under the prompt's vector or the reference's."""
+        segments, step = self.segments(wish.duration), self.semantic_lm.config.thought_seconds
+        weights = wish.reference_weights or [1.0] * len(files)
+        heard = blended(self, files, weights, step, segments)  # (segments, dim)
+        vector = unit(heard.mean(0)) if vector is None else vector
+        names = " + ".join(Path(file).name for file in files)
+        origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
+        tags = self.conditioning.song_tags(vector, wish.tags, wish.prompt)
+        return self._made(quantised(self, heard), vector, tags, [origin] * segments, wish)
+
+    def _made(
+        self,
+        codes: np.ndarray,
+        vector: np.ndarray,
+        tags: Sequence[str],
+        origins: Sequence[Origin],
+        wish: MusicotOptions,
+    ) -> Plan:
+        return Plan(
+            codes=codes,
+            embeddings=np.zeros((0, 0), dtype=np.float32),
+            vector=vector,
+            duration=float(wish.duration),
+            thought_seconds=self.semantic_lm.config.thought_seconds,
+            seed=wish.seed,
+            prompt=wish.prompt,
+            tags=tuple(tags),
+            lyrics=wish.lyrics or "",
+            origins=tuple(origins),
+        )
+
+    def plan_from_audio(
+        self,
+        audio: Audio,
+        prompt: str | None = None,
+        *,
+        duration: float | None = None,
+        seed: int = 0,
+        lyrics: str | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> Plan:
+        """The thoughts that audio itself holds, at its own pace: of all of it, or its beginning.
+
+        audio: a file, or (waveform, rate in Hz). Without a prompt its CLAP vector is the condition.
+        Raises MusicotError for audio that can't be read, or is shorter than `duration`.
+        """
+        frames, rate = (
+            (len(audio[0]), audio[1]) if isinstance(audio, tuple) else audio_frames(audio)
+        )
+        name = "the audio" if isinstance(audio, tuple) else str(audio)
+        lasts = frames / rate
+        duration = lasts if duration is None else duration
+        if not SHORTEST <= duration <= LONGEST:
+            raise MusicotError(
+                f"{name}: {duration:.4g} s; a plan covers {SHORTEST:g} to {LONGEST:g} s, so pass a "
+                "duration"
+            )
+        if lasts < duration - 0.1:
+            raise MusicotError(
+                f"{name} lasts {lasts:.4g} s, less than the {duration:g} s asked for"
+            )
+        step, segments = self.semantic_lm.config.thought_seconds, self.segments(duration)
+        windows = np.minimum(np.arange(segments), window_count(audio, step) - 1)
+        heard = hear(self, audio, step, windows.tolist())  # (segments, dim)
+        vector = unit(heard.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
+        file = None if isinstance(audio, tuple) else str(audio)
+        origins = [Origin("audio", file=file, start=float(window * step)) for window in windows]
+        wish = MusicotOptions(prompt=prompt, duration=duration, seed=seed, lyrics=lyrics)
+        chosen = self.conditioning.song_tags(vector, tags, prompt)
+        plan = self._made(quantised(self, heard), vector, chosen, origins, wish)
+        return self.check_plan(plan, "the plan")
+
+    def frames(self, duration: float) -> int:
+        """Audio tokens of `duration` seconds."""
+        return max(1, round(duration * self.semantic_lm.config.audio_frame_rate))
+
+    def segments(self, duration: float) -> int:
+        """Thoughts of a song of `duration` seconds."""
+        return self.semantic_lm.config.segments(self.frames(duration))
+
+    def draw_thoughts(
+        self,
+        vector: np.ndarray,
+        *,
+        segments: int,
+        seed: int,
+        songs: int = 1,
+        words: str | None = None,
+        tags: Sequence[str] | None = None,
+        lyrics: str = "",
+        given: np.ndarray | None = None,
+        thought_temperature: float | None = None,
+        thought_guidance: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> np.ndarray:
+        """Codes from the LM, int32 (songs, levels, segments), under a CLAP vector (dim,) and the
+        tags given or those that `words` call for.
+
+        given: codes (levels, segments) that stay, -1 where free. Several songs draw from parts of
+        the seed, in one batch.
+        """
+        condition = self.conditioning.condition(
+            vector, self.conditioning.tags(vector, tags, words), lyrics
+        )
+        key = stage_key(seed, "thoughts")
+        return plan_many(
+            self.semantic_lm,
+            [condition] * songs,
+            segments=segments,
+            temperature=_default(thought_temperature, self.sampling.thought_temperature),
+            guidance_scale=_default(thought_guidance, self.sampling.thought_guidance),
+            keys=[key] if songs == 1 else list(mx.random.split(key, songs)),
+            top_k=top_k,
+            top_p=top_p,
+            given=given,
+        )
+
+    def check_plan(self, plan: Plan, where: str) -> Plan:
+        """The plan with its vectors, if it is one that this model can render; MusicotError
+        otherwise. A plan without thoughts (`Plan.without_thoughts`) is heard as its prompt.
+        """
+        config, rvq = self.semantic_lm.config, self.rvq.config
+        codes = plan.codes
+        if codes.ndim != 2 or codes.shape[0] != rvq.codebooks:
+            raise MusicotError(
+                f"{where}: codes have shape {codes.shape}, expected ({rvq.codebooks}, segments)"
+            )
+        bare = not codes.shape[1]
+        if not bare and (codes.min() < 0 or codes.max() >= rvq.codebook_size):
+            raise MusicotError(f"{where}: codes must lie in 0..{rvq.codebook_size - 1}")
+        if plan.vector.shape != (config.clap_dim,) or not np.isfinite(plan.vector).all():
+            raise MusicotError(f"{where}: vector must hold {config.clap_dim} finite numbers")
+        if not SHORTEST <= plan.duration <= LONGEST:
+            raise MusicotError(f"{where}: duration must lie in {SHORTEST:g} to {LONGEST:g} s")
+        if not bare and self.segments(plan.duration) != codes.shape[1]:
+            raise MusicotError(
+                f"{where}: {codes.shape[1]} thoughts do not cover {plan.duration:g} s; one covers "
+                f"{config.thought_seconds:g} s"
+            )
+        self.conditioning.tags(plan.vector, plan.tags)
+        harmony.check(plan, where)
+        if bare:
+            return plan.with_vectors(unit(plan.vector)[None], self)
+        return plan.with_vectors(vectors_of(self, codes), self)
+
+
+def stage_key(seed: int, stage: str) -> mx.array:
+    """A random key of its own for each stage of a seed."""
+    stages = ("thoughts", "audio", "diffusion")
+    return mx.random.split(mx.random.key(seed), len(stages))[stages.index(stage)]
+
+
+def _default(value: Any, default: Any) -> Any:
+    return default if value is None else value

@@ -1,0 +1,224 @@
+"""Options of a call: a frozen dataclass a family, whose fields say all there is to say of each.
+
+A field made by `option` holds its default, its bounds, its flags and its help. What a caller may
+pass, what a flag takes, what a sidecar holds and what the error says all come from there. This
+module loads nothing heavy, so that `--help` can read it.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from musicot_mlx.errors import MusicotError
+
+Progress = Callable[[str, int, int], None]  # called as progress(stage, done, total)
+Reference = str | Path | Sequence[str | Path]  # one file or several
+
+SHORTEST, LONGEST = 1.0, 300.0  # seconds of a song
+MOST_CANDIDATES = 16
+LARGEST_SEED = 2**63 - 1
+
+
+class Embedder(Protocol):
+    """What a CLAP offers: unit vectors, float32 (texts or windows of 10 s, dim)."""
+
+    def embed_text(self, texts: Sequence[str]) -> Any: ...
+
+    def embed_audio(self, waveform: Any, sample_rate: int) -> Any: ...
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    kind: type = str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    unit: str = "",
+    choices: Sequence[str] = (),
+    several: bool = False,
+    flags: Sequence[str] = (),
+    metavar: str = "",
+    offered: Sequence[str] = (),
+    planning: bool = False,
+    saved: str = "always",
+) -> Any:
+    """A field of a family's options.
+
+    kind: str, int, float, Path (a file), or object (Python callers alone, no flag). low and high
+    bound numbers, in `unit`. choices: the words it takes; offered: those that a flag offers, all if
+    empty. several: a list, too. flags: names on the command line, the first ones first; planning:
+    part of a plan, so without effect where the plan is made. saved: "always", "given" (only where
+    it is not None) or "never" stands in the sidecar of a song.
+    """
+    about = {
+        "help": help,
+        "kind": kind,
+        "low": low,
+        "high": high,
+        "unit": unit,
+        "choices": tuple(choices),
+        "several": several,
+        "flags": tuple(flags),
+        "metavar": metavar,
+        "offered": tuple(offered or choices),
+        "planning": planning,
+        "saved": saved,
+    }
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one call asks for; None is the model's own default, which `of` has filled in."""
+
+    prompt: str | None = None
+
+    @classmethod
+    def about(cls) -> dict[str, Field]:
+        """The options by name, but for the prompt."""
+        return {each.name: each for each in fields(cls) if each.metadata}
+
+    @classmethod
+    def of(
+        cls,
+        sampling: Any,
+        prompt: str | None = None,
+        *,
+        among: Sequence[str] | None = None,
+        **given: Any,
+    ) -> Self:
+        """The options of a call, checked once; what is left out, or None, is the model's default.
+
+        sampling: the model's defaults, by attribute. among: the only names that may be given.
+        Raises TypeError for an unknown name, with the nearest; MusicotError for a value out of
+        bounds.
+        """
+        about = cls.about()
+        cls.require_known(given, about if among is None else among)
+        values = {}
+        for name, each in about.items():
+            value = given.get(name)
+            if value is None:
+                value = getattr(sampling, name, each.default)
+            values[name] = checked(each, value)
+        return cls(prompt=prompt, **values)
+
+    @classmethod
+    def require_known(cls, given: Mapping[str, Any], known: Sequence[str] | Mapping) -> None:
+        """Raise TypeError for a name that is no option."""
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(name, list(known), n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise TypeError(f"unknown option {name!r}{hint}")
+
+    def require_one_candidate(self) -> None:
+        """Raise MusicotError where candidates are asked of a stream."""
+        if getattr(self, "candidates", 1) != 1:
+            raise MusicotError("a stream is heard before it can be chosen; ask for 1 candidate")
+
+    def saved(self) -> dict[str, Any]:
+        """The options as JSON, as the sidecar of a song holds them."""
+        found: dict[str, Any] = {"prompt": self.prompt}
+        for name, each in self.about().items():
+            value, when = getattr(self, name), each.metadata["saved"]
+            if each.metadata["kind"] is Path and each.metadata["several"]:
+                files = [str(file) for file in files_of(value)]
+                value = files[0] if len(files) == 1 else files or None
+            if when == "always" or when == "given" and value is not None:
+                found[name] = as_json(value)
+        return found
+
+
+def checked(each: Field, value: Any) -> Any:
+    """A value that keeps to its field's bounds and choices; MusicotError otherwise."""
+    about = each.metadata
+    if value is None or about["several"]:
+        return value
+    if about["kind"] in (int, float):
+        try:
+            within = about["low"] <= value <= about["high"]  # NaN is not
+            whole = about["kind"] is float or value == int(value)
+            shown = f"{value:g}"
+        except (TypeError, ValueError, OverflowError):
+            within, whole, shown = False, False, repr(value)
+        if not (within and whole):
+            raise MusicotError(f"{each.name} is {shown}{_unit(about)}; ask for {bounds(about)}")
+    elif about["choices"] and value not in about["choices"]:
+        words = ", ".join(about["choices"])
+        raise MusicotError(f"{each.name} is {value!r}; ask for one of {words}")
+    return value
+
+
+def bounds(about: Mapping[str, Any]) -> str:
+    """The numbers that an option takes: "1 to 300 s"."""
+    low, high, unit = about["low"], about["high"], _unit(about)
+    what = "a whole number" if about["kind"] is int else "a number"
+    if high < math.inf:
+        return f"{low:g} to {high:g}{unit}"
+    return f"{what} of at least {low:g}{unit}" if low > -math.inf else what
+
+
+def _unit(about: Mapping[str, Any]) -> str:
+    return f" {about['unit']}" if about["unit"] else ""
+
+
+def as_json(value: Any) -> Any:
+    """An option's value as the sidecar holds it: files by name, one of a list alone by itself."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [as_json(each) for each in value]
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return value
+
+
+def files_of(reference: Reference | None) -> list[str | Path]:
+    """The files of a reference: none, one, or several."""
+    if reference is None:
+        return []
+    return [reference] if isinstance(reference, (str, Path)) else list(reference)
+
+
+# What songs of every family are asked for by.
+def duration_option() -> Any:
+    """Seconds of the song."""
+    return option(
+        30.0,
+        "length of the song in seconds, 1 to 300 (default: 30)",
+        kind=float,
+        low=SHORTEST,
+        high=LONGEST,
+        unit="s",
+        flags=("--duration", "--seconds"),
+        metavar="S",
+        planning=True,
+    )
+
+
+def seed_option() -> Any:
+    """The seed of all draws."""
+    return option(0, "same seed, same song", kind=int, low=0, high=LARGEST_SEED)
+
+
+def candidates_option() -> Any:
+    """Songs drawn, of which one is kept."""
+    return option(
+        1,
+        "draw N songs and keep the one nearest to prompt and plan (default: 1)",
+        kind=int,
+        low=1,
+        high=MOST_CANDIDATES,
+        flags=("--candidates",),
+        metavar="N",
+    )
+
+
+def progress_option() -> Any:
+    """What hears how far the song is."""
+    return option(None, "called as progress(stage, done, total)", kind=object, saved="never")
