@@ -29,6 +29,7 @@ _PANELS = {
         "analyze": "what a song holds over time, and whether it followed its plan",
     },
     "Models": {
+        "models": "which models are here or can be had, and delete conversions",
         "convert": "turn a PyTorch checkpoint into an MLX folder",
         "lora": "tune a model on your own songs",
         "fuse": "fuse adapters into a model",

@@ -97,7 +97,6 @@ def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-
 def _fingerprint(folder: Path) -> str:
     """What tells one state of a local checkpoint from another: names, sizes and times of files."""
     files = sorted(path for path in folder.iterdir() if path.is_file())

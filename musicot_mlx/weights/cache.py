@@ -101,5 +101,18 @@ def entries() -> list[tuple[str, Path, int]]:
     return found
 
 
+def delete(folder: Path) -> None:
+    """Remove one conversion, at once for whoever looks for it, and what stood for it by name."""
+    gone = folder.with_name(f".{folder.name}.deleted")
+    try:
+        folder.rename(gone)
+        shutil.rmtree(gone)
+        folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)
+        if not any(is_complete(other) for other in folder.parent.iterdir()):
+            shutil.rmtree(folder.parent)
+    except OSError as error:
+        raise explain(error, folder) from error
+
+
 def _model(name: str) -> Path:
     return cache_root() / name.replace("/", "--")

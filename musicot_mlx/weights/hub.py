@@ -113,6 +113,16 @@ def fetch_file(name: str, filename: str) -> Path:
         raise RunError(f"{filename} of {name} can't be fetched from the Hub ({error})") from error
 
 
+def downloaded(name: str) -> int:
+    """Bytes of a Hub model that lie in the Hub client's cache, as it was published."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    blobs = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "blobs"
+    if not blobs.is_dir():
+        return 0
+    return sum(file.stat().st_size for file in blobs.iterdir() if file.is_file())
+
+
 def _one_bar(name: str) -> Any:
     """The Hub client's own class of bars, drawing the bytes and nothing else."""
     from huggingface_hub.utils import tqdm
