@@ -5,10 +5,9 @@ import musicot_mlx as mc; mc.load("musicot-mini").generate("solo piano", duratio
 The door is lazy: importing the package loads neither MLX nor numpy, so `musicot --help` is quick.
 """
 
-import ctypes
 import os
-import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,39 +40,8 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_DOOR})
 
 
-def _preload_openblas() -> None:
-    """Load OpenBLAS ahead of MLX, whose Linux CPU wheel bundles the 30 x slower reference BLAS.
-
-    MLX calls cblas by plain name, so whichever BLAS is global first answers; after MLX is loaded
-    it is too late. MUSICOT_NO_OPENBLAS=1 turns this off. The PyTorch side is left alone: PyTorch
-    would call OpenBLAS too, whose threads and OpenMP's then wait for each other, 20 x slower.
-    """
-    if any("musicot_mlx.reference" in word for word in sys.orig_argv):
-        return
-    if sys.platform == "linux" and os.environ.get("MUSICOT_NO_OPENBLAS", "0") in ("", "0"):
-        try:
-            ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
-        except OSError:
-            return  # slower, not wrong; `musicot doctor` says how to install it
-        _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what MLX frees for what it allocates next.
-
-    On a CPU MLX has no store of freed buffers of its own. Given back to the system each time, their
-    pages take a third of an EnCodec decode to come again. At most 256 MB are kept.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return  # not glibc
-    trim_threshold, mmap_threshold = -1, -3
-    mallopt(mmap_threshold, 32 << 20)
-    mallopt(trim_threshold, 256 << 20)
-
-
-_preload_openblas()
+if find_spec("musicot_mlx.cpu"):
+    import_module("musicot_mlx.cpu.openblas").preload()
 # M5 and NVIDIA multiply float32 in TF32 by MLX's default, with errors of 3e-4 instead of 3e-7. Here
 # float32 is what codes are decided by; 16-bit products, which songs are made of, lose nothing.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")

@@ -1,4 +1,4 @@
-"""EnCodec: shapes, pieces equal one pass, memory, stereo, both forms of each slow operation."""
+"""EnCodec: shapes, pieces equal one pass, memory, stereo, the LSTM and transposed convolutions."""
 
 from pathlib import Path
 
@@ -10,8 +10,7 @@ from mlx.utils import tree_flatten
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models import encodec
 from musicot_mlx.models.encodec import ENCODEC_32KHZ, Encodec, EncodecConfig
-from musicot_mlx.nn import lanes
-from musicot_mlx.nn.windows import in_windows
+from musicot_mlx.nn.chunked import in_windows
 from musicot_mlx.weights.checkpoint import load_arrays, load_strict, part, save_checkpoint
 from tests.memory import peak_of
 from tests.networks import randomize
@@ -127,16 +126,6 @@ def test_stereo_is_two_mono_codecs():
     assert mx.abs(heard[..., 0] - heard[..., 1]).mean().item() > 0.01
 
 
-@pytest.mark.parametrize("outputs", [1, 7])
-@pytest.mark.parametrize("dilation", [1, 2, 9])
-def test_convolution_in_both_forms(dilation, outputs):
-    x, weight = mx.random.normal((2, 40, 5)), mx.random.normal((outputs, 3, 5))
-    plain = mx.conv1d(x, weight, dilation=dilation)
-    shifted = encodec.shifted_conv(x, weight, dilation=dilation)
-    assert shifted.shape == plain.shape
-    assert mx.abs(shifted - plain).max().item() < 1e-4
-
-
 @pytest.mark.parametrize("inputs", [5, 50])
 @pytest.mark.parametrize("stride", [1, 4, 5])
 def test_transposed_convolution_in_both_forms(stride, inputs):
@@ -145,45 +134,6 @@ def test_transposed_convolution_in_both_forms(stride, inputs):
     added = encodec.overlap_add_conv(x, weight, stride=stride)
     assert added.shape == plain.shape
     assert mx.abs(added - plain).max().item() < 1e-4
-
-
-def test_both_forms_are_chosen_by_device_and_sound_alike(monkeypatch):
-    codec, codes = tiny_codec(num_residual_layers=2), some_codes(40)
-    expected = codec.decode(codes)
-    for slow in (True, False):
-        monkeypatch.setattr(encodec, "plain_is_slow", lambda x, slow=slow: slow)
-        assert mx.abs(codec.decode(codes) - expected).max().item() < 1e-4
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3])
-def test_lstm_steps_in_all_forms(monkeypatch, batch):
-    """Trap 11: what is faster on Metal, and on a CPU, stands beside plain MLX ops and agrees."""
-    lstm = randomize(encodec.LSTM(8))
-    x = mx.random.normal((batch, 30, 8), key=mx.random.key(4))
-    state = tuple(mx.random.normal((batch, 8), key=mx.random.key(k)) for k in (5, 6))
-    seen = []
-    for name in ("plain_cell", "host_steps", "fused_cell"):
-        form = getattr(encodec, name)
-        monkeypatch.setattr(
-            encodec, name, lambda *a, form=form, name=name: seen.append(name) or form(*a)
-        )
-    outputs = {}
-    for metal, slow in ((False, False), (False, True), (True, False)):
-        monkeypatch.setattr(mx.metal, "is_available", lambda metal=metal: metal)
-        monkeypatch.setattr(encodec, "plain_is_slow", lambda x, slow=slow: slow)
-        seen.clear()
-        y, last = lstm(x, state)
-        outputs[seen[0]] = mx.concatenate([y.reshape(batch, -1), *last], axis=1)
-    assert set(outputs) == {"plain_cell", "host_steps", "fused_cell"}
-    for form in outputs.values():
-        assert mx.abs(form - outputs["plain_cell"]).max().item() < 1e-5
-
-
-def test_a_gate_far_out_is_shut_without_a_warning():
-    inputs = mx.full((1, 3, 16), -200.0)
-    with np.errstate(all="raise"):
-        y, _ = encodec.host_steps(inputs, mx.zeros((16, 4)), (mx.ones((1, 4)), mx.ones((1, 4))))
-    assert mx.abs(y).max().item() == 0
 
 
 def test_lstm_is_mlx_lstm_and_carries_its_state():
@@ -200,23 +150,9 @@ def test_lstm_is_mlx_lstm_and_carries_its_state():
     assert mx.abs(mx.concatenate([first, second], axis=1) - whole).max().item() < 1e-6
 
 
-@pytest.mark.parametrize("frames", [5, 33, 60])
-def test_windows_side_by_side_are_windows_one_by_one(monkeypatch, frames):
-    codec, codes = tiny_codec(), some_codes(frames)
-    heard = {}
-    for two in (False, True):
-        monkeypatch.setattr(lanes, "worth_it", lambda two=two: two)
-        monkeypatch.setattr(lanes, "multiplies_in_place", lambda: True)  # slower, not other numbers
-        if two and lanes.openblas() is None:
-            pytest.skip("lanes need OpenBLAS")
-        heard[two] = [np.array(y) for y in codec.decode_stream([codes], longest=10)]
-    for one, other in zip(heard[False], heard[True], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-
-
 def test_windows_refuse_what_does_not_divide():
     with pytest.raises(ValueError, match="multiples of 4"):
-        list(in_windows([], lambda x: x, reach=3, down=4, longest=8))
+        list(in_windows([], lambda x, _: x, reach=3, down=4, longest=8))
 
 
 def test_save_and_load_round_trip(tmp_path: Path):

@@ -13,11 +13,12 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
-    "cli": 8,
-    "training": 7,
-    "evaluation": 7,
-    "pipelines": 6,
-    "generation": 5,
+    "cli": 9,
+    "training": 8,
+    "evaluation": 8,
+    "pipelines": 7,
+    "generation": 6,
+    "cpu": 5,
     "models": 4,
     "nn": 3,
     "audio": 2,
@@ -110,6 +111,23 @@ def test_reference_needs_no_mlx() -> None:
         for other in _imports(MODULES[name]):
             assert other.split(".")[0] not in ("mlx", "mlx_lm"), f"{name} imports {other}"
             todo.append(other)
+
+
+def test_only_the_loader_and_one_seam_reach_the_cpu_wing() -> None:
+    """Deleting cpu/ leaves everything running: nothing else names it, and these do so lazily."""
+    named = {
+        str(path.relative_to(ROOT))
+        for name, path in MODULES.items()
+        if _place(name) != "cpu" and "musicot_mlx.cpu" in path.read_text(encoding="utf-8")
+    }
+    assert named == {
+        "musicot_mlx/__init__.py",  # OpenBLAS must come before MLX
+        "musicot_mlx/generation/device.py",
+        "musicot_mlx/weights/checkpoint.py",
+    }
+    for name, path in MODULES.items():
+        if _place(name) != "cpu":
+            assert not [found for found in _imports(path) if _place(found) == "cpu"], path
 
 
 def test_package_list_is_the_folders() -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -14,7 +13,6 @@ from musicot_mlx.generation.musicgen import Condition, generate_codes, windows
 from musicot_mlx.generation.sampling import draw_codebooks, keys_by_step
 from musicot_mlx.models import musicgen as network
 from musicot_mlx.models.musicgen import MUSICGEN_SMALL, CrossAttention, Musicgen, MusicgenConfig
-from musicot_mlx.nn import few_rows, lanes, musicgen_step
 from musicot_mlx.weights.checkpoint import load_arrays, load_strict, part, save_checkpoint
 from tests.memory import peak_of
 from tests.networks import randomize
@@ -91,98 +89,6 @@ def test_rows_after_the_last_text_skip_cross_attention_and_lose_nothing():
     short = lm.cross(both[:1])
     assert short[0].keys.shape[0] == 1 and masked[0].keys.shape[0] == 2
     assert mx.abs(lm(tokens, cross=short) - lm(tokens, cross=masked)).max().item() < 1e-5
-
-
-@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9])
-def test_few_rows_in_both_forms(monkeypatch, rows):
-    layer, x = nn.Linear(6, 10, bias=False), mx.random.normal((rows, 1, 6))
-    for slow in (True, False):
-        monkeypatch.setattr(few_rows, "plain_is_slow", lambda x, slow=slow: slow)
-        y = few_rows.linear(layer, x)
-        assert y.shape == (rows, 1, 10)
-        assert mx.abs(y - layer(x)).max().item() < 1e-5
-
-
-@pytest.mark.parametrize("rows", [1, 2, 5, 16, 17])
-def test_few_rows_in_two_lanes(monkeypatch, rows):
-    """Halves of the channels on two streams, in blocks, are the layer; 17 rows are too many."""
-    monkeypatch.setattr(few_rows, "_FEWEST_WEIGHTS", 1)
-    monkeypatch.setattr(few_rows, "plain_is_slow", lambda x: True)
-    lane, taken, times = mx.new_stream(mx.cpu), [], few_rows.times_halves
-    monkeypatch.setattr(lanes, "second_lane", lambda: lane)
-    monkeypatch.setattr(few_rows, "times_halves", lambda *a: taken.append(1) or times(*a))
-    for channels, inputs in ((64, 24), (96, 24), (40, 24)):
-        layer = nn.Linear(inputs, channels, bias=False)
-        x = mx.random.normal((rows, 1, inputs))
-        y = few_rows.linear(layer, x)
-        assert y.shape == (rows, 1, channels)
-        assert mx.abs(y - layer(x)).max().item() < 1e-5
-    assert len(taken) == (2 if rows <= 16 else 0), "20 channels divide into no blocks of 8"
-
-
-def test_blocks_are_small_products():
-    for channels, inputs, rows in ((2048, 1024, 2), (512, 4096, 16), (768, 6144, 4)):
-        block = few_rows.block_size(channels, inputs, rows)
-        assert block >= 8 and channels % block == 0
-        assert block * rows * inputs <= 100**3 and block * rows <= 1200
-    assert few_rows.block_size(20, 64, 2) == few_rows.block_size(1024, 1 << 20, 2) == 0
-
-
-@pytest.mark.parametrize("time", [1, 3])
-def test_attention_in_both_forms(monkeypatch, time):
-    monkeypatch.setattr(few_rows, "_FEWEST_KEYS", 1)
-    q, k, v = (mx.random.normal((2, 3, n, 8)) * 2 for n in (time, 11, 11))
-    mask = (mx.arange(11) >= mx.array([0, 4])[:, None])[:, None, None]
-    for kind in (None, mask, "causal"):
-        expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.5, mask=kind)
-        for slow in (True, False):
-            monkeypatch.setattr(few_rows, "plain_is_slow", lambda x, slow=slow: slow)
-            y = few_rows.attention(q, k, v, scale=0.5, mask=kind)
-            assert mx.abs(y - expected).max().item() < 1e-5
-
-
-def test_few_rows_leaves_other_layers_alone():
-    x = mx.random.normal((2, 1, 64))
-    for layer in (nn.Linear(64, 10), nn.Linear(64, 10, bias=False).to_quantized(bits=8)):
-        assert mx.array_equal(few_rows.linear(layer, x), layer(x))
-
-
-@pytest.mark.parametrize("kind", [{}, MELODY, STEREO], ids=["text", "melody", "stereo"])
-def test_a_step_on_two_lanes_is_the_plain_step(monkeypatch, kind):
-    """Songs with and without text, of different lengths: the same logits and the same codes."""
-    monkeypatch.setattr(few_rows, "_FEWEST_WEIGHTS", 1)
-    monkeypatch.setattr(musicgen_step, "plain_is_slow", lambda x: True)
-    lane, taken, step = mx.new_stream(mx.cpu), [], musicgen_step.Step.__call__
-    monkeypatch.setattr(musicgen_step.Step, "__call__", lambda *a: taken.append(1) or step(*a))
-    lm = tiny_lm(**kind)
-    songs = [Condition(text=text(5)), Condition(text=text(3, 1), negative=text(2)), Condition()]
-    codes, logits = [], []
-    for lanes_there in (lane, None):
-        monkeypatch.setattr(lanes, "second_lane", lambda lane=lanes_there: lane)
-        for conditions in (songs, songs[:1], songs[2:]):
-            codes.append(draw(lm, conditions, temperature=0.0))
-            run = loop._Run(lm, conditions, 3.0)
-            run.begin(0)
-            tokens = mx.zeros((len(conditions), lm.config.num_codebooks, 1), dtype=mx.int32)
-            run.logits(tokens)
-            logits.append(run.logits(tokens))
-        assert len(taken) > 90, "every step but those of several positions goes that way"
-    for i in range(3):
-        assert mx.abs(logits[i] - logits[i + 3]).max().item() < 1e-4
-        assert np.array_equal(codes[i], codes[i + 3])
-
-
-def test_a_step_leaves_other_layers_alone(monkeypatch):
-    monkeypatch.setattr(few_rows, "_FEWEST_WEIGHTS", 1)
-    monkeypatch.setattr(musicgen_step, "plain_is_slow", lambda x: True)
-    lane = mx.new_stream(mx.cpu)
-    monkeypatch.setattr(lanes, "second_lane", lambda: lane)
-    assert musicgen_step.prepare(tiny_lm(), 2) is not None
-    assert musicgen_step.prepare(tiny_lm(activation_function="relu"), 2) is None
-    assert musicgen_step.prepare(tiny_lm(), 17) is None
-    lm = tiny_lm()
-    lm.layers[1].fc1 = nn.Linear(16, 32)
-    assert musicgen_step.prepare(lm, 2) is None
 
 
 def test_positions_are_the_papers():

@@ -97,8 +97,9 @@ def diffusion(
     size, values = 0, 0
     # the prompt's vector, the thoughts that a window can touch, start and total seconds
     vectors = math.ceil(config.window_seconds / _THOUGHT_SECONDS) + 4
-    first = model.dit.transformer_blocks[0]
-    folded = first.attn2.folds(vectors, first.norm1.weight)
+    context = mx.zeros((1, vectors, config.cross_attention_input_dim))
+    # keys and values that queries and outputs are folded into have three axes, not four
+    folded = model.dit.keys_values(context)[0][0].ndim == 3
     if folded:
         values += 2 * config.num_layers * config.num_attention_heads * vectors * config.inner_dim
         size += values * 4

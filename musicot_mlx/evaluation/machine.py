@@ -42,8 +42,6 @@ def facts() -> dict[str, Any]:
     """Chip, cores, memory, system, packages, power source, BLAS: what a figure was measured on."""
     import mlx.core as mx
 
-    from musicot_mlx.nn.lanes import cores
-
     packages = {}
     for name in ("mlx", "mlx-lm", "numpy", "torch", "musicot-mlx"):
         try:
@@ -99,6 +97,13 @@ def chip() -> str:
     return platform.processor() or platform.machine()
 
 
+def cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def memory_bytes() -> int:
     """Physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -117,17 +122,9 @@ def peak_resident() -> int:
 
 def blas() -> str:
     """OpenBLAS's kernels, threads, and whether the environment chose them; else what MLX has."""
-    from musicot_mlx.nn.lanes import openblas
+    from musicot_mlx.generation import device as seam
 
-    library = openblas()
-    if library is None:
-        return "MLX's own"
-    import ctypes
-
-    library.openblas_get_corename.restype = ctypes.c_char_p
-    name = library.openblas_get_corename().decode()
-    chosen = " (by OPENBLAS_CORETYPE)" if os.environ.get("OPENBLAS_CORETYPE") else ""
-    return f"OpenBLAS {name}{chosen}, {library.openblas_get_num_threads()} threads"
+    return seam.blas()
 
 
 def power_source() -> str:

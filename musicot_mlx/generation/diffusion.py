@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.generation import device
 from musicot_mlx.generation.samplers import choose_sampler, passes, schedule, solve
 from musicot_mlx.models.semantic_diffusion import (
     Conditions,
@@ -19,7 +20,6 @@ from musicot_mlx.models.semantic_diffusion import (
     SemanticDiffusion,
     without_codes_and_clap,
 )
-from musicot_mlx.nn.lanes import side_by_side
 from musicot_mlx.tokens.harmony import harmony_features
 
 
@@ -59,7 +59,7 @@ def forward_passes(
 class GuidedVelocity:
     """The network over one window: float32 velocity of x at the i-th of the given times.
 
-    With guidance both rows run in one batch, or each on a lane of its own (nn/lanes.py):
+    With guidance both rows run in one batch, or each on a lane of its own:
     v = v_0 + guidance_scale * (v_c - v_0), where v_0 has neither codes nor CLAP vectors. `passes`
     counts runs of the network for both rows, `on_pass` hears of each.
     """
@@ -161,7 +161,7 @@ def sample(
     levels, times = schedule(config.objective, steps)
     noise = noise.astype(mx.float32)
     known = None if known is None else known.astype(mx.float32) * config.latent_scale
-    with side_by_side() as lanes:
+    with device.lanes() as lanes:
         velocity = GuidedVelocity(
             model, conditions, times, guidance_scale=guidance_scale, on_pass=on_pass, lanes=lanes
         )

@@ -17,16 +17,15 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from musicot_mlx.generation import device
 from musicot_mlx.generation.delay import delayed, delays, undelayed
 from musicot_mlx.generation.sampling import check_sampling, draw_codebooks, keys_by_step
 from musicot_mlx.models.musicgen import Cross, Musicgen
-from musicot_mlx.nn import musicgen_step
 
 WINDOW = 1500  # frames, 30 s: what the released models were trained on
 OVERLAP = 600  # frames, 12 s
 BLOCK = 25  # frames handed out at a time: half a second
 POSITIONS = 512  # position embeddings are made in steps of this
-PREFILL = 64  # positions a forward pass; its attention scores stay small beside the caches
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class _Run:
     def begin(self, first_frame: int) -> None:
         """Forget all positions and begin again, at a frame of the song."""
         self.cache = self.lm.make_cache()
-        self.step = musicgen_step.prepare(self.lm, self.songs * self.copies)
+        self.step = self.lm.fast_step(self.songs * self.copies)
         self.offset = 0  # positions fed so far, the prefix not counted
         self.prefix, self.padding = None, None
         if self.lm.config.melody:
@@ -199,15 +198,14 @@ class _Run:
         begin = self.cache[0].offset
         x = x + self._positions(begin, begin + x.shape[1])
         self.offset += time
-        for first in range(0, x.shape[1], PREFILL):
+        size = device.prefill()
+        for first in range(0, x.shape[1], size):
             if first:  # or all pieces would be held at once
                 mx.eval([kept.state for kept in self.cache])
-            piece = x[:, first : first + PREFILL]
+            piece = x[:, first : first + size]
             mask = self._mask(begin + first, piece.shape[1])
-            if self.step is not None and piece.shape[1] == 1:
-                hidden = self.step(piece, self.cache, mask, self.cross)
-            else:
-                hidden = self.lm.hidden(piece, self.cache, mask=mask, cross=self.cross)
+            run = self.step if piece.shape[1] == 1 else self.lm.hidden
+            hidden = run(piece, self.cache, mask=mask, cross=self.cross)
         logits = self.lm.logits(hidden[:, -1]).astype(mx.float32)  # (rows, codebooks, ids)
         if self.copies == 1:
             return logits

@@ -23,11 +23,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from musicot_mlx.generation import device
 from musicot_mlx.generation.guidance import guided
 from musicot_mlx.generation.sampling import check_sampling, draw, keys_by_step, log_probabilities
-from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig, merge_caches
-from musicot_mlx.nn import llama_step
-from musicot_mlx.nn.lanes import OneCore
+from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig, Step, merge_caches
 from musicot_mlx.tokens.vocabulary import AUD_BOS, COT_BOS, COT_EOS, Vocabulary
 
 UNCONDITIONAL = ("without_thoughts", "with_thoughts")
@@ -302,10 +301,10 @@ def audio_many(
     return blocks()
 
 
-def _core(config: SemanticLMConfig, rows: int) -> OneCore:
-    """One core where the largest product of a step is small."""
+def _core(config: SemanticLMConfig, rows: int) -> device.Decoding:
+    """How the steps of a run of so many rows go."""
     widest = max(config.intermediate_size, config.audio_codebook_size)
-    return OneCore(products=rows * config.hidden_size * widest)
+    return device.decoding(products=rows * config.hidden_size * widest)
 
 
 def _stretches(
@@ -333,7 +332,7 @@ class _Run:
         self.prefixes = list(rows)
         self.rows = len(self.prefixes)
         self.cache: list | None = None
-        self.step: llama_step.Step | None = None  # how single positions go, if in a way of its own
+        self.step: Step = lm.hidden  # how single positions go once the caches are filled
         self.pending: list[mx.array] = []
         self.told: mx.array | None = None
 
@@ -370,13 +369,14 @@ class _Run:
             whole = row if fed is None else mx.concatenate([row, fed[i : i + 1]], axis=1)
             last.append(self._forward(whole, cache))
         self.cache, self.prefixes = merge_caches(caches), []
-        self.step = self.lm.stepper(self.rows)
+        self.step = self.lm.fast_step(self.rows)
         return mx.concatenate(last)
 
     def _forward(self, embeddings: mx.array, cache: list) -> mx.array:
         """Hidden states (rows, hidden) after the last of (rows, time, hidden)."""
         for first in range(0, embeddings.shape[1], PREFILL):
-            hidden = self.lm.hidden(embeddings[:, first : first + PREFILL], cache, step=self.step)
+            piece = embeddings[:, first : first + PREFILL]
+            hidden = (self.step if piece.shape[1] == 1 else self.lm.hidden)(piece, cache)
         return hidden[:, -1]
 
 

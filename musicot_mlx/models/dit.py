@@ -15,14 +15,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from musicot_mlx.nn.elementwise import (
-    attention,
-    in_blocks,
-    layer_norm,
-    plain_is_slow,
-    swiglu,
-)
-from musicot_mlx.nn.rotary import rotate
+from musicot_mlx.nn.activations import swiglu
 
 
 @dataclass(frozen=True)
@@ -96,8 +89,9 @@ class SelfAttention(nn.Module):
         qkv = self.to_qkv(x).reshape(batch, time, 3 * self._heads, self._head_dim)
         qk, v = mx.split(qkv.swapaxes(1, 2), [2 * self._heads], axis=1)
         # (batch, heads, time, head_dim)
-        q, k = mx.split(rotate(qk, self._head_dim // 2), 2, axis=1)
-        y = attention(q, k, v, scale=self._head_dim**-0.5)
+        rope = {"traditional": False, "base": 10000.0, "scale": 1.0, "offset": 0}
+        q, k = mx.split(mx.fast.rope(qk, self._head_dim // 2, **rope), 2, axis=1)
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._head_dim**-0.5)
         return self.to_out(y.swapaxes(1, 2).reshape(batch, time, dim))
 
 
@@ -115,42 +109,19 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(config.inner_dim, config.inner_dim, bias=False)
 
     def keys_values(self, context: mx.array) -> tuple[mx.array, mx.array]:
-        """Keys and values (batch, heads, vectors, head_dim), or what `folds` makes of them."""
+        """Keys and values, (batch, kv_heads, vectors, head_dim) each."""
         batch, vectors, _ = context.shape
         kv = self.to_kv(context).reshape(batch, vectors, 2 * self._kv_heads, self._head_dim)
         keys, values = mx.split(kv.swapaxes(1, 2), 2, axis=1)
-        if not self.folds(vectors, keys):
-            return keys, values
-        group, dim = self._heads // self._kv_heads, self.to_q.weight.shape[-1]
-        shape = (self._kv_heads, group, self._head_dim, dim)
-        read = (keys * self._head_dim**-0.5)[:, :, None] @ self.to_q.weight.reshape(shape)
-        write = values[:, :, None] @ self.to_out.weight.T.reshape(shape)
-        # (batch, kv_heads, group, vectors, channels)
-        return tuple(made.reshape(batch, self._heads * vectors, dim) for made in (read, write))
-
-    def folds(self, vectors: int, x: mx.array) -> bool:
-        """Whether to_q goes into the keys and to_out into the values, (batch, heads * vectors,
-        channels) each: with few vectors to attend to, two small products then do for two large.
-
-        Only on the CPU's fast path: that is where it was measured. x: any array of the network.
-        """
-        plain = type(self.to_q) is nn.Linear and type(self.to_out) is nn.Linear
-        few = 2 * vectors <= self._head_dim
-        return plain and few and not self.training and plain_is_slow(x)
+        return keys, values
 
     def __call__(
         self, x: mx.array, keys_values: tuple[mx.array, mx.array], mask: mx.array | None
     ) -> mx.array:
         batch, time, dim = x.shape
-        if keys_values[0].ndim == 3:
-            read, write = keys_values
-            scores = (x @ read.swapaxes(1, 2)).reshape(batch, time, self._heads, -1)
-            if mask is not None:
-                scores = mx.where(mask, scores, -1e30)
-            return mx.softmax(scores, axis=-1).reshape(batch, time, -1) @ write
         q = self.to_q(x).reshape(batch, time, self._heads, self._head_dim).swapaxes(1, 2)
         scale = self._head_dim**-0.5
-        y = attention(q, *keys_values, scale=scale, mask=mask)
+        y = mx.fast.scaled_dot_product_attention(q, *keys_values, scale=scale, mask=mask)
         return self.to_out(y.swapaxes(1, 2).reshape(batch, time, dim))
 
 
@@ -163,16 +134,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(4 * dim, dim)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return in_blocks(self._rows, x, 8 * x.shape[-1])
-
-    def _rows(self, x: mx.array) -> mx.array:
-        layer = self.gate_up
-        if type(layer) is nn.Linear and plain_is_slow(x):
-            # two products: halves of one would lie apart, and the gate would not be vectorised
-            weights, biases = mx.split(layer.weight, 2), mx.split(layer.bias, 2)
-            up, gate = (mx.addmm(b, x, w.T) for w, b in zip(weights, biases, strict=True))
-        else:
-            up, gate = mx.split(layer(x), 2, axis=-1)
+        up, gate = mx.split(self.gate_up(x), 2, axis=-1)
         return self.down(swiglu(up, gate))
 
 
@@ -189,9 +151,9 @@ class DiTBlock(nn.Module):
     def __call__(
         self, x: mx.array, keys_values: tuple[mx.array, mx.array], mask: mx.array | None
     ) -> mx.array:
-        x = x + self.attn1(layer_norm(self.norm1, x))
-        x = x + self.attn2(layer_norm(self.norm2, x), keys_values, mask)
-        return x + self.ff(layer_norm(self.norm3, x))
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), keys_values, mask)
+        return x + self.ff(self.norm3(x))
 
 
 class DiT(nn.Module):

@@ -7,8 +7,8 @@ weight. The 48 kHz model's group norm, loudness normalisation and fixed chunks a
 Where we differ: audio is channels last; everything runs in windows, so memory does not grow with
 the length: convolutions overlap by their whole receptive field and the LSTM carries its state, so
 the pieces equal one pass. A stereo signal is two mono ones whose codebooks interleave, as stereo
-MusicGen has them. On a CPU transposed and dilated convolutions are matrix products, because MLX's
-own are a hundred times slower there.
+MusicGen has them. A transposed convolution is one matrix product whose blocks overlap: MLX's own
+multiplies the zeros between steps too on Metal, and is a hundred times slower on a CPU.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,11 +19,9 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
-from musicot_mlx.nn.elementwise import elu, plain_is_slow
-from musicot_mlx.nn.windows import in_windows
+from musicot_mlx.nn.chunked import in_windows, one_lane
 from musicot_mlx.weights.config import config_from_dict
 
 
@@ -98,7 +96,6 @@ class EncodecConfig:
 
 
 ENCODEC_32KHZ = EncodecConfig()
-LONGEST = 50  # frames at once: a second, of which a CPU's cache holds the most part
 
 
 class Conv(nn.Module):
@@ -130,8 +127,9 @@ class Conv(nn.Module):
         right = 0 if self._causal else surplus // 2
         extra = -x.shape[1] % self._stride
         x = self._pad(x, surplus - right, right + extra)
-        if self._stride == 1 and plain_is_slow(x):
-            return shifted_conv(x, self.weight, self.bias, dilation=self._dilation)
+        return self._convolve(x)
+
+    def _convolve(self, x: mx.array) -> mx.array:
         y = mx.conv1d(x, self.weight, stride=self._stride, dilation=self._dilation)
         return y + self.bias
 
@@ -163,37 +161,9 @@ class ConvTranspose(nn.Module):
             self._right = -int(-stride * config.trim_right_ratio // 1)  # rounded up
 
     def __call__(self, x: mx.array) -> mx.array:
-        if plain_is_slow(x):
-            y = overlap_add_conv(x, self.weight, stride=self._stride)
-        else:
-            y = mx.conv_transpose1d(x, self.weight, stride=self._stride)
+        y = overlap_add_conv(x, self.weight, stride=self._stride)
         left = self._stride - self._right
         return y[:, left : y.shape[1] - self._right] + self.bias
-
-
-def shifted_conv(
-    x: mx.array, weight: mx.array, bias: mx.array | None = None, *, dilation: int = 1
-) -> mx.array:
-    """mx.conv1d(x, weight, dilation=dilation) as a matrix product a tap, or one for all taps.
-
-    Where there are fewer outputs than taps, shifting the products is less than shifting x.
-    """
-    outputs, taps, inputs = weight.shape
-    time = x.shape[1] - (taps - 1) * dilation
-    starts = [tap * dilation for tap in range(taps)]
-    if outputs < taps:
-        y = x @ weight.reshape(outputs * taps, inputs).T
-        products = [y[:, at : at + time, tap::taps] for tap, at in enumerate(starts)]
-    else:
-        shifts = [x[:, at : at + time] for at in starts]
-        products = [shift @ weight[:, tap].T for tap, shift in enumerate(shifts)]
-    return _sum(products if bias is None else [*products, bias])
-
-
-@mx.compile
-def _sum(parts: list[mx.array]) -> mx.array:
-    """All parts added in one pass over memory."""
-    return sum(parts[1:], start=parts[0])
 
 
 def overlap_add_conv(x: mx.array, weight: mx.array, *, stride: int) -> mx.array:
@@ -228,10 +198,11 @@ class Residual(nn.Module):
         self.widen = Conv(config, narrow, channels, 1)
         if config.use_conv_shortcut:
             self.shortcut = Conv(config, channels, channels, 1)
+        self.elu = nn.ELU()
 
     def __call__(self, x: mx.array) -> mx.array:
         skip = self.shortcut(x) if "shortcut" in self else x
-        return skip + self.widen(elu(self.narrow(elu(x))))
+        return skip + self.widen(self.elu(self.narrow(self.elu(x))))
 
 
 class EncoderBlock(nn.Module):
@@ -240,12 +211,13 @@ class EncoderBlock(nn.Module):
     def __init__(self, config: EncodecConfig, channels: int, ratio: int) -> None:
         super().__init__()
         self.residual = [Residual(config, channels, d) for d in config.dilations]
+        self.elu = nn.ELU()
         self.downsample = Conv(config, channels, 2 * channels, 2 * ratio, stride=ratio)
 
     def __call__(self, x: mx.array) -> mx.array:
         for block in self.residual:
             x = block(x)
-        return self.downsample(elu(x))
+        return self.downsample(self.elu(x))
 
 
 class DecoderBlock(nn.Module):
@@ -253,11 +225,12 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: EncodecConfig, channels: int, ratio: int) -> None:
         super().__init__()
+        self.elu = nn.ELU()
         self.upsample = ConvTranspose(config, channels, channels // 2, stride=ratio)
         self.residual = [Residual(config, channels // 2, d) for d in config.dilations]
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = self.upsample(elu(x))
+        x = self.upsample(self.elu(x))
         for block in self.residual:
             x = block(x)
         return x
@@ -269,8 +242,7 @@ State = tuple[mx.array, mx.array]  # hidden and cell, (batch, channels) each
 class LSTM(nn.Module):
     """One layer over (batch, time, channels) from a state, or zeros, to all outputs and the state.
 
-    The gates stand in PyTorch's order: input, forget, cell, output. Where there is Metal a step's
-    element-wise half is one compiled kernel instead of a dozen; on a CPU numpy takes the steps.
+    The gates stand in PyTorch's order: input, forget, cell, output.
     """
 
     def __init__(self, channels: int) -> None:
@@ -285,60 +257,24 @@ class LSTM(nn.Module):
         if state is None:
             zeros = mx.zeros((len(inputs), self.wh.shape[1]), dtype=inputs.dtype)
             state = zeros, zeros
-        if plain_is_slow(inputs):
-            return host_steps(inputs, self.wh, state)
-        cell_step = fused_cell() if mx.metal.is_available() else plain_cell
-        return lazy_steps(inputs, self.wh, state, cell_step)
+        return self._steps(inputs, state)
+
+    def _steps(self, inputs: mx.array, state: State) -> tuple[mx.array, State]:
+        """Pre-activations (batch, time, 4 * channels) of the inputs to all outputs and state."""
+        hidden, cell = state
+        outputs = []
+        for step in range(inputs.shape[1]):
+            hidden, cell = cell_step(inputs[:, step], hidden @ self.wh.T, cell)
+            outputs.append(hidden)
+        return mx.stack(outputs, axis=1), (hidden, cell)
 
 
-def lazy_steps(
-    inputs: mx.array,
-    wh: mx.array,
-    state: State,
-    cell_step: Callable[[mx.array, mx.array, mx.array], State],
-) -> tuple[mx.array, State]:
-    """The recurrence in MLX: pre-activations (batch, time, 4 * channels) to outputs and state."""
-    hidden, cell = state
-    outputs = []
-    for step in range(inputs.shape[1]):
-        hidden, cell = cell_step(inputs[:, step], hidden @ wh.T, cell)
-        outputs.append(hidden)
-    return mx.stack(outputs, axis=1), (hidden, cell)
-
-
-def plain_cell(inputs: mx.array, recurrent: mx.array, cell: mx.array) -> State:
+@mx.compile
+def cell_step(inputs: mx.array, recurrent: mx.array, cell: mx.array) -> State:
     """One LSTM step: pre-activations (batch, 4 * channels) of both sources, and the old cell."""
     i, f, g, o = mx.split(inputs + recurrent, 4, axis=-1)
     cell = mx.sigmoid(f) * cell + mx.sigmoid(i) * mx.tanh(g)
     return mx.sigmoid(o) * mx.tanh(cell), cell
-
-
-def fused_cell() -> Callable[[mx.array, mx.array, mx.array], State]:
-    """plain_cell as one compiled kernel."""
-    return mx.compile(plain_cell)
-
-
-def host_steps(inputs: mx.array, wh: mx.array, state: State) -> tuple[mx.array, State]:
-    """lazy_steps in numpy, float32: it has a product of a matrix and a vector, which reads the
-    weights three times as fast as MLX's product of two matrices does on a CPU. From three rows on
-    the product of matrices reads them once for all.
-    """
-    mx.eval(inputs, wh, state)
-    source, weights = np.array(inputs, copy=False), np.array(wh, copy=False)
-    hidden, cell = (np.array(part) for part in state)
-    channels = hidden.shape[1]
-    outputs = np.empty((*source.shape[:2], channels), dtype=np.float32)
-    with np.errstate(over="ignore"):  # a gate that is shut: 1 / (1 + inf) is the 0 it should be
-        for step in range(source.shape[1]):
-            by_row = len(hidden) <= 2
-            recurrent = [weights @ row for row in hidden] if by_row else (weights @ hidden.T).T
-            gates = source[:, step] + recurrent
-            opened = 1 / (1 + np.exp(-gates))
-            i, f, o = (opened[:, n * channels : (n + 1) * channels] for n in (0, 1, 3))
-            cell = f * cell + i * np.tanh(gates[:, 2 * channels : 3 * channels])
-            hidden = o * np.tanh(cell)
-            outputs[:, step] = hidden
-    return mx.array(outputs), (mx.array(hidden), mx.array(cell))
 
 
 class Encoder(nn.Module):
@@ -353,6 +289,7 @@ class Encoder(nn.Module):
             self.blocks.append(EncoderBlock(config, channels, ratio))
             channels *= 2
         self.lstm = [LSTM(channels) for _ in range(config.num_lstm_layers)]
+        self.elu = nn.ELU()
         self.last = Conv(config, channels, config.hidden_size, config.last_kernel_size)
 
     def downsample(self, x: mx.array) -> mx.array:
@@ -375,13 +312,14 @@ class Decoder(nn.Module):
         for ratio in config.upsampling_ratios:
             self.blocks.append(DecoderBlock(config, channels, ratio))
             channels //= 2
+        self.elu = nn.ELU()
         self.last = Conv(config, channels, config.audio_channels, config.last_kernel_size)
 
     def upsample(self, x: mx.array) -> mx.array:
         """What runs at the rate of samples: (batch, frames, channels) to (batch, samples, 1)."""
         for block in self.blocks:
             x = block(x)
-        return self.last(elu(x))
+        return self.last(self.elu(x))
 
 
 class Encodec(nn.Module):
@@ -390,6 +328,9 @@ class Encodec(nn.Module):
     Codebooks are num_quantizers a channel. Two channels are coded one by one and interleave:
     codebook 0 of the left, 0 of the right, 1 of the left, and so on.
     """
+
+    frames_at_once = 250  # 5 s; the more, the less is computed twice where pieces overlap
+    _lanes = staticmethod(one_lane)
 
     def __init__(self, config: EncodecConfig) -> None:
         super().__init__()
@@ -408,24 +349,26 @@ class Encodec(nn.Module):
     def dtype(self) -> mx.Dtype:
         return self.decoder.first.bias.dtype
 
-    def encode(self, waveform: mx.array, *, longest: int = LONGEST) -> mx.array:
+    def encode(self, waveform: mx.array, *, longest: int | None = None) -> mx.array:
         """Codes of a waveform at sampling_rate, ceil(samples / hop_length) frames.
 
-        longest: frames encoded at once. Raises ValueError for another shape or an empty waveform.
+        longest: frames encoded at once, `frames_at_once` by default. Raises ValueError for another
+        shape or an empty waveform.
         """
         if waveform.ndim != 3 or waveform.shape[-1] not in (1, 2) or not waveform.shape[1]:
             raise ValueError(f"waveform is {waveform.shape}, expected (batch, samples, 1 or 2)")
         config, encoder = self.config, self.encoder
+        longest = longest or self.frames_at_once
         batch, samples, channels = waveform.shape
         x = waveform.swapaxes(1, 2).reshape(batch * channels, samples, 1).astype(self.dtype)
-        x = _windowed(
+        x = self._windowed(
             encoder.downsample,
             longest=longest * config.hop_length,
             reach=config.sample_reach * config.hop_length,
             down=config.hop_length,
         )([x])
         x = mx.concatenate(list(_recurrent(encoder.lstm, x)), axis=1)  # 50 Hz: small
-        codes = self.quantizer.encode(encoder.last(elu(x)))
+        codes = self.quantizer.encode(encoder.last(encoder.elu(x)))
         codes = codes.reshape(batch, channels, *codes.shape[1:]).swapaxes(1, 2)
         return codes.reshape(batch, -1, codes.shape[-1])  # (batch, codebooks, frames)
 
@@ -437,13 +380,15 @@ class Encodec(nn.Module):
         return mx.concatenate(list(self.decode_stream([codes])), axis=1)
 
     def decode_stream(
-        self, chunks: Iterable[mx.array], *, longest: int = LONGEST
+        self, chunks: Iterable[mx.array], *, longest: int | None = None
     ) -> Iterator[mx.array]:
         """Decode codes as they come, (batch, codebooks, any number of frames) each, in flat memory.
 
         Yields evaluated waveforms (batch, samples, channels) that join to the decode of all codes
-        at once: what depends on frames still to come is held back. longest: frames at once.
+        at once: what depends on frames still to come is held back. longest: frames at once,
+        `frames_at_once` by default.
         """
+        longest = longest or self.frames_at_once
         config, decoder = self.config, self.decoder
         shape: list[int] = []  # batch and channels, known with the first chunk
 
@@ -453,14 +398,21 @@ class Encodec(nn.Module):
                 shape[:] = [codes.shape[0], len(mono) // codes.shape[0]]
                 yield self.quantizer.decode(mono).astype(self.dtype)
 
-        x = _windowed(decoder.first, longest=16 * longest, reach=config.kernel_size)(features())
+        x = self._windowed(decoder.first, longest=16 * longest, reach=config.kernel_size)(
+            features()
+        )
         x = _recurrent(decoder.lstm, x)
-        x = _windowed(
+        x = self._windowed(
             decoder.upsample, longest=longest, reach=config.sample_reach, up=config.hop_length
         )(x)
         for y in x:
             y = y.reshape(*shape, -1).swapaxes(1, 2)  # (batch, samples, channels)
             yield y.astype(mx.float32)
+
+    def _windowed(
+        self, network: Callable[[mx.array], mx.array], **settings: int
+    ) -> Callable[[Iterable[mx.array]], Iterator[mx.array]]:
+        return partial(in_windows, network=lambda x, _: network(x), lanes=self._lanes, **settings)
 
     def _by_channel(self, codes: mx.array) -> mx.array:
         """(batch, codebooks, frames) with channels interleaved to (batch * channels, ...)."""
@@ -473,12 +425,6 @@ class Encodec(nn.Module):
         batch, rows, frames = codes.shape
         by_channel = codes.reshape(batch, each, rows // each, frames).swapaxes(1, 2)
         return by_channel.reshape(-1, each, frames)
-
-
-def _windowed(
-    network: Callable[[mx.array], mx.array], **settings: int
-) -> Callable[[Iterable[mx.array]], Iterator[mx.array]]:
-    return partial(in_windows, network=network, **settings)
 
 
 def _recurrent(layers: list[LSTM], chunks: Iterable[mx.array]) -> Iterator[mx.array]:

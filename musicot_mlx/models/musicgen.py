@@ -14,7 +14,7 @@ padded on the left and masked, where the reference lets a row attend to its neig
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,12 +22,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx.nn.elementwise import gelu
-from musicot_mlx.nn.few_rows import attention, linear
 from musicot_mlx.nn.mlx_lm_light import KVCache
 from musicot_mlx.weights.config import config_from_dict
 
-_ACTIVATIONS = {"gelu": gelu, "relu": nn.relu}
+_ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 @dataclass(frozen=True)
@@ -116,6 +114,9 @@ class Cross:
     mask: mx.array | None = None
 
 
+Step = Callable[..., mx.array]  # takes and gives what `Musicgen.hidden` does
+
+
 class SelfAttention(nn.Module):
     """Causal attention over what the cache holds."""
 
@@ -129,12 +130,12 @@ class SelfAttention(nn.Module):
         self, x: mx.array, cache: KVCache | None, mask: mx.array | Literal["causal"] | None
     ) -> mx.array:
         batch, time, _ = x.shape
-        qkv = linear(self.qkv, x).reshape(batch, time, 3, self._heads, -1)
+        qkv = self.qkv(x).reshape(batch, time, 3, self._heads, -1)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # (batch, heads, time, head_dim) each
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
-        y = attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
-        return linear(self.out_proj, y.swapaxes(1, 2).reshape(batch, time, -1))
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
+        return self.out_proj(y.swapaxes(1, 2).reshape(batch, time, -1))
 
 
 class CrossAttention(nn.Module):
@@ -156,10 +157,11 @@ class CrossAttention(nn.Module):
 
     def __call__(self, x: mx.array, cross: Cross) -> mx.array:
         batch, time, _ = x.shape
-        q = linear(self.q_proj, x).reshape(batch, time, self._heads, -1).swapaxes(1, 2)
-        scale = q.shape[-1] ** -0.5
-        y = attention(q, cross.keys, cross.values, scale=scale, mask=cross.mask)
-        return linear(self.out_proj, y.swapaxes(1, 2).reshape(batch, time, -1))
+        q = self.q_proj(x).reshape(batch, time, self._heads, -1).swapaxes(1, 2)
+        y = mx.fast.scaled_dot_product_attention(
+            q, cross.keys, cross.values, scale=q.shape[-1] ** -0.5, mask=cross.mask
+        )
+        return self.out_proj(y.swapaxes(1, 2).reshape(batch, time, -1))
 
 
 class DecoderLayer(nn.Module):
@@ -167,7 +169,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: MusicgenConfig) -> None:
         super().__init__()
-        self._activation = _ACTIVATIONS[config.activation_function]
+        self.activation = _ACTIVATIONS[config.activation_function]()
         self.self_attn = SelfAttention(config)
         self.self_attn_layer_norm = nn.LayerNorm(config.hidden_size)
         if not config.melody:
@@ -187,8 +189,7 @@ class DecoderLayer(nn.Module):
         x = x + self.self_attn(self.self_attn_layer_norm(x), cache, mask)
         if cross is not None:
             x = self._hear_text(x, cross)
-        y = self._activation(linear(self.fc1, self.final_layer_norm(x)))
-        return x + linear(self.fc2, y)
+        return x + self.fc2(self.activation(self.fc1(self.final_layer_norm(x))))
 
     def _hear_text(self, x: mx.array, cross: Cross) -> mx.array:
         rows = cross.keys.shape[0]
@@ -325,8 +326,12 @@ class Musicgen(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Every codebook's logits (..., codebooks, vocab_size) of hidden states (..., hidden)."""
-        logits = linear(self.lm_head, hidden)
+        logits = self.lm_head(hidden)
         return logits.reshape(*hidden.shape[:-1], self.config.num_codebooks, -1)
+
+    def fast_step(self, rows: int) -> Step:
+        """`hidden` for single positions of a run of so many rows, in the quickest form there is."""
+        return self.hidden
 
     def make_cache(self) -> list[KVCache]:
         """An empty cache a layer; it grows in blocks of 256 positions."""

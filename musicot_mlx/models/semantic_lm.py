@@ -20,7 +20,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx.nn import few_rows, llama_step
 from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
 from musicot_mlx.tokens.beats import beat_features
 from musicot_mlx.tokens.harmony import CHORD_FEATURES, harmony_features
@@ -154,6 +153,9 @@ MUSICOT_1B = SemanticLMConfig(
     audio_codebook_size=16384,
     context_seconds=180.0,
 )
+
+
+Step = Callable[[mx.array, list[Any]], mx.array]  # embeddings and cache to hidden states
 
 
 class ThoughtBias(nn.Module):
@@ -300,22 +302,15 @@ class SemanticLM(nn.Module):
         self,
         embeddings: mx.array,
         cache: list[Any] | None = None,
-        *,
-        step: llama_step.Step | None = None,
     ) -> mx.array:
-        """Last hidden states (batch, time, hidden), normalised, ready for a head.
-
-        step: what `stepper` gave for so many rows; a single position over a filled cache takes it.
-        """
-        if step is not None and embeddings.shape[1] == 1:
-            return step(embeddings, cache)
+        """Last hidden states (batch, time, hidden), normalised, ready for a head."""
         return self.model(None, cache, input_embeddings=embeddings)
 
-    def stepper(self, rows: int) -> llama_step.Step | None:
-        """The faster way through single positions that MLX's CPU backend allows, for a run of so
-        many rows; None where the plain way is the best.
+    def fast_step(self, rows: int) -> Step:
+        """`hidden` for single positions of a run of so many rows over a filled cache, in the
+        quickest form there is.
         """
-        return llama_step.prepare(self.model, rows)
+        return self.hidden
 
     def head(self, start: int, stop: int) -> Callable[[mx.array], mx.array]:
         """The head cut to the ids start..stop-1: a function (..., hidden) -> (..., stop - start).
@@ -343,7 +338,7 @@ class SemanticLM(nn.Module):
             return quantized
         if type(head) is nn.Linear:
             rows = head.weight[start:stop]  # (ids, hidden)
-            return lambda x: few_rows.product(rows, x) if x.ndim == 2 else x @ rows.T
+            return lambda x: x @ rows.T
         return lambda x: head(x)[..., start:stop]
 
     def make_cache(self) -> list[KVCache]:

@@ -15,7 +15,6 @@ import numpy as np
 
 from musicot_mlx.audio.mel import mel_filter_bank, stft
 from musicot_mlx.nn.depthwise import DepthwiseConv1d
-from musicot_mlx.nn.elementwise import attention, in_blocks, sigmoid, silu
 from musicot_mlx.weights.config import config_from_dict
 
 _LOWEST_HZ = 30.0  # of the mel filters, which reach up to half the sample rate
@@ -113,16 +112,13 @@ class LogMel(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, dim: int, expansion: int) -> None:
         super().__init__()
-        self._width = expansion * dim
         self.norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, expansion * dim)
+        self.activation = nn.SiLU()
         self.project = nn.Linear(expansion * dim, dim)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return in_blocks(self._rows, x, self._width)
-
-    def _rows(self, x: mx.array) -> mx.array:
-        return self.project(silu(self.expand(self.norm(x))))
+        return self.project(self.activation(self.expand(self.norm(x))))
 
 
 class Attention(nn.Module):
@@ -142,7 +138,7 @@ class Attention(nn.Module):
         q, k, v = mx.split(qkv.swapaxes(1, 2), 3, axis=1)  # (batch, heads, time, head_dim)
         rope = {"traditional": False, "base": 10000.0, "scale": 1.0, "offset": 0}
         q, k = mx.fast.rope(q, head_dim, **rope), mx.fast.rope(k, head_dim, **rope)
-        y = attention(q, k, v, scale=head_dim**-0.5)
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=head_dim**-0.5)
         return self.project(y.swapaxes(1, 2).reshape(batch, time, dim))
 
 
@@ -153,14 +149,16 @@ class ConvolutionModule(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.gate = nn.Linear(dim, 2 * dim)
+        self.sigmoid = nn.Sigmoid()
         self.depthwise = DepthwiseConv1d(dim, kernel_size)
         self.depthwise_norm = nn.LayerNorm(dim)
+        self.activation = nn.SiLU()
         self.project = nn.Linear(dim, dim)
 
     def __call__(self, x: mx.array) -> mx.array:
         y, gate = mx.split(self.gate(self.norm(x)), 2, axis=-1)
-        y = self.depthwise(y * sigmoid(gate))
-        return self.project(silu(self.depthwise_norm(y)))
+        y = self.depthwise(y * self.sigmoid(gate))
+        return self.project(self.activation(self.depthwise_norm(y)))
 
 
 class ConformerBlock(nn.Module):

@@ -7,9 +7,9 @@ outside the blocks, and that noise stands where the decoder finds no phase (`noi
 the latents may be MDCT coefficients of the waveform as they are, which the decoder's output takes
 over (`core_band`): a coded core with a guessed rest, as HE-AAC has it.
 
-Here audio is channels last, depthwise convolutions are shifted products, the inverse STFT adds
-frames by reshaping, and `decode_stream` decodes latents as they come: its pieces overlap by the
-network's whole receptive field, so they equal one decode.
+Here audio is channels last, the inverse STFT adds frames by reshaping, and `decode_stream` decodes
+latents as they come: its pieces overlap by the network's whole receptive field, so they equal one
+decode.
 """
 
 import math
@@ -23,13 +23,11 @@ import numpy as np
 from musicot_mlx.audio.mdct import mdct_basis, sine_window
 from musicot_mlx.audio.mel import hann_window, stft
 from musicot_mlx.audio.noise import FRAMES, noise_spectra
+from musicot_mlx.nn.chunked import in_windows
 from musicot_mlx.nn.depthwise import DepthwiseConv1d
-from musicot_mlx.nn.elementwise import gelu, in_blocks, layer_norm
-from musicot_mlx.nn.lanes import side_by_side
 from musicot_mlx.weights.config import config_from_dict
 
 _CORE_LOG_VARIANCE = -6.0  # that the decoder was trained to bear
-_LANE_REACHES = 6  # latents, in reaches, from which on two halves are worth what they share
 
 
 @dataclass(frozen=True)
@@ -120,9 +118,8 @@ class VAEConfig:
         side = self.kernel_size // 2
         stft_frames = -(-self.n_fft // self.hop_length)
         frames = self.decoder_layers[1] * side + stft_frames + bool(self.noise_above)
-        blocks = (
-            2 if self.core_dim else 0
-        )  # a sample lies in two, each of which hears its neighbour
+        # a sample lies in two blocks, each of which hears its neighbour
+        blocks = 2 if self.core_dim else 0
         return self.decoder_layers[0] * side + -(-frames // 2) + blocks
 
 
@@ -142,18 +139,16 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, dim: int, *, expansion: int, kernel_size: int) -> None:
         super().__init__()
-        self._width = expansion * dim
         self.depthwise = DepthwiseConv1d(dim, kernel_size)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.expand = nn.Linear(dim, expansion * dim)
+        self.activation = nn.GELU()
         self.project = nn.Linear(expansion * dim, dim)
         self.scale = mx.full((dim,), 0.1)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return x + self.scale * in_blocks(self._mlp, self.depthwise(x), self._width)
-
-    def _mlp(self, x: mx.array) -> mx.array:
-        return self.project(gelu(self.expand(layer_norm(self.norm, x))))
+        y = self.norm(self.depthwise(x))
+        return x + self.scale * self.project(self.activation(self.expand(y)))
 
 
 class Encoder(nn.Module):
@@ -272,7 +267,7 @@ class VAE(nn.Module):
             low, high = mx.split(parts, [c.first_noise_bin], axis=-1)
             parts = mx.concatenate([low, _unsteady(high, first)], axis=-1)
         power = mx.square(parts).sum(axis=2, keepdims=True) + 1e-12
-        # at 0.5, as all models have it, a root, which is eight times faster than a power
+        # at 0.5, as all models have it, a root, which is quicker than a power everywhere
         scale = mx.sqrt(power) if c.compression == 0.5 else power ** ((1 / c.compression - 1) / 2)
         parts = (parts * scale).transpose(0, 3, 1, 4, 2)  # (batch, channels, frames, bins, 2)
         spectra = mx.contiguous(parts).view(mx.complex64)[..., 0]
@@ -343,22 +338,6 @@ class VAE(nn.Module):
         edge = samples // 2
         return waveform + (change / power)[..., edge:-edge].swapaxes(1, 2)
 
-    def _decode_in_lanes(self, latents: mx.array, first: int) -> mx.array:
-        """decode; where two lanes are quicker, each has one half and what that half can hear."""
-        time, reach = latents.shape[1], self.config.decoder_reach
-        per_latent = self.config.samples_per_latent
-        with side_by_side() as lanes:
-            if lanes is None or time < _LANE_REACHES * reach:
-                return self.decode(latents, first=first)
-            halves = []
-            for lane, (start, stop) in zip(lanes, ((0, time // 2), (time // 2, time)), strict=True):
-                low, high = max(0, start - reach), min(time, stop + reach)
-                with mx.stream(lane):
-                    audio = self.decode(latents[:, low:high], first=first + low)
-                    halves.append(audio[:, (start - low) * per_latent : (stop - low) * per_latent])
-            mx.eval(halves)
-        return mx.concatenate(halves, axis=1)
-
     def decode_stream(
         self, latents: Iterable[mx.array], *, longest: int = 512
     ) -> Iterator[mx.array]:
@@ -367,28 +346,14 @@ class VAE(nn.Module):
         Yields evaluated waveforms (samples, channels) that join to the decode of all latents at
         once: what depends on latents still to come is held back. longest: latents decoded at once.
         """
-        reach, per_latent = self.config.decoder_reach, self.config.samples_per_latent
-        held = None  # latents from `reach` before the first one that is still to be heard
-        heard = 0  # how many of `held` have been
-        gone = 0  # latents before `held`
-
-        def decode_until(stop: int) -> Iterator[mx.array]:
-            nonlocal held, heard, gone
-            while heard < stop:
-                until = min(stop, heard + longest)
-                low, high = max(0, heard - reach), until + reach
-                audio = self._decode_in_lanes(held[:, low:high], gone + low)[0]
-                audio = audio[(heard - low) * per_latent : (until - low) * per_latent]
-                mx.eval(audio)
-                yield audio
-                done = max(0, until - reach)
-                held, heard, stop, gone = held[:, done:], until - done, stop - done, gone + done
-
-        for chunk in latents:
-            held = chunk if held is None else mx.concatenate([held, chunk], axis=1)
-            yield from decode_until(held.shape[1] - reach)
-        if held is not None:
-            yield from decode_until(held.shape[1])
+        pieces = in_windows(
+            latents,
+            lambda piece, first: self.decode(piece, first=first),
+            reach=self.config.decoder_reach,
+            up=self.config.samples_per_latent,
+            longest=longest,
+        )
+        return (piece[0] for piece in pieces)
 
     def decode_windows(self, latents: mx.array, *, longest: int = 512) -> mx.array:
         """decode, in memory bounded by `longest` latents of one row."""

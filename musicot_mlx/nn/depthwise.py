@@ -7,8 +7,8 @@ import mlx.nn as nn
 class DepthwiseConv1d(nn.Module):
     """Each channel of (batch, time, channels) filtered by its own taps; zeros beyond both ends.
 
-    The weight (channels, taps, 1) is laid out as nn.Conv1d(groups=channels) has it. Shifted
-    multiplications are many times faster than a grouped convolution on MLX's CPU backend.
+    The weight (channels, taps, 1) is laid out as nn.Conv1d(groups=channels) has it. Zeros are put
+    on beforehand: MLX's Metal kernel for depthwise convolutions takes no padding.
     """
 
     def __init__(self, channels: int, kernel_size: int) -> None:
@@ -18,11 +18,7 @@ class DepthwiseConv1d(nn.Module):
         self.bias = mx.zeros((channels,))
 
     def __call__(self, x: mx.array) -> mx.array:
-        time, taps = x.shape[1], self.weight.shape[1]
+        channels, taps, _ = self.weight.shape
         before = taps // 2
         padded = mx.pad(x, ((0, 0), (before, taps - 1 - before), (0, 0)))
-        weight = mx.contiguous(self.weight[..., 0].T)  # (taps, channels): read channel by channel
-        y = self.bias
-        for tap in range(taps):
-            y = y + padded[:, tap : tap + time] * weight[tap]
-        return y
+        return mx.conv1d(padded, self.weight, groups=channels) + self.bias

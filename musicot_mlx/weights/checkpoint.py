@@ -12,6 +12,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +232,8 @@ def prepare(
     load_strict(module, arrays, where=where)
     del arrays
     module.eval()
+    if compute_dtype() == mx.float32 and find_spec("musicot_mlx.cpu"):
+        import_module("musicot_mlx.cpu").optimise(module)
     # one by one: what a weight was made from is let go before the next is made
     for _, value in tree_flatten(module.parameters()):
         mx.eval(value)

@@ -1,20 +1,27 @@
-"""The CPU's fast paths give what the plain ones give: rotation, lanes, the step of the LM."""
+"""Networks with the classes of cpu/ give what the plain ones give: outputs, gradients, songs."""
 
+import copy
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.utils import tree_flatten
 
+import musicot_mlx as mc
+from musicot_mlx.cpu import activations, llama_step, matmul, optimise, rope, threads
+from musicot_mlx.cpu.openblas import openblas
+from musicot_mlx.evaluation import cost
 from musicot_mlx.generation import diffusion
 from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import merge_caches
 from musicot_mlx.models.vae import VAE, VAEConfig
-from musicot_mlx.nn import elementwise, few_rows, lanes, llama_step, rotary
 from tests import tiny
+from tests.test_dit import conditions, latents, tiny_diffusion
 from tests.test_semantic_lm import tiny_lm
 
 on_cpu = pytest.mark.skipif(
@@ -30,7 +37,7 @@ def far(a: mx.array, b: mx.array) -> float:
 def test_rotation_is_mlx_own(dims: int, width: int) -> None:
     x = mx.random.normal((2, 3, 50, width), key=mx.random.key(0))
     mlx = mx.fast.rope(x, dims, traditional=False, base=500.0, scale=1.0, offset=0)
-    assert far(rotary.rotate(x, dims, base=500.0), mlx) < 1e-6
+    assert far(rope.rotate(x, dims, base=500.0), mlx) < 1e-6
 
 
 @on_cpu
@@ -39,55 +46,55 @@ def test_rotation_is_mlx_own(dims: int, width: int) -> None:
 def test_one_step_is_the_plain_step(
     lengths: list[int], halved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lm = tiny_lm()
+    lm = optimise(tiny_lm())
     if halved:  # as matrices are that are large enough for both cores
         lane = mx.new_stream(mx.cpu)
-        monkeypatch.setattr(lanes, "second_lane", lambda: lane)
-        monkeypatch.setattr(few_rows, "_FEWEST_WEIGHTS", 1)
-        assert few_rows.halves(lm.layers[0].self_attn.o_proj, len(lengths), lane)
+        monkeypatch.setattr(threads, "second_lane", lambda: lane)
+        monkeypatch.setattr(matmul, "_FEWEST_WEIGHTS", 1)
+        assert matmul.split_weight(lm.layers[0].self_attn.o_proj, len(lengths), lane)
 
-    def hidden(step: llama_step.Step | None) -> mx.array:
+    def hidden(step: Callable[..., mx.array]) -> mx.array:
         caches = [lm.make_cache() for _ in lengths]
         for n, cache in zip(lengths, caches, strict=True):
             lm.hidden(lm.embed(mx.arange(n)[None]), cache)
         cache = merge_caches(caches)
         ids = mx.arange(40).reshape(1, 40) + mx.zeros((len(lengths), 1), dtype=mx.int32)
-        steps = [lm.hidden(lm.embed(ids[:, i : i + 1]), cache, step=step) for i in range(38)]
-        two = lm.hidden(lm.embed(ids[:, 38:]), cache, step=step)  # which no step takes
+        steps = [step(lm.embed(ids[:, i : i + 1]), cache) for i in range(38)]
+        two = lm.hidden(lm.embed(ids[:, 38:]), cache)  # which no step takes
         return mx.concatenate([*steps, two], axis=1)
 
-    step = lm.stepper(len(lengths))
-    assert step is not None
-    plain = hidden(None)
+    step = lm.fast_step(len(lengths))
+    assert isinstance(step, llama_step.Step)
+    plain = hidden(lm.hidden)
     assert far(hidden(step), plain) < 1e-5 * mx.abs(plain).max().item()
 
 
 def test_a_layer_with_an_adapter_goes_the_plain_way() -> None:
     from mlx_lm.tuner.lora import LoRALinear
 
-    lm = tiny_lm()
-    assert (lm.stepper(2) is not None) == (mx.default_device() == mx.Device(mx.cpu))
+    lm = optimise(tiny_lm())
+    assert isinstance(lm.fast_step(2), llama_step.Step)
     attention = lm.layers[1].self_attn
     attention.v_proj = LoRALinear.from_base(attention.v_proj)
-    assert lm.stepper(2) is None
+    assert lm.fast_step(2) == lm.hidden
 
 
 @on_cpu
 @pytest.mark.parametrize("masked", [False, True])
-def test_folded_cross_attention_is_the_plain_one(
-    masked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folded_cross_attention_is_the_plain_one(masked: bool) -> None:
     config = DiffusionConfig.from_dict({**tiny.CONFIG["diffusion"], "attention_head_dim": 16})
-    layer = SemanticDiffusion(config).dit.transformer_blocks[0].attn2
+    plain = SemanticDiffusion(config).dit.transformer_blocks[0].attn2
+    layer = optimise(copy.deepcopy(plain))
     layer.eval()
     keys = mx.random.split(mx.random.key(0), 2)
     x = mx.random.normal((2, 7, config.inner_dim), key=keys[0])
     context = mx.random.normal((2, 5, config.cross_attention_dim), key=keys[1])
     mask = mx.array([[True] * 5, [True] * 2 + [False] * 3])[:, None, None] if masked else None
-    folded = layer.keys_values(context)
+    folded, kept = layer.keys_values(context), plain.keys_values(context)
     assert folded[0].shape == (2, config.num_attention_heads * 5, config.inner_dim)
-    monkeypatch.setattr(type(layer), "folds", lambda *_: False)
-    assert far(layer(x, folded, mask), layer(x, layer.keys_values(context), mask)) < 1e-5
+    expected = plain(x, kept, mask)
+    assert far(layer(x, folded, mask), expected) < 1e-5
+    assert far(layer(x, kept, mask), expected) < 1e-5, "as they are while it is tuned"
 
 
 @on_cpu
@@ -95,18 +102,18 @@ def test_norm_and_gate_are_mlx_own() -> None:
     norm = nn.LayerNorm(24)
     norm.weight, norm.bias = mx.arange(24) / 24, mx.ones((24,))
     x = 3 + mx.random.normal((2, 9, 24), key=mx.random.key(0))
-    assert far(elementwise.layer_norm(norm, x), norm(x)) < 1e-5
+    assert far(activations.layer_norm(norm, x), norm(x)) < 1e-5
 
     def slopes(gated: Callable[[mx.array, mx.array], mx.array]) -> tuple[mx.array, mx.array]:
         return mx.grad(lambda up, gate: gated(up, gate).square().sum(), argnums=(0, 1))(x, -x)
 
     plain = slopes(lambda up, gate: up * nn.silu(gate))
-    assert all(far(a, b) < 1e-3 for a, b in zip(slopes(elementwise.swiglu), plain, strict=True))
+    assert all(far(a, b) < 1e-3 for a, b in zip(slopes(activations.swiglu), plain, strict=True))
 
 
 @on_cpu
 def test_small_steps_keep_to_one_core_and_give_the_others_back() -> None:
-    if lanes.openblas() is None:
+    if openblas() is None:
         pytest.skip("there is no OpenBLAS to set")
 
     def held() -> tuple[int, set[frozenset[int]]]:
@@ -114,33 +121,34 @@ def test_small_steps_keep_to_one_core_and_give_the_others_back() -> None:
         for thread in os.listdir("/proc/self/task"):
             with suppress(OSError):  # it has just ended
                 found.add(frozenset(os.sched_getaffinity(int(thread))))
-        return lanes.openblas().openblas_get_num_threads(), found
+        return openblas().openblas_get_num_threads(), found
 
-    before, worth_it = held(), lanes.worth_it()
-    with lanes.OneCore(products=1) as core:
-        threads, cores = held()
+    before, worth_it = held(), threads.worth_it()
+    with threads.SingleCore(products=1) as core:
+        blas, cores = held()
         if worth_it:
-            assert threads == 1 and [len(few) for few in cores] == [1]
+            assert blas == 1 and [len(few) for few in cores] == [1]
         with core.paused():
             assert held() == before
-    with lanes.OneCore(products=1 << 30):
+    with threads.SingleCore(products=1 << 30):
         assert held() == before
     assert held() == before
 
 
 @on_cpu
 def test_decoding_in_lanes_is_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    if lanes.openblas() is None:
+    if openblas() is None:
         pytest.skip("without OpenBLAS there are no lanes")
-    vae = VAE(VAEConfig.from_dict(tiny.CONFIG["vae"]))
+    plain = VAE(VAEConfig.from_dict(tiny.CONFIG["vae"]))
+    vae = optimise(copy.deepcopy(plain))
     latents = mx.random.normal((1, 8 * vae.config.decoder_reach + 1, vae.config.latent_dim))
-    monkeypatch.setattr(lanes, "worth_it", lambda: True)
-    assert far(vae._decode_in_lanes(latents, 0), vae.decode(latents)) < 1e-4
+    monkeypatch.setattr(threads, "worth_it", lambda: True)
+    assert far(vae.decode(latents), plain.decode(latents)) < 1e-4
 
 
 @on_cpu
 def test_lanes_are_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = lanes.openblas()
+    library = openblas()
     if library is None:
         pytest.skip("without OpenBLAS there are no lanes")
     config = DiffusionConfig.from_dict(tiny.CONFIG["diffusion"])
@@ -159,12 +167,46 @@ def test_lanes_are_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
             guidance_scale=2.0,
         )
 
-    threads = library.openblas_get_num_threads()
-    monkeypatch.setattr(lanes, "worth_it", lambda: False)
+    before = library.openblas_get_num_threads()
+    monkeypatch.setattr(threads, "worth_it", lambda: False)
     batch = sample()
-    monkeypatch.setattr(lanes, "worth_it", lambda: True)
+    monkeypatch.setattr(threads, "worth_it", lambda: True)
     assert far(sample(), batch) < 1e-5
     assert mx.array_equal(sample(), sample()), "the same seed must give the same bytes"
-    assert library.openblas_get_num_threads() == threads, "BLAS has its threads back"
+    assert library.openblas_get_num_threads() == before, "BLAS has its threads back"
     with ThreadPoolExecutor(1) as pool:  # a stream of MLX belongs to the thread that made it
         assert mx.array_equal(pool.submit(sample).result(), sample())
+
+
+@on_cpu
+def test_gradients_reach_every_weight() -> None:
+    """Adapters train through these classes too, with the gradients of MLX's own."""
+    plain, x, t, given = tiny_diffusion(), latents(), mx.array([0.3, 0.8]), conditions()
+    given["start_seconds"] = mx.array([5.0, 10.0])
+
+    def loss(parameters: dict, model: SemanticDiffusion) -> mx.array:
+        model.update(parameters)
+        return mx.square(model(x, t, **given)).mean()
+
+    parameters = plain.parameters()
+    fast = optimise(copy.deepcopy(plain))
+    gradients = [dict(tree_flatten(mx.grad(loss)(parameters, m))) for m in (fast, plain)]
+    for name, gradient in gradients[0].items():
+        other = gradients[1][name]
+        assert mx.abs(other).max().item() > 0, name
+        assert mx.abs(gradient - other).max().item() < 1e-4 * mx.abs(other).max().item(), name
+
+
+@on_cpu
+def test_operations_of_a_step(tiny_model: Path) -> None:
+    """Counts guard the speed: one that grew is a regression to explain."""
+    model = mc.load(tiny_model)
+    layers = tiny.CONFIG["semantic_lm"]["num_hidden_layers"]
+    token = sum(cost.token_operations(model.semantic_lm).values())
+    assert token <= 92 + 48 * layers, "an audio token takes more operations than it did"
+    evals = cost.token_evals(model.semantic_lm, tokens=100)["async_eval"]
+    assert evals == 100 + 99 * (layers - 1), "queued between layers too, but in the prefill"
+    layers = tiny.CONFIG["diffusion"]["num_layers"]
+    once = sum(cost.pass_operations(model.diffusion).values())
+    skip = 8  # gains by the time and by the hidden state, and the product with the latents
+    assert once <= 50 + skip + 165 * layers, "a diffusion pass takes more operations than it did"

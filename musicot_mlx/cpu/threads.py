@@ -6,33 +6,18 @@ quicker side by side than in one batch; with more cores BLAS makes better use of
 must be told to keep to the thread that calls it, or the two streams would wait for its one pool.
 """
 
-import ctypes
 import os
-import re
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 
 import mlx.core as mx
 
+from musicot_mlx.cpu.openblas import multiplies_in_place, openblas
+
 _CORES = (2, 3)  # where lanes win; below there is nothing to share, above BLAS shares better
 _SMALL = 1 << 21  # multiplications: one core does as many in 15 to 30 microseconds
-
-
-@lru_cache(maxsize=1)
-def openblas() -> ctypes.CDLL | None:
-    """The OpenBLAS that MLX calls, or None: musicot_mlx/__init__.py loaded it, if it is there."""
-    if sys.platform != "linux":
-        return None
-    try:
-        library = ctypes.CDLL("libopenblas.so.0", mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-        library.openblas_get_num_threads  # noqa: B018  (another BLAS by that name has none)
-    except (OSError, AttributeError):
-        return None
-    return library
 
 
 def cores() -> int:
@@ -44,24 +29,7 @@ def cores() -> int:
 
 def worth_it() -> bool:
     """Whether two lanes are quicker than one batch here."""
-    on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    return on_cpu and cores() in _CORES and openblas() is not None
-
-
-@lru_cache(maxsize=1)
-def multiplies_in_place() -> bool:
-    """Whether OpenBLAS has kernels that multiply small matrices without copying them first.
-
-    They came with 0.3.17, for processors with AVX-512; they never use more than one thread.
-    """
-    library = openblas()
-    if library is None:
-        return False
-    library.openblas_get_config.restype = library.openblas_get_corename.restype = ctypes.c_char_p
-    kernels = library.openblas_get_corename().decode()
-    found = re.match(r"OpenBLAS (\d+)\.(\d+)\.(\d+)", library.openblas_get_config().decode())
-    version = tuple(map(int, found.groups())) if found else (0,)
-    return version >= (0, 3, 17) and kernels in ("SkylakeX", "Cooperlake", "SapphireRapids")
+    return cores() in _CORES and openblas() is not None
 
 
 def second_lane() -> mx.Stream | None:
@@ -82,7 +50,7 @@ def _streams() -> tuple[mx.Stream, mx.Stream]:
     return _of_thread.streams
 
 
-class OneCore:
+class SingleCore:
     """All on one core while steps are so small that a second one only gets in the way: products of
     at most _SMALL multiplications, on few cores. Elsewhere this changes nothing.
 
@@ -95,7 +63,7 @@ class OneCore:
         self._wanted = products <= _SMALL and worth_it()
         self._before: tuple[int, set[int]] | None = None
 
-    def __enter__(self) -> "OneCore":
+    def __enter__(self) -> "SingleCore":
         if self._wanted:
             mine = os.sched_getaffinity(0)
             self._before = openblas().openblas_get_num_threads(), mine
@@ -134,7 +102,7 @@ def _keep_to(cpus: set[int]) -> None:
 
 
 @contextmanager
-def side_by_side() -> Iterator[tuple[mx.Stream, mx.Stream] | None]:
+def guidance_streams() -> Iterator[tuple[mx.Stream, mx.Stream] | None]:
     """Two streams to put one row each on, or None where one batch is better.
 
     What was queued on them must be evaluated before the context ends.

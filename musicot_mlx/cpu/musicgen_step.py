@@ -2,7 +2,7 @@
 
 On MLX's CPU backend an operation costs some microseconds however little it does, and a step of
 musicgen-small had 3,200 of them. Here the halves of every weight matrix that the two lanes read
-(nn/few_rows.py) are found once a song, what stands between two attentions is compiled, and the
+(cpu/matmul.py) are found once a song, what stands between two attentions is compiled, and the
 state is kept in columns (hidden, rows), as the products want it. The numbers are those of the plain
 path up to rounding; tests hold the two together.
 """
@@ -13,9 +13,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from musicot_mlx.nn import lanes
-from musicot_mlx.nn.elementwise import gelu, gelu_steps, plain_is_slow
-from musicot_mlx.nn.few_rows import Halves, attention, halves, times_halves
+from musicot_mlx.cpu import threads
+from musicot_mlx.cpu.activations import gelu_steps
+from musicot_mlx.cpu.attention import one_query
+from musicot_mlx.cpu.matmul import Halves, split_weight, times_halves
 
 _Layer = dict[str, Any]
 
@@ -35,13 +36,13 @@ class Step:
         for number, (layer, kept) in enumerate(zip(self._layers, cache, strict=True)):
             q, k, v = self._first(h, layer["norm"], layer["qkv"])
             k, v = kept.update_and_fetch(k, v)
-            y = attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
+            y = one_query(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
             out = layer["out"]
             if cross is not None:
                 text = cross[number]
                 told = mx.zeros((len(text.keys), 0))  # a shape is all that it says
                 h, q = self._next(h, y, told, out, layer["text_norm"], layer["text_q"])
-                y = attention(q, text.keys, text.values, scale=q.shape[-1] ** -0.5, mask=text.mask)
+                y = one_query(q, text.keys, text.values, scale=q.shape[-1] ** -0.5, mask=text.mask)
                 out = layer["text_out"]
             h = self._last(h, y, out, layer["last_norm"], layer["fc1"], layer["fc2"])
         return self._norm(h.T)[:, None]
@@ -49,8 +50,8 @@ class Step:
 
 def prepare(decoder: nn.Module, rows: int) -> Step | None:
     """A Step for so many rows, or None where the plain path is the better or the only one."""
-    lane = lanes.second_lane()
-    if lane is None or not plain_is_slow(decoder.layer_norm.weight):
+    lane = threads.second_lane()
+    if lane is None:
         return None
     found = [_parts(layer, rows) for layer in decoder.layers]
     return Step(decoder, found, lane) if all(found) else None
@@ -64,8 +65,8 @@ def _parts(layer: nn.Module, rows: int) -> _Layer:
     if "encoder_attn" in layer:
         linear |= {"text_q": layer.encoder_attn.q_proj, "text_out": layer.encoder_attn.out_proj}
         norms |= {"text_norm": layer.encoder_attn_layer_norm}
-    cut = {name: halves(matrix, rows) for name, matrix in linear.items()}
-    if layer._activation is not gelu or any(part is None for part in cut.values()):
+    cut = {name: split_weight(matrix, rows) for name, matrix in linear.items()}
+    if not isinstance(layer.activation, nn.GELU) or any(part is None for part in cut.values()):
         return {}
     if any(type(norm) is not nn.LayerNorm or norm.eps != 1e-5 for norm in norms.values()):
         return {}

@@ -1,7 +1,7 @@
-"""Rotary positions (arXiv 2104.09864) by halves, with a table where MLX would compute anew.
+"""Rotary positions (arXiv 2104.09864) by halves, from a table.
 
 On the CPU backend mx.fast.rope takes cosines and sines of every position at every call, one element
-at a time; there they are looked up. Everywhere else this is mx.fast.rope.
+at a time; here they are looked up.
 """
 
 import math
@@ -9,8 +9,6 @@ from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
-
-from musicot_mlx.nn.elementwise import plain_is_slow
 
 
 @lru_cache(maxsize=16)
@@ -38,8 +36,6 @@ def _factors(dims: int, width: int, base: float, time: int) -> tuple[mx.array, m
 
 def rotate(x: mx.array, dims: int, *, base: float = 10000.0) -> mx.array:
     """x (batch, heads, time, head_dim) with the first `dims` of each head rotated by its time."""
-    if not plain_is_slow(x):
-        return mx.fast.rope(x, dims, traditional=False, base=base, scale=1.0, offset=0)
     half, (cos, sin) = dims // 2, _factors(dims, x.shape[-1], base, x.shape[-2])
     swapped = [x[..., half:dims], x[..., :half], x[..., dims:]]
     return x * cos + mx.concatenate(swapped, axis=-1) * sin

@@ -18,9 +18,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from musicot_mlx.nn import lanes, rotary
-from musicot_mlx.nn.elementwise import exp_steps, plain_is_slow, silu_steps
-from musicot_mlx.nn.few_rows import Halves, halves, is_large, times_halves
+from musicot_mlx.cpu import rope, threads
+from musicot_mlx.cpu.activations import exp_difference, silu_steps
+from musicot_mlx.cpu.matmul import Halves, is_large, split_weight, times_halves
 
 Weight = mx.array | Halves  # halves where a matrix is so large that both cores read it
 _Layer = tuple[tuple[Any, ...], tuple[Any, ...]]  # arguments of what stands around the attention
@@ -37,7 +37,7 @@ class Step:
 
     def __init__(self, model: nn.Module, rows: int) -> None:
         first, attn = model.layers[0], model.layers[0].self_attn
-        lane = lanes.second_lane() if is_large(first.mlp.gate_proj) else None
+        lane = threads.second_lane() if is_large(first.mlp.gate_proj) else None
         self._norm, self._rope = model.norm, attn.rope
         self._heads, self._kv_heads = attn.n_heads, attn.n_kv_heads
         self._layers = [_arguments(layer, rows, lane) for layer in model.layers]
@@ -67,22 +67,20 @@ class Step:
 
     def _turn(self, offset: int | mx.array, held: int, *, rows: int) -> tuple[mx.array, mx.array]:
         """What multiplies queries, keys and values, and their turned halves: (heads, dim, rows)."""
-        rope, shared = self._rope, self._kv_heads
-        table = rotary.table(rope.dims, rope.base, -(-(held + 1) // _POSITIONS) * _POSITIONS)
+        turn, shared = self._rope, self._kv_heads
+        table = rope.table(turn.dims, turn.base, -(-(held + 1) // _POSITIONS) * _POSITIONS)
         places = offset if isinstance(offset, mx.array) else mx.full((rows,), offset)
-        cos, sin = table[places].T.reshape(2, 1, rope.dims // 2, rows)
-        scale = mx.array([rope.dims**-0.5] * self._heads + [1.0] * shared)[:, None, None]
+        cos, sin = table[places].T.reshape(2, 1, turn.dims // 2, rows)
+        scale = mx.array([turn.dims**-0.5] * self._heads + [1.0] * shared)[:, None, None]
         cos = scale * mx.concatenate([cos, cos], axis=1)
         sin = scale * mx.concatenate([-sin, sin], axis=1)
-        still = mx.ones((shared, rope.dims, rows))
+        still = mx.ones((shared, turn.dims, rows))
         return mx.concatenate([cos, still]), mx.concatenate([sin, mx.zeros_like(still)])
 
 
 def prepare(model: nn.Module, rows: int) -> Step | None:
     """A Step for so many rows, or None where the plain path is the better or the only one."""
-    if not plain_is_slow(model.norm.weight) or not all(_plain(layer) for layer in model.layers):
-        return None
-    return Step(model, rows)
+    return Step(model, rows) if all(_plain(layer) for layer in model.layers) else None
 
 
 def _plain(layer: nn.Module) -> bool:
@@ -90,12 +88,12 @@ def _plain(layer: nn.Module) -> bool:
     attn, mlp = layer.self_attn, layer.mlp
     linear = (attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj)
     linear += (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    rope = attn.rope
+    turn = attn.rope
     return (
         all(type(m) is nn.Linear and "bias" not in m for m in linear)
-        and type(rope) is nn.RoPE
-        and not rope.traditional
-        and rope.scale == 1.0
+        and type(turn) is nn.RoPE
+        and not turn.traditional
+        and turn.scale == 1.0
         and not layer.use_sliding
     )
 
@@ -105,7 +103,7 @@ def _arguments(layer: nn.Module, rows: int, lane: mx.Stream | None) -> _Layer:
     attn, mlp = layer.self_attn, layer.mlp
 
     def weight(linear: nn.Linear) -> Weight:
-        found = None if lane is None else halves(linear, rows, lane)
+        found = None if lane is None else split_weight(linear, rows, lane)
         return linear.weight if found is None else found
 
     qkv = [weight(linear) for linear in (attn.q_proj, attn.k_proj, attn.v_proj)]
@@ -126,14 +124,9 @@ def _attend(q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None
     if scores.size <= _FEW_SCORES:
         y = mx.softmax(scores, axis=-1) @ values
     else:
-        weights = _exp_below(scores, mx.max(scores, axis=-1, keepdims=True))
+        weights = exp_difference(scores, mx.max(scores, axis=-1, keepdims=True))
         y = (weights @ values) / mx.sum(weights, axis=-1, keepdims=True)
     return y.reshape(y.shape[0], -1).T
-
-
-@mx.compile
-def _exp_below(scores: mx.array, largest: mx.array) -> mx.array:
-    return exp_steps(scores - largest)
 
 
 @lru_cache(maxsize=8)

@@ -1,11 +1,11 @@
-"""Exponential, SiLU, GELU and attention at the speed that each backend allows.
+"""Exponential, SiLU, GELU, ELU and layer norm as MLX's CPU backend runs them fastest, in float32.
 
-MLX's CPU backend calls the C library once per element for exp, sigmoid and erf (16 to 22 ns each),
-so that on a CPU two thirds of a transformer's time goes into softmax and gates. There, in float32,
-the same functions are written as multiplications and additions, which it does vectorise: about five
-times faster, and as close to the exact values as the library's. Compiled, they go over memory once
-instead of once an operation, twice as fast again; MLX needs a C++ compiler for that and runs them
-as they stand where there is none. Everywhere else, and in 16 bits, these are MLX's own functions.
+It calls the C library once per element for exp, sigmoid and erf (16 to 22 ns each), so that two
+thirds of a transformer's time goes into softmax and gates. Here the same functions are written as
+multiplications and additions, which it does vectorise: about five times faster, and as close to the
+exact values as the library's. Compiled, they go over memory once instead of once an operation,
+twice as fast again; MLX needs a C++ compiler for that and runs them as they stand where there is
+none.
 """
 
 import math
@@ -14,9 +14,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-_BLOCK = 1 << 17  # elements, half a megabyte: what a core's cache holds twice
+BLOCK = 1 << 17  # elements, half a megabyte: what a core's cache holds twice
 _FEWEST_ROWS = 256  # of a block in a matrix product, whose weights are read again for each
-_FEWEST_QUERIES = 32
 _LOG2_E = 1 / math.log(2)
 _ROUND = 1.5 * 2.0**23  # added and taken off again, rounds a float32 to the nearest integer
 # 2^f for |f| <= 1/2, minimax in relative error, highest power first
@@ -32,11 +31,6 @@ _POWERS = (
 # erf, Abramowitz and Stegun 7.1.26: within 1.5e-7
 _ERF_SCALE = 0.3275911
 _ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-
-
-def plain_is_slow(x: mx.array) -> bool:
-    """Whether MLX would compute transcendental functions of x one element at a time."""
-    return x.dtype == mx.float32 and mx.default_device() == mx.Device(mx.cpu)
 
 
 def exp_steps(x: mx.array) -> mx.array:
@@ -130,19 +124,19 @@ def _with_slope(
     return function
 
 
-_exp = _with_slope(mx.compile(exp_steps), _exp_slope)
-_sigmoid = _with_slope(mx.compile(_sigmoid_steps), _sigmoid_slope)
-_silu = _with_slope(mx.compile(silu_steps), _silu_slope)
-_gelu = _with_slope(gelu_steps, _gelu_slope)
-_elu = _with_slope(mx.compile(_elu_steps), _elu_slope)
+exp = _with_slope(mx.compile(exp_steps), _exp_slope)
+sigmoid = _with_slope(mx.compile(_sigmoid_steps), _sigmoid_slope)
+silu = _with_slope(mx.compile(silu_steps), _silu_slope)
+gelu = _with_slope(gelu_steps, _gelu_slope)
+elu = _with_slope(mx.compile(_elu_steps), _elu_slope)
 
 
 @mx.custom_function
-def _exp_below(x: mx.array, largest: mx.array) -> mx.array:
-    return _exp_difference(x, largest)
+def exp_below(x: mx.array, largest: mx.array) -> mx.array:
+    return exp_difference(x, largest)
 
 
-@_exp_below.vjp
+@exp_below.vjp
 def _exp_below_slope(
     primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
 ) -> tuple[mx.array, mx.array]:
@@ -151,21 +145,21 @@ def _exp_below_slope(
 
 
 @mx.custom_function
-def _swiglu(up: mx.array, gate: mx.array) -> mx.array:
+def swiglu(up: mx.array, gate: mx.array) -> mx.array:
     return _swiglu_product(up, gate)
 
 
-@_swiglu.vjp
+@swiglu.vjp
 def _swiglu_slope(
     primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
 ) -> tuple[mx.array, mx.array]:
     up, gate = primals
-    y = _silu(gate)
+    y = silu(gate)
     return cotangent * y, cotangent * up * _silu_slope(gate, y)
 
 
 @mx.compile
-def _exp_difference(x: mx.array, largest: mx.array) -> mx.array:
+def exp_difference(x: mx.array, largest: mx.array) -> mx.array:
     return exp_steps(x - largest)
 
 
@@ -184,83 +178,46 @@ def _gated(up: mx.array, gate: mx.array, below: mx.array) -> mx.array:
     return up * gate / (1 + below)
 
 
-def exp(x: mx.array) -> mx.array:
-    """e to the power of x; on the fast path 0 below 1e-38, and 1.7e38 is about the largest."""
-    return _exp(x) if plain_is_slow(x) else mx.exp(x)
+class SiLU(nn.SiLU):
+    def __call__(self, x: mx.array) -> mx.array:
+        return silu(x)
 
 
-def silu(x: mx.array) -> mx.array:
-    """x * sigmoid(x)."""
-    return _silu(x) if plain_is_slow(x) else nn.silu(x)
+class GELU(nn.GELU):
+    """With the normal distribution itself, not its tanh approximation."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return gelu(x)
 
 
-def swiglu(up: mx.array, gate: mx.array) -> mx.array:
-    """up * silu(gate)."""
-    return _swiglu(up, gate) if plain_is_slow(gate) else up * nn.silu(gate)
+class ELU(nn.ELU):
+    """Of alpha 1, as it is everywhere here."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return elu(x)
 
 
-def sigmoid(x: mx.array) -> mx.array:
-    return _sigmoid(x) if plain_is_slow(x) else mx.sigmoid(x)
-
-
-def gelu(x: mx.array) -> mx.array:
-    """x * Phi(x) with the normal distribution itself, not its tanh approximation."""
-    return _gelu(x) if plain_is_slow(x) else nn.gelu(x)
-
-
-def elu(x: mx.array) -> mx.array:
-    """x where it is positive, e to the power of x minus 1 elsewhere."""
-    return _elu(x) if plain_is_slow(x) else nn.elu(x)
+class Sigmoid(nn.Sigmoid):
+    def __call__(self, x: mx.array) -> mx.array:
+        return sigmoid(x)
 
 
 def in_blocks(f: Callable[[mx.array], mx.array], x: mx.array, width: int) -> mx.array:
     """f(x) for an f that treats each row of x (..., channels) alone, in blocks that stay in cache.
 
-    width: the most channels that f makes of a row. On the fast path only; elsewhere simply f(x).
+    width: the most channels that f makes of a row.
     """
     rows = x.size // x.shape[-1]
-    count = rows // max(_FEWEST_ROWS, 2 * _BLOCK // width)
-    if not plain_is_slow(x) or count < 2:
+    count = rows // max(_FEWEST_ROWS, 2 * BLOCK // width)
+    if count < 2:
         return f(x)
     flat, block = x.reshape(rows, x.shape[-1]), -(-rows // count)  # of one size, none a mere rest
     y = mx.concatenate([f(flat[i : i + block]) for i in range(0, rows, block)])
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-def attention(
-    q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: mx.array | None = None
-) -> mx.array:
-    """Scaled dot-product attention, (batch, heads, time, head_dim); k and v may have fewer heads.
-
-    mask is boolean, true where a key counts, and broadcasts to (batch, heads, 1, keys).
-    """
-    if not plain_is_slow(q):
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
-    batch, heads, time, dim = q.shape
-    kv_heads, keys = k.shape[1], k.shape[2]
-    q = (q * scale).reshape(batch, kv_heads, heads // kv_heads, time, dim)
-    k, v = k[:, :, None], v[:, :, None]
-    v = mx.concatenate([v, mx.ones((*v.shape[:-1], 1))], axis=-1)  # the last column sums weights
-    if mask is not None:
-        mask = mx.broadcast_to(mask, (batch, heads, 1, keys))
-        mask = mask.reshape(batch, kv_heads, heads // kv_heads, keys, 1)
-    block = max(_FEWEST_QUERIES, _BLOCK // (batch * heads * keys))
-    pieces = []
-    for start in range(0, time, block):
-        # (batch, kv_heads, group, keys, block): the maximum is four times faster over rows
-        scores = k @ q[:, :, :, start : start + block].swapaxes(-1, -2)
-        if mask is not None:
-            scores = mx.where(mask, scores, -1e30)
-        weights = _exp_below(scores, mx.max(scores, axis=-2, keepdims=True))
-        y = weights.swapaxes(-1, -2) @ v
-        pieces.append(y[..., :-1] / y[..., -1:])
-    return mx.concatenate(pieces, axis=-2).reshape(batch, heads, time, dim)
-
-
 def layer_norm(layer: nn.LayerNorm, x: mx.array) -> mx.array:
-    """layer(x); on the fast path BLAS takes the means."""
-    if not plain_is_slow(x):
-        return layer(x)
+    """layer(x) with BLAS taking the means."""
     mean = mx.full((x.shape[-1], 1), 1 / x.shape[-1])
     x = x - x @ mean
     return x * mx.rsqrt((x * x) @ mean + layer.eps) * layer.weight + layer.bias

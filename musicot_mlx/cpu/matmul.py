@@ -1,7 +1,6 @@
-"""A matrix times a few rows, and one query over many keys: the shapes of every step of a decoder.
+"""A matrix times a few rows, as every step of a decoder has it, on MLX's CPU backend.
 
-On MLX's CPU backend both have a faster form than the usual one; everywhere else, and for layers
-that are not plain (quantised, adapted, with a bias), these are the usual ones.
+Layers that are not plain (quantised, adapted, with a bias) go the usual way.
 """
 
 from functools import lru_cache
@@ -9,13 +8,11 @@ from functools import lru_cache
 import mlx.core as mx
 import mlx.nn as nn
 
-from musicot_mlx.nn import lanes
-from musicot_mlx.nn.elementwise import exp_steps, plain_is_slow
+from musicot_mlx.cpu import threads
 
 _MOST_ROWS = 8
 _MOST_ROWS_IN_LANES = 16
 _FEWEST_WEIGHTS = 1 << 19  # 2 MB: below, a core has read them before the other one is awake
-_FEWEST_KEYS = 128
 # up to where OpenBLAS takes its kernels for small matrices: multiplications, and outputs
 _SMALL_PRODUCT, _SMALL_OUTPUT = 100**3, 1200
 
@@ -25,11 +22,12 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
 
     Such a product is the reading of its weights. OpenBLAS copies them while it reads, at a third of
     the memory's speed with two rows on the left of the product, at half with the rows on the right.
-    In blocks so small that it leaves the copy out, one half of them on each core, all of it is got.
+    In blocks so small that it leaves the copy out, one half of them on each core, it reaches full
+    bandwidth.
     """
     rows = x.size // x.shape[-1]
     plain = type(layer) is nn.Linear and "bias" not in layer
-    if not plain or rows > _MOST_ROWS_IN_LANES or not plain_is_slow(x):
+    if not plain or rows > _MOST_ROWS_IN_LANES:
         return layer(x)
     y = _in_lanes(layer, x.reshape(rows, -1).T)
     if y is None:
@@ -41,15 +39,15 @@ def linear(layer: nn.Module, x: mx.array) -> mx.array:
 
 def product(weight: mx.array, x: mx.array) -> mx.array:
     """x (rows, channels) times a small weight (outputs, channels) -> (rows, outputs)."""
-    if len(x) > _MOST_ROWS or not plain_is_slow(x):
+    if len(x) > _MOST_ROWS:
         return x @ weight.T
     return (weight @ x.T).T
 
 
 def _in_lanes(layer: nn.Linear, x: mx.array) -> mx.array | None:
     """layer times x (inputs, rows) -> (channels, rows), or None where two lanes are no use."""
-    lane = lanes.second_lane()
-    found = None if lane is None else halves(layer, x.shape[1], lane)
+    lane = threads.second_lane()
+    found = None if lane is None else split_weight(layer, x.shape[1], lane)
     return None if found is None else times_halves(found, x, lane)
 
 
@@ -61,7 +59,7 @@ def is_large(layer: nn.Linear) -> bool:
     return layer.weight.size >= _FEWEST_WEIGHTS
 
 
-def halves(layer: nn.Module, rows: int, lane: mx.Stream | None = None) -> Halves | None:
+def split_weight(layer: nn.Module, rows: int, lane: mx.Stream | None = None) -> Halves | None:
     """The two halves of a plain layer's weight in small products for so many rows, or None."""
     if type(layer) is not nn.Linear or "bias" in layer or rows > _MOST_ROWS_IN_LANES:
         return None
@@ -92,25 +90,3 @@ def block_size(channels: int, inputs: int, rows: int) -> int:
     most = min(_SMALL_PRODUCT // (inputs * rows), _SMALL_OUTPUT // rows, channels & -channels)
     block = 1 << max(0, most.bit_length() - 1)
     return block if 8 <= block <= most else 0
-
-
-def attention(
-    q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: mx.array | str | None = None
-) -> mx.array:
-    """Scaled dot-product attention, (batch, heads, time, head_dim).
-
-    mask: boolean, true where a key counts, or "causal". For a single query the softmax is written
-    out, because MLX's own takes exponentials one by one on a CPU.
-    """
-    if q.shape[2] > 1 or k.shape[2] < _FEWEST_KEYS or not plain_is_slow(q):
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
-    scores = (q * scale) @ k.swapaxes(-1, -2)  # (batch, heads, 1, keys)
-    if isinstance(mask, mx.array):
-        scores = mx.where(mask, scores, -1e30)
-    weights = _exp_below(scores, mx.max(scores, axis=-1, keepdims=True))
-    return (weights @ v) / mx.sum(weights, axis=-1, keepdims=True)
-
-
-@mx.compile
-def _exp_below(scores: mx.array, largest: mx.array) -> mx.array:
-    return exp_steps(scores - largest)

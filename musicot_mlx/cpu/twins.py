@@ -1,0 +1,39 @@
+"""Which class of this folder runs in which one's place."""
+
+import mlx.nn as nn
+
+from musicot_mlx.cpu import (
+    activations,
+    depthwise,
+    dit,
+    encodec,
+    musicgen,
+    semantic_lm,
+    semantic_tokenizer,
+    vae,
+)
+
+_CLASSES = (
+    activations.ELU,
+    activations.GELU,
+    activations.Sigmoid,
+    activations.SiLU,
+    depthwise.DepthwiseConv1d,
+    dit.CrossAttention,
+    dit.DiTBlock,
+    dit.FeedForward,
+    dit.SelfAttention,
+    encodec.Conv,
+    encodec.Encodec,
+    encodec.LSTM,
+    musicgen.CrossAttention,
+    musicgen.DecoderLayer,
+    musicgen.Musicgen,
+    musicgen.SelfAttention,
+    semantic_lm.SemanticLM,
+    semantic_tokenizer.Attention,
+    semantic_tokenizer.FeedForward,
+    vae.ConvNeXtBlock,
+    vae.VAE,
+)
+TWINS: dict[type[nn.Module], type[nn.Module]] = {twin.__bases__[0]: twin for twin in _CLASSES}

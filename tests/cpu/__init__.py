@@ -1,0 +1,1 @@
+"""The CPU wing: what it computes is what the plain networks compute."""
