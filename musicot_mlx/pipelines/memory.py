@@ -4,8 +4,6 @@ Sizes come from the headers of the safetensors files and from config.json. On a 
 become float32, whatever is stored. What cannot be read off is measured once and named below.
 """
 
-import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from safetensors import SafetensorError, safe_open
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.weights.checkpoint import compute_dtype, quantization_of, read_config
@@ -94,14 +93,12 @@ def tensors(folder: str | Path) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         raise MusicotError(f"{folder} holds no model.safetensors; get the model again")
     for path in files:
         try:
-            with path.open("rb") as file:
-                (size,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(size))
-        except (OSError, ValueError, struct.error) as error:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.offset_keys():
+                    header = file.get_slice(name)
+                    yield name, header.get_dtype(), tuple(header.get_shape())
+        except (OSError, SafetensorError) as error:
             raise MusicotError(f"{path} is truncated or not safetensors ({error})") from error
-        for name, entry in header.items():
-            if name != "__metadata__":
-                yield name, entry["dtype"], tuple(entry["shape"])
 
 
 def weight_bytes(folder: str | Path, config: dict[str, Any]) -> dict[str, tuple[int, int]]:
