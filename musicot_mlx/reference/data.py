@@ -40,6 +40,7 @@ class SongEntry:
     tags: tuple[str, ...]
     bpm: float = 0.0  # of bars that are known: 0 unless first_bar is given too
     first_bar: float = 0.0  # seconds at which a bar begins
+    genres: tuple[str, ...] = ()  # those of the tags that are styles
     key: str = ""
     chords: tuple[tuple[float, str], ...] = ()  # (second, chord) at every change
 
@@ -81,6 +82,7 @@ class SongEntry:
             tags=tuple(dict.fromkeys(tags)),
             bpm=fold(float(record["bpm"])) if known else 0.0,
             first_bar=float(first_bar) if known else 0.0,
+            genres=tuple(dict.fromkeys(_strings(record, "genre_tags"))),
             key=_key(record, name),
             chords=_chords(record, name),
         )

@@ -4,6 +4,7 @@ from musicot_mlx.reference.musicot import MusicotReference
 from musicot_mlx.reference.train.codes import diffusion_config, semantic_lm_config
 from musicot_mlx.reference.train.start import ON_THEIR_OWN
 from musicot_mlx.reference.train.studio import Studio
+from musicot_mlx.reference.train.usual_harmony import usual_harmony
 
 
 def assemble(studio: Studio) -> None:
@@ -14,6 +15,7 @@ def assemble(studio: Studio) -> None:
     config = {part: studio.config[part] for part in parts}
     config["semantic_lm"] = semantic_lm_config(studio)
     config["diffusion"] = diffusion_config(studio)
+    config["usual_harmony"] = {"progressions": usual_harmony(studio.data.entries)}
     guided = studio.has("diffusion_guided")
     if guided:  # its one row is the guided velocity
         config["sampling"] = config["sampling"] | {"diffusion_guidance": 1.0}
