@@ -4,7 +4,7 @@
 
 For every prompt and seed one song is planned, its segment 1 is set to "solo piano" and to "full
 drum kit", and both are rendered with the song's own seed as far as that segment. Its percussive
-share (musicot_mlx/evaluation/signals.py, which knows nothing of CLAP or the model) should be higher
+share (musicot_mlx/audio/signals.py, which knows nothing of CLAP or the model) should be higher
 with the drums. All other thoughts must be the very same. `--plan-runs` times `musicot plan` of
 180 s, whole process. The table is printed from the JSON.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import musicot_mlx as mc
-from musicot_mlx.evaluation.signals import percussive_share
+from musicot_mlx.audio.signals import percussive_share
 
 PROMPTS = (
     "mellow lo-fi hip hop with electric piano",

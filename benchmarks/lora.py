@@ -30,8 +30,8 @@ import numpy as np
 
 import musicot_mlx as mc
 from musicot_mlx.audio.files import read_audio, resample
+from musicot_mlx.audio.signals import measure
 from musicot_mlx.cli import main as musicot
-from musicot_mlx.evaluation.signals import measure
 from musicot_mlx.weights.hub import resolve
 
 STYLE, TRIGGER = "funk", "zyx"

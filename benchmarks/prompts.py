@@ -2,7 +2,7 @@
 
     python benchmarks/prompts.py --seeds 1 2 3 4 --json benchmarks/results/prompts.json
 
-The measures (musicot_mlx/evaluation/signals.py) know nothing of CLAP or the model. `--keep FOLDER`
+The measures (musicot_mlx/audio/signals.py) know nothing of CLAP or the model. `--keep FOLDER`
 leaves the songs and a spectrogram of each there. The table is printed from the JSON.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import musicot_mlx as mc
+from musicot_mlx.audio.signals import measure
 from musicot_mlx.evaluation.plots import plot_song
-from musicot_mlx.evaluation.signals import measure
 
 PROMPTS = (
     "fast techno beat with a synth lead",

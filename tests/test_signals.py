@@ -6,7 +6,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from musicot_mlx.evaluation.signals import (
+from musicot_mlx.audio.signals import (
     Signals,
     measure,
     onset_rate,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from musicot_mlx.tokens.harmony import NO_CHORD, Chord, Key
+from musicot_mlx.tokens.harmony import NO_CHORD, Chord, Key, parse_chord
 
 N_FFT, HOP = 16384, 4096  # at 44.1 kHz: 2.7 Hz a bin, 10.8 frames a second
 MELODIC = (80.0, 1000.0)  # Hz in which peaks count as notes of a chord
@@ -112,6 +112,19 @@ def heard_chords(
         NO_CHORD if quiet else CHORDS[state].name(key)
         for state, quiet in zip(path, silent, strict=True)
     ]
+
+
+def triads_alike(pairs: Sequence[tuple[str, str]]) -> float | None:
+    """The share of (asked, heard) chords with the same root and triad, of those where both sound;
+    None where there are none.
+    """
+    both = [(parse_chord(asked), parse_chord(heard)) for asked, heard in pairs]
+    alike = [
+        a.pitch_classes[:3] == b.pitch_classes[:3]
+        for a, b in both
+        if a is not None and b is not None
+    ]
+    return float(np.mean(alike)) if alike else None
 
 
 def _likeness(

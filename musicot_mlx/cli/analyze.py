@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -179,11 +180,26 @@ def _lines(path: Path, found: "Analysis", apart: "StemAgreement | None") -> Iter
     if found.boundaries:
         facts.append("sections from 0:00, " + ", ".join(map(_clock, found.boundaries)))
     yield ", ".join(facts)
+    yield from _harmony(found)
     yield from _wrapped(list(_rows(found)), found.segment_seconds)
     if found.cosine is not None:
         yield _verdict(found)
     if apart is not None:
         yield "loudness of stems against thoughts, r: " + _listed(apart.r)
+
+
+def _harmony(found: "Analysis") -> Iterator[str]:
+    """Key and chords, planned and heard, and how many of the planned ones are."""
+    sides = (
+        ("planned", found.planned_key, found.planned_chords),
+        ("heard", found.key, found.chords),
+    )
+    for side, key, chords in sides:
+        if chords:
+            text = " ".join(chord for _, chord in chords)
+            yield textwrap.shorten(f"{side} in {key}: {text}", 200, placeholder=" ...")
+    if found.chords_followed is not None:
+        yield f"{found.chords_followed:.0%} of the planned chords are heard"
 
 
 def _rows(found: "Analysis") -> Iterator[tuple[str, Sequence[float], int, str]]:

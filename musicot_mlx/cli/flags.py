@@ -317,6 +317,15 @@ class Planning:
         "tags (default: those that the prompt names and those near it, and a tempo)",
         check=names,
     )
+    key: str | None = song(
+        "KEY", 'as "D minor" (default: what the prompt names, or a key of songs like it)'
+    )
+    chords: str | None = song(
+        "TEXT",
+        'a chord a bar, "Am F C G", repeated; with lines as many as a bar holds, "Am F | C | G"; '
+        "numerals in the key; none leaves them open (default: what the prompt names, or chords of "
+        "songs like it)",
+    )
     thought_temp: float | None = _thoughts(
         "T",
         "temperature of the thoughts, 0 is greedy (default: the model's; 0.65 in the paper)",

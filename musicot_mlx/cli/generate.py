@@ -25,6 +25,8 @@ OPTIONS = {
     "keep": "keep_from",
     "lyrics": "lyrics_file",
     "tags": "tags",
+    "key": "key",
+    "chords": "chords",
     "thought_temperature": "thought_temp",
     "audio_temperature": "audio_temp",
     "thought_guidance": "thought_guidance",

@@ -1,7 +1,8 @@
 """musicot plan: only the thoughts of a song, as numbers, as a picture, and as a file to render.
 
 A plan is made from a prompt, references or audio, or taken from a file, and then edited. Edits are
-made in one order, whatever the order of the flags: arrange, extend, morph, set, lock.
+made in one order, whatever the order of the flags: arrange, extend, morph, key and chords,
+transpose, set, lock.
 """
 
 import json
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from musicot_mlx.pipelines.musicot.plan import Plan
 
 ANCHORS = ["drums", "bass", "guitar", "piano", "strings", "synth"]
+CHORDS = "chords:"  # what --set begins with where it is chords that change
 MADE_BY = ("prompt", "duration", "reference", "reference_weights", "lyrics_file", "tags")
 
 
@@ -36,7 +38,7 @@ def segments(text: str) -> list[int]:
         ) from None
 
 
-_edits = partial(flags.flag, panel="Edits")
+_editing = partial(flags.flag, panel="Edits")
 _output = partial(flags.flag, panel="Output")
 
 
@@ -45,22 +47,27 @@ class Arguments(flags.Planning):
     """The flags of musicot plan."""
 
     from_audio: str | None = flags.song("FILE", "plan what this audio holds, second by second")
-    plan: str | None = _edits("FILE", "begin with this plan, or the plan of a song's .json")
-    arrange: list[int] | None = _edits(
+    plan: str | None = _editing("FILE", "begin with this plan, or the plan of a song's .json")
+    arrange: list[int] | None = _editing(
         "N,N",
         "segments in this order, from 0: name one twice to repeat it, none to drop it",
         check=segments,
     )
-    extend: float | None = _edits("S", "let the model go on for S seconds", check=flags.seconds)
-    morph: tuple[str, str] | None = _edits(
+    extend: float | None = _editing("S", "let the model go on for S seconds", check=flags.seconds)
+    morph: tuple[str, str] | None = _editing(
         "FILE X", "go the part X (0 to 1) of the way to another plan"
     )
-    set: list[str] | None = _edits(
+    set: list[str] | None = _editing(
         "A-B=WHAT",
         "seconds A to B, on the plan's grid, become a text, or @FILE (audio or a plan; "
-        "@FILE#t=30 begins at 30 s); may be repeated",
+        "@FILE#t=30 begins at 30 s), or get other chords (10-20=chords: Dm G); may be repeated",
     )
-    lock: list[int] | None = _edits(
+    transpose: int | None = _editing(
+        "N",
+        "key and chords N semitones higher, lower below 0",
+        check=flags.number(-48, 48, whole=True, unit="semitones"),
+    )
+    lock: list[int] | None = _editing(
         "N,N", "keep these segments and those set, and draw all others anew", check=segments
     )
     seed: int | None = flags.song(
@@ -104,7 +111,13 @@ def run(args: Arguments) -> int:
 
         title = plan.prompt or str(plan.origins[0])
         plot_plan(
-            activity, args.anchors, plan.thought_seconds, title, args.png, duration=plan.duration
+            activity,
+            args.anchors,
+            plan.thought_seconds,
+            title,
+            args.png,
+            duration=plan.duration,
+            chords=plan.chord_changes(),
         )
         files.append(args.png)
 
@@ -116,7 +129,8 @@ def run(args: Arguments) -> int:
         f"peak memory {peak_memory()['peak_resident_gb']:.2f} GB{where}"
     )
     tags = [f"tags: {', '.join(plan.tags)}"] if plan.tags else []
-    text = "\n".join([table, *tags, *changes, line])
+    harmony = [_harmony(plan)] if plan.chords else []
+    text = "\n".join([table, *tags, *harmony, *changes, line])
     print(text, file=sys.stderr if args.json else sys.stdout)
     if args.json:
         report = {
@@ -124,6 +138,9 @@ def run(args: Arguments) -> int:
             "duration": plan.duration,
             "seed": plan.seed,
             "tags": list(plan.tags),
+            "key": plan.key,
+            "chords": list(plan.chords),
+            "chord_changes": [list(change) for change in plan.chord_changes()],
             "anchors": args.anchors,
             "activity": [[round(float(value), 4) for value in row] for row in activity],
             "origins": [str(origin) for origin in plan.origins],
@@ -202,6 +219,7 @@ def _first_plan(model: Any, args: Arguments) -> "Plan":
     prompt = " ".join(args.prompt.split()) if args.prompt else None
     lyrics = flags.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
     common_options = {"seed": args.seed or 0, "lyrics": lyrics, "tags": args.tags}
+    common_options |= {"key": args.key, "chords": args.chords}
     if args.from_audio is not None:
         return model.plan_from_audio(
             args.from_audio, prompt, duration=args.duration, **common_options
@@ -234,10 +252,19 @@ def _edits(model: Any, args: Arguments) -> list[Any]:
         made.append(lambda plan: plan.extend(args.extend, **drawing))
     if args.morph is not None:
         made.append(lambda plan: plan.morph(mc.Plan.load(args.morph[0], model), args.morph[1]))
+    if args.plan is not None and args.chords is not None:
+        chords = None if args.chords.strip().lower() == "none" else args.chords
+        made.append(lambda plan: plan.with_chords(chords, key=args.key))
+    elif args.plan is not None and args.key is not None:
+        made.append(lambda plan: plan.in_key(args.key))
+    if args.transpose is not None:
+        made.append(lambda plan: plan.transpose(args.transpose))
     kept: set[int] = set()
 
     def put(plan: "Plan", first: float, last: float, words: str, path: Any, start: float) -> "Plan":
         places = _places(plan, first, last)
+        if words.lower().startswith(CHORDS):  # its thoughts stay free
+            return plan.with_chords(words[len(CHORDS) :], where=places)
         kept.update(range(plan.segments)[places])
         if path is None:
             return plan.replace(places, words, seed=args.seed)
@@ -277,6 +304,17 @@ def _table(activity: "np.ndarray", anchors: list[str], step: float) -> str:
     for anchor, row in zip(anchors, activity.T, strict=True):
         rows.append(f"{anchor:<{width}}" + "".join(f"{value:>6.1f}" for value in row))
     return "\n".join(rows)
+
+
+def _harmony(plan: "Plan") -> str:
+    """The key and the bars, those that only repeat left out."""
+    from musicot_mlx.pipelines.musicot.harmony import bar_starts
+    from musicot_mlx.tokens.progressions import period
+
+    bars = plan.chords[: period(plan.chords)]
+    again = ", repeated" if len(bars) < len(plan.chords) else ""
+    starts = bar_starts(plan)
+    return f"{plan.key}, a bar {starts[1]:.3g} s: {' | '.join(bars)}{again}"
 
 
 def _changes(first: "Plan", plan: "Plan", anchors: list[str]) -> list[str]:

@@ -16,10 +16,18 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.audio.files import read_audio
+from musicot_mlx.audio.harmony import (
+    bar_spans,
+    heard_chords,
+    heard_key,
+    pitch_classes,
+    triads_alike,
+)
+from musicot_mlx.audio.signals import Signals, measure, tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.sections import section_starts, step_starts
-from musicot_mlx.evaluation.signals import Signals, measure, tempo
 from musicot_mlx.pipelines.musicot.activity import activity
+from musicot_mlx.tokens.tempo import fold
 
 if TYPE_CHECKING:
     from musicot_mlx.models.rvq import ResidualVQ
@@ -49,7 +57,11 @@ class Planned(Protocol):
     thought_seconds: float
     duration: float
 
+    key: str | None
+
     def activity(self, anchors: Sequence[str]) -> np.ndarray: ...
+
+    def chord_changes(self) -> tuple[tuple[float, str], ...]: ...
 
 
 @dataclass(frozen=True)
@@ -60,9 +72,10 @@ class Analysis:
     float32 (segments,), how near the audio came to each thought. They are NaN where the audio is
     silent or the plan at its end, None where there is no plan or no audio. boundaries: seconds at
     which a section begins. loudness: RMS of each segment, float32 (segments,); signals: what was
-    measured in each; tempo: BPM of the whole, 0 for none. embeddings: of the audio, float32
-    (segments, dim). calibrated: activity counts in standard deviations above a typical thought;
-    with a CLAP that stands alone it is the bare cosine.
+    measured in each; tempo: BPM of the whole, 0 for none. key, chords: heard in the audio, (second,
+    chord) a bar of the plan or of the tempo heard; planned_key, planned_chords: those of the plan.
+    embeddings: of the audio, float32 (segments, dim). calibrated: activity counts in standard
+    deviations above a typical thought; with a CLAP that stands alone it is the bare cosine.
     """
 
     anchors: tuple[str, ...]
@@ -75,6 +88,10 @@ class Analysis:
     loudness: np.ndarray | None = None
     signals: tuple[Signals, ...] = ()
     tempo: float = 0.0
+    key: str | None = None
+    chords: tuple[tuple[float, str], ...] = ()
+    planned_key: str | None = None
+    planned_chords: tuple[tuple[float, str], ...] = ()
     calibrated: bool = True
     embeddings: np.ndarray | None = field(default=None, repr=False)
 
@@ -85,6 +102,14 @@ class Analysis:
             return {}
         r = pearson(self.planned, self.achieved)
         return {name: _defined(value) for name, value in zip(self.anchors, r, strict=True)}
+
+    @property
+    def chords_followed(self) -> float | None:
+        """The share of planned chords whose triad is heard, of those that sound; None without."""
+        if not self.planned_chords or not self.chords:
+            return None
+        pairs = zip(self.planned_chords, self.chords, strict=False)
+        return triads_alike([(planned[1], heard[1]) for planned, heard in pairs])
 
     @property
     def mean_cosine(self) -> float | None:
@@ -106,8 +131,14 @@ class Analysis:
                 found[name] = _rounded(values)
         if self.signals:
             found["tempo"] = round(self.tempo, 1)
+            found["key"] = self.key
+            found["chords"] = [list(change) for change in self.chords]
             for name in ("onset_rate", "percussive_share", "spectral_centroid"):
                 found[name] = [round(getattr(signals, name), 4) for signals in self.signals]
+        if self.planned_chords:
+            found["planned_key"] = self.planned_key
+            found["planned_chords"] = [list(change) for change in self.planned_chords]
+            found["chords_followed"] = _rounded(self.chords_followed)
         if self.cosine is not None:
             found["mean_cosine"] = _rounded(self.mean_cosine)
             found["r"] = {name: _rounded(r) for name, r in self.correlation.items()}
@@ -167,7 +198,9 @@ def analyze(
     if audio is None:
         step = plan.thought_seconds
         starts = tuple(segment * step for segment in step_starts(planned))
-        return Analysis(anchors, step, plan.duration, starts, planned)
+        return Analysis(
+            anchors, step, plan.duration, starts, planned, **_planned_harmony(plan, plan.duration)
+        )
     waveform, sample_rate = audible(audio, sample_rate)
     step = segment_seconds(model)
     ear = _ear(model)
@@ -186,20 +219,51 @@ def analyze(
             )
         cosine = _as_long(agreement(plan.embeddings, heard), silent)
         planned = _as_long(planned, silent)
+    duration, pace = len(waveform) / sample_rate, tempo(waveform, sample_rate)
+    harmony = {} if plan is None else _planned_harmony(plan, duration)
+    asked = harmony.get("planned_chords", ())
+    harmony |= _heard_harmony(waveform, sample_rate, duration, pace, asked)
     return Analysis(
         anchors=anchors,
         segment_seconds=step,
-        duration=len(waveform) / sample_rate,
+        duration=duration,
         boundaries=tuple(section_starts(waveform, sample_rate)),
         planned=planned,
         achieved=achieved,
         cosine=cosine,
         loudness=loudness,
         signals=tuple(measure(piece, sample_rate) for piece in pieces),
-        tempo=tempo(waveform, sample_rate),
+        tempo=pace,
+        **harmony,
         calibrated=ear is not model,
         embeddings=heard,
     )
+
+
+def _planned_harmony(plan: Planned, duration: float) -> dict[str, Any]:
+    """Key and chords of a plan that has them, up to where the audio ends."""
+    changes = tuple(c for c in plan.chord_changes() if c[0] < duration)
+    return {"planned_key": plan.key, "planned_chords": changes} if changes else {}
+
+
+def _heard_harmony(
+    waveform: np.ndarray,
+    sample_rate: int,
+    duration: float,
+    pace: float,
+    asked: Sequence[tuple[float, str]],
+) -> dict[str, Any]:
+    """Key and chords of audio: where its plan has chords, else in bars of its tempo, else in spans
+    of two seconds.
+    """
+    if asked:
+        edges = [start for start, _ in asked] + [duration]
+        spans = list(zip(edges[:-1], edges[1:], strict=True))
+    else:
+        spans = bar_spans(duration, fold(pace) if pace else 120.0)
+    heard = pitch_classes(waveform, sample_rate)
+    chords = zip((round(start, 3) for start, _ in spans), heard_chords(heard, spans), strict=True)
+    return {"key": str(heard_key(heard, spans)), "chords": tuple(chords)}
 
 
 def stem_agreement(

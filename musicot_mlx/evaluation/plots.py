@@ -21,10 +21,10 @@ from matplotlib.patches import Rectangle
 
 from musicot_mlx.atomic import atomic_path
 from musicot_mlx.audio.mel import hertz_to_mel
+from musicot_mlx.audio.signals import mel_decibels, power_spectrogram
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.agreement import Analysis
 from musicot_mlx.evaluation.sections import section_letters, step_starts
-from musicot_mlx.evaluation.signals import mel_decibels, power_spectrogram
 
 DPI = 160
 PAPER, INK, SOFT, FAINT, BED = "#fdfcfa", "#23202b", "#77727f", "#d9d5dc", "#f0edf1"
@@ -52,12 +52,14 @@ def plot_plan(
     path: str | Path,
     *,
     duration: float | None = None,
+    chords: Sequence[tuple[float, str]] = (),
 ) -> None:
     """Draw a plan to a PNG (or SVG, PDF): a row an anchor, a column a thought, colour the activity.
 
     activity is (segments, anchors), a segment thought_seconds long, as plan.activity counts it.
     Sections stand apart and bear letters, the same where they sound alike: they begin where one
-    thought differs most from the next. The file appears whole or not at all. Raises ValueError when
+    thought differs most from the next. chords, (second, chord) in order, stand above them. The file
+    appears whole or not at all. Raises ValueError when
     the shapes disagree, MusicotError when the file can't be written.
     """
     activity = _checked_activity(activity, anchors)
@@ -73,6 +75,7 @@ def plot_plan(
         path,
         seconds=seconds,
         sections=list(zip([0, *starts], section_letters(activity, starts), strict=True)),
+        chords=chords,
     )
 
 
@@ -142,12 +145,14 @@ def _draw_activity(
     ends: Mapping[str, float | None] | None = None,
     bars: np.ndarray | None = None,
     waveform: np.ndarray | None = None,
+    chords: Sequence[tuple[float, str]] = (),
     limits: tuple[float, float] = RANGE,
 ) -> None:
     """Strips of cells over `seconds`; `sides` is a table (segments, anchors), or planned, achieved.
 
     sections: (segment, letter) that begin blocks standing apart; marks: seconds of thin lines;
-    ends: a number at the end of each anchor's rows; bars: a value from 0 to 1 a segment below.
+    ends: a number at the end of each anchor's rows; chords: (second, chord) above all;
+    bars: a value from 0 to 1 a segment below.
     """
     rows, count = len(anchors), max(map(len, sides))
     names = [
@@ -163,7 +168,8 @@ def _draw_activity(
     wave = 0.66 if waveform is not None else 0.0
     width = left + across + right
     lines = _wrap(title, width)
-    head = 0.62 + 0.26 * len(lines) + wave + 0.28 * bool(sections)
+    lettered, sung = 0.28 * bool(sections), 0.26 * bool(chords)
+    head = 0.62 + 0.26 * len(lines) + wave + lettered + sung
     figure = _figure(width, head + down + under + foot)
     _title(figure, lines, facts)
     axes = _axes(figure, left, foot + under, across, down)
@@ -199,6 +205,8 @@ def _draw_activity(
         start = segment * step + apart * (1.6 if segment else 0.16)
         _section(axes, start, min(stop * step, whole) - apart * (1.6 if stop < count else 0.16),
                  letter)  # fmt: skip
+    if chords:
+        _chords(axes, chords, whole, across / whole, -0.13 - lettered)
     if ends is not None:
         _ends(axes, heights, anchors, ends)
     last = axes
@@ -243,6 +251,26 @@ def _section(axes: Axes, start: float, stop: float, letter: str) -> None:
     axes.plot([start, stop], [-0.09, -0.09], color=INK, linewidth=1.1,
               clip_on=False, solid_capstyle="butt")  # fmt: skip
     axes.text((start + stop) / 2, -0.15, letter, fontsize=9, color=INK, ha="center", va="bottom")
+
+
+def _chords(
+    axes: Axes, chords: Sequence[tuple[float, str]], whole: float, scale: float, height: float
+) -> None:
+    """A chord where it begins, over a tick; one that would run into the next is only a tick.
+
+    scale: inches a second."""
+    named = [c for i, c in enumerate(chords) if i == 0 or c[1] != chords[i - 1][1]]
+    free = 0.0
+    for start, chord in named:
+        if start >= whole:
+            break
+        axes.plot([start, start], [height + 0.03, height + 0.09], color=SOFT, linewidth=0.8,
+                  clip_on=False, solid_capstyle="butt")  # fmt: skip
+        if start >= free:
+            text = "\u2013" if chord == "N" else chord
+            axes.text(start, height, text, fontsize=7, color=INK, ha="left", va="bottom",
+                      parse_math=False)  # fmt: skip
+            free = start + (0.062 * len(text) + 0.05) / scale
 
 
 def _ends(

@@ -17,11 +17,11 @@ import soundfile
 
 from musicot_mlx.atomic import atomic_path
 from musicot_mlx.audio.files import resample
+from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.codec import RoundTrip, compare
 from musicot_mlx.evaluation.prompts import Prompt
 from musicot_mlx.evaluation.renders import WINDOW, Heard, listen
-from musicot_mlx.evaluation.signals import tempo
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 HOP = 2.5  # seconds between windows that the metadata describes

@@ -19,9 +19,9 @@ from mlx.utils import tree_flatten
 
 from musicot_mlx.atomic import atomic_path, write_text
 from musicot_mlx.audio.files import read_audio, write_audio
+from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.prompts import Prompt
-from musicot_mlx.evaluation.signals import tempo
 
 WORDINGS, CAPTIONS = "wordings", "captions"  # hand-written prompts; captions of held-out songs
 BARE = "no thoughts"  # the chain left out when sampling

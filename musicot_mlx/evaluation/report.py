@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image  # which matplotlib brings
 
 from musicot_mlx.atomic import atomic_path
+from musicot_mlx.audio.signals import mel_decibels, power_spectrogram
 from musicot_mlx.evaluation.renders import BARE, BASE, CAPTIONS, WORDINGS
 from musicot_mlx.evaluation.scores import NEAR, PAPER_FAD
-from musicot_mlx.evaluation.signals import mel_decibels, power_spectrogram
 
 BANDS, COLUMNS, DYNAMIC_RANGE = 96, 420, 72.0  # of a small spectrogram; dB
 SHADES = 32  # a palette keeps a picture under 25 kB
@@ -343,7 +343,7 @@ def _methods(found: Mapping[str, Any]) -> str:
             "- **Tagger**: a small network trained on the band's scores, no part of the model "
             "(`musicot_mlx/reference/tagger.py`). It never heard generated music.",
             "- **Tempo**: autocorrelation of onset strength at a beat, its half, double and four "
-            "times it (`evaluation/signals.py`).",
+            "times it (`audio/signals.py`).",
             "- **Comb**: level in dB, averaged over time, at multiples of the decoder's frame rate "
             "above what lies between them, 4 to 16 kHz. **Clicks**: samples whose second "
             "difference stands out 20-fold from its 8 ms.",

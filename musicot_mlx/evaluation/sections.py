@@ -10,7 +10,7 @@ On 40 songs of the procedural band 92 % of the starts found lie within 3 s of a 
 import numpy as np
 from scipy.ndimage import maximum_filter1d
 
-from musicot_mlx.evaluation.signals import Spectrogram, mel_decibels, power_spectrogram
+from musicot_mlx.audio.signals import Spectrogram, mel_decibels, power_spectrogram
 
 FRAME_SECONDS = 0.5
 REACH = 8  # frames of the checkerboard to either side: 4 s

@@ -235,17 +235,18 @@ def transposed(bars: Sequence[str], semitones: int, key: Key | None = None) -> B
     return tuple(" ".join(map(moved, bar.split())) for bar in bars)
 
 
+def period(bars: Sequence[str]) -> int:
+    """After how many bars they only repeat; all of them where they don't."""
+    for n in range(1, len(bars)):
+        if all(bars[i] == bars[i - n] for i in range(n, len(bars))):
+            return n
+    return len(bars)
+
+
 def repeated(bars: Sequence[str], count: int) -> Bars:
     """`count` bars: these, and what they repeat, from the beginning."""
-    period = next(
-        (
-            n
-            for n in range(1, len(bars))
-            if all(bars[i] == bars[i - n] for i in range(n, len(bars)))
-        ),
-        len(bars),
-    )
-    return tuple(bars[i] if i < len(bars) else bars[i % period] for i in range(count))
+    turn = period(bars)
+    return tuple(bars[i] if i < len(bars) else bars[i % turn] for i in range(count))
 
 
 def chord_changes(bars: Sequence[str], starts: Sequence[float]) -> tuple[tuple[float, str], ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from musicot_mlx.audio.harmony import heard_chords, heard_key, pitch_classes
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.tokens.harmony import Key, parse_chord, parse_key
 from musicot_mlx.tokens.progressions import Bars, key_of, parse_bars, repeated
@@ -93,6 +94,18 @@ def check(plan: "Plan", where: str) -> None:
                 parse_chord(label)
     except ValueError as error:
         raise MusicotError(f"{where}: {error}") from error
+
+
+def heard(plan: "Plan", waveform: np.ndarray, sample_rate: int) -> tuple[Bars, Key]:
+    """The chords that a waveform has in the plan's bars, read in halves of a bar, and its key."""
+    starts = bar_starts(plan)
+    middles = (starts[:-1] + starts[1:]) / 2
+    edges = np.append(np.stack([starts[:-1], middles], axis=1), starts[-1])
+    spans = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+    classes = pitch_classes(waveform, sample_rate)
+    read = heard_chords(classes, spans)
+    halves = zip(read[::2], read[1::2], strict=True)
+    return tuple(a if a == b else f"{a} {b}" for a, b in halves), heard_key(classes, spans)
 
 
 def wanted_key(text: str | None) -> Key | None:

@@ -22,8 +22,10 @@ from musicot_mlx.pipelines.musicot.plan_file import FORMAT, VERSION, checked, pl
 from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
     Composer,
+    audio_of,
     from_words,
     hear,
+    is_file,
     quantised,
     slerp,
     spread,
@@ -268,6 +270,19 @@ class Plan:
             key=None if key is None else str(key),
         )
 
+    def in_key(self, key: str) -> "Plan":
+        """The same thoughts with the chords moved to another tonic, the nearer way; the mode stays.
+
+        Raises MusicotError for a key of another mode, and for a plan without chords.
+        """
+        new, old = harmony.wanted_key(key), harmony.wanted_key(self.key)
+        if old is None or new.mode != old.mode:
+            raise MusicotError(
+                f"the plan is in {self.key or 'no key'}, so {new} asks for other chords; pass them "
+                "with the key"
+            )
+        return self.transpose((new.tonic - old.tonic + 6) % 12 - 6)
+
     def extend(
         self,
         seconds: float,
@@ -315,8 +330,8 @@ class Plan:
         if count is not None and not 1 <= count <= 1000:
             raise MusicotError(f"can't insert {count} segments; insert at least 1")
         seed = self._seed(seed)
-        if count is None and not isinstance(source, (str, Plan)) or _is_file(source):
-            count = count or window_count(_audio(source), self.thought_seconds)
+        if count is None and not isinstance(source, (str, Plan)) or is_file(source):
+            count = count or window_count(audio_of(source), self.thought_seconds)
         if count is None:
             count = source.segments if isinstance(source, Plan) else 1
         duration = self.thought_seconds * (self.segments + count)
@@ -493,12 +508,12 @@ class Plan:
                 list(source.origins),
                 {"by": f"plan: {source.prompt or ''}".strip()},
             )
-        if isinstance(source, str) and not _is_file(source):
+        if isinstance(source, str) and not is_file(source):
             codes = from_words(model, source, count, seed)
             words = " ".join(source.split())
             origins = [Origin("words", words, seed=seed)] * count
             return codes, origins, {"by": words, "seed": seed}
-        audio, step = _audio(source), self.thought_seconds
+        audio, step = audio_of(source), self.thought_seconds
         if not 0 <= start < np.inf:
             raise MusicotError(f"audio can't be heard from {start} s on; give seconds from 0")
         windows = list(range(min(count, window_count(audio, step, start))))
@@ -564,24 +579,6 @@ class _NoSegment(MusicotError, IndexError):
 
 def _is_empty(where: Where) -> bool:
     return hasattr(where, "__len__") and len(where) == 0
-
-
-def _is_file(source: "str | Audio | Plan") -> bool:
-    return isinstance(source, Path) or (isinstance(source, str) and source.startswith("@"))
-
-
-def _audio(source: Audio) -> Audio:
-    """An audio file's path, or the waveform and its rate, of a source that is no text."""
-    if isinstance(source, str):
-        return Path(source.removeprefix("@"))
-    if isinstance(source, Path):
-        return source
-    if isinstance(source, tuple) and len(source) == 2:
-        return np.asarray(source[0], dtype=np.float32), int(source[1])
-    raise MusicotError(
-        f"a segment can't be made of {type(source).__name__}; pass a text, a Path or '@file' of "
-        "audio, (waveform, rate), or a plan"
-    )
 
 
 def _check_length(duration: float) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx.audio.files import audio_frames
+from musicot_mlx.audio.files import audio_frames, read_audio
+from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.semantic import plan_many
 from musicot_mlx.models.rvq import ResidualVQ
@@ -33,7 +34,7 @@ from musicot_mlx.pipelines.musicot.thoughts import (
 from musicot_mlx.pipelines.options import LONGEST, SHORTEST, files_of
 from musicot_mlx.pipelines.song import Clock
 from musicot_mlx.tokens.progressions import named_bars, named_key, usual
-from musicot_mlx.tokens.tempo import asked_tempo
+from musicot_mlx.tokens.tempo import asked_tempo, fold, is_tempo, named_tempo, tempo_tag
 
 
 @dataclass(frozen=True)
@@ -219,11 +220,15 @@ class Planner:
         seed: int = 0,
         lyrics: str | None = None,
         tags: Sequence[str] | None = None,
+        key: str | None = None,
+        chords: str | Sequence[str] | None = None,
     ) -> Plan:
         """The thoughts that audio itself holds, at its own pace: of all of it, or its beginning.
 
         audio: a file, or (waveform, rate in Hz). Without a prompt its CLAP vector is the condition.
-        Raises MusicotError for audio that can't be read, or is shorter than `duration`.
+        Where the model knows harmony, tempo, key and chords are heard too (audio/harmony.py) where
+        neither the call nor the prompt names them; bars are counted from the beginning. Raises
+        MusicotError for audio that can't be read, or is shorter than `duration`.
         """
         frames, rate = (
             (len(audio[0]), audio[1]) if isinstance(audio, tuple) else audio_frames(audio)
@@ -246,10 +251,31 @@ class Planner:
         vector = unit(heard.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
         file = None if isinstance(audio, tuple) else str(audio)
         origins = [Origin("audio", file=file, start=float(window * step)) for window in windows]
-        wish = MusicotOptions(prompt=prompt, duration=duration, seed=seed, lyrics=lyrics)
+        wish = MusicotOptions(
+            prompt=prompt, duration=duration, seed=seed, lyrics=lyrics, key=key, chords=chords
+        )
         chosen = self.conditioning.song_tags(vector, tags, prompt)
         plan = self._made(quantised(self, heard), vector, chosen, origins, wish)
+        if self.knows_harmony:
+            plan = self._overheard(plan, audio, wish, free=tags is None)
+        elif key is not None or chords is not None:
+            plan = self._harmonised(plan, wish)  # which says that it knows none
         return self.check_plan(plan, "the plan")
+
+    def _overheard(self, plan: Plan, audio: Audio, wish: MusicotOptions, *, free: bool) -> Plan:
+        """The plan with the tempo, the key and the chords that the audio has."""
+        waveform, rate = audio if isinstance(audio, tuple) else read_audio(audio)
+        waveform = np.asarray(waveform, np.float32)[: round(plan.duration * rate)]
+        pace, names = tempo(waveform, rate), self.semantic_lm.config.tags
+        if pace and free and not named_tempo(plan.prompt) and tempo_tag(pace) in names:
+            kept = [tag for tag in plan.tags if not is_tempo(tag)]
+            plan = replace(plan, tags=(*kept, tempo_tag(pace)))
+        named = wish.key is not None or wish.chords is not None or named_bars(plan.prompt)
+        if named or not pace:
+            return self._harmonised(plan, wish)
+        plan = replace(plan, bpm=fold(pace))
+        bars, found = harmony.heard(plan, waveform, rate)
+        return replace(plan, chords=bars, key=str(named_key(plan.prompt) or found))
 
     def frames(self, duration: float) -> int:
         """Audio tokens of `duration` seconds."""

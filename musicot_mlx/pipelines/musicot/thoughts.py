@@ -160,3 +160,22 @@ def blended(
         windows = spread(window_count(reference, seconds), count).tolist()
         mixed += weight / total * hear(model, reference, seconds, windows)
     return unit(mixed)
+
+
+def is_file(source: "str | Audio | Plan") -> bool:
+    """Whether a source is audio in a file: a Path, or '@file'."""
+    return isinstance(source, Path) or (isinstance(source, str) and source.startswith("@"))
+
+
+def audio_of(source: Audio) -> Audio:
+    """An audio file's path, or the waveform and its rate, of a source that is no text."""
+    if isinstance(source, str):
+        return Path(source.removeprefix("@"))
+    if isinstance(source, Path):
+        return source
+    if isinstance(source, tuple) and len(source) == 2:
+        return np.asarray(source[0], dtype=np.float32), int(source[1])
+    raise MusicotError(
+        f"a segment can't be made of {type(source).__name__}; pass a text, a Path or '@file' of "
+        "audio, (waveform, rate), or a plan"
+    )
