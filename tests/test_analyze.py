@@ -218,7 +218,7 @@ def test_the_command_finds_the_plan_beside_the_song(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("analyze", "the following arguments are required: FILE"),
+        ("analyze", "Missing argument 'FILE'"),
         ("analyze no.wav", "no.wav does not exist"),
         ("analyze .", "is a folder"),
         ("analyze text.wav", "can't read text.wav as audio"),

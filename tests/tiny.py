@@ -143,12 +143,14 @@ def write_model(folder: Path, config: dict[str, Any] = CONFIG, *, seed: int = 0)
         for key, value in tree_flatten(part.parameters()):
             if mx.issubdtype(value.dtype, mx.floating) and value.ndim > 1:
                 fan_in = max(value.size // value.shape[0], 1)
-                value = mx.random.normal(value.shape, key=next(keys)) * fan_in**-0.5
+                # of its own, so that the others are what they were before there were chords
+                own = mx.random.key(seed + 1) if key.startswith("harmony_proj") else next(keys)
+                value = mx.random.normal(value.shape, key=own) * fan_in**-0.5
             if key == "bin_scale":  # music falls with frequency, noise does not
                 bins = config["vae"]["n_fft"] // 2 + 1
                 tilt = -1.0 - mx.log(mx.maximum(mx.arange(bins), 4.0) / 4.0)
                 value = mx.tile(tilt, value.size // bins)
-            if key.startswith(("skip.", "gate.")):
+            if key.startswith(("skip.", "gate.", "harmony_proj.")):
                 value = 0.1 * value  # gains of many steps multiply
             if key == "core_scale":
                 value = value - 3.0
@@ -173,7 +175,7 @@ def write_reference(folder: Path, *, seed: int = 0) -> Path:
     lm = model.semantic_lm
     zeros = (lm.beat_proj, lm.harmony_proj, made.harmony_proj, made.skip, made.gate)
     for layer in zeros:  # until trained
-        torch.nn.init.normal_(layer.weight, std=0.1)
+        torch.nn.init.normal_(layer.weight, std=0.05)
     model.save_pretrained(folder, tokenizer())
     return Path(folder)
 
