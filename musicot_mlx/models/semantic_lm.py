@@ -20,7 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel
+from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel, LoRALinear
 from musicot_mlx.tokens.beats import beat_features
 from musicot_mlx.tokens.harmony import CHORD_FEATURES, harmony_features
 from musicot_mlx.tokens.tempo import TEMPO_TAGS, paced_tempi
@@ -315,35 +315,42 @@ class SemanticLM(nn.Module):
     def head(self, start: int, stop: int) -> Callable[[mx.array], mx.array]:
         """The head cut to the ids start..stop-1: a function (..., hidden) -> (..., stop - start).
 
-        Cut it once a phase. Plain and quantised heads are cut by rows, so the other rows cost
-        nothing; a head that wears an adapter runs whole and its logits are cut.
+        Cut it once a phase: the other rows then cost nothing, under LoRA too.
         """
-        head = self.lm_head
-        if isinstance(head, nn.QuantizedLinear):
-            packed, scales = head.weight[start:stop], head.scales[start:stop]
-            biases = head["biases"][start:stop] if "biases" in head else None
-
-            def quantized(x: mx.array) -> mx.array:
-                return mx.quantized_matmul(
-                    x,
-                    packed,
-                    scales=scales,
-                    biases=biases,
-                    transpose=True,
-                    group_size=head.group_size,
-                    bits=head.bits,
-                    mode=head.mode,
-                )
-
-            return quantized
-        if type(head) is nn.Linear:
-            rows = head.weight[start:stop]  # (ids, hidden)
-            return lambda x: x @ rows.T
-        return lambda x: head(x)[..., start:stop]
+        return _cut(self.lm_head, start, stop)
 
     def make_cache(self) -> list[KVCache]:
         """An empty cache for rows of equal length; it grows in blocks of 256 positions."""
         return [KVCache() for _ in self.layers]
+
+
+def _cut(head: nn.Module, start: int, stop: int) -> Callable[[mx.array], mx.array]:
+    """A linear layer's outputs start..stop-1 alone; of a DoRA layer all are made, and cut."""
+    if isinstance(head, LoRALinear):
+        base, a = _cut(head.linear, start, stop), head.lora_a
+        b = head.scale * head.lora_b[:, start:stop]  # (rank, ids)
+        return lambda x: mx.addmm(base(x), x @ a.astype(x.dtype), b.astype(x.dtype))
+    if isinstance(head, nn.QuantizedLinear):
+        packed, scales = head.weight[start:stop], head.scales[start:stop]
+        biases = head["biases"][start:stop] if "biases" in head else None
+
+        def quantized(x: mx.array) -> mx.array:
+            return mx.quantized_matmul(
+                x,
+                packed,
+                scales=scales,
+                biases=biases,
+                transpose=True,
+                group_size=head.group_size,
+                bits=head.bits,
+                mode=head.mode,
+            )
+
+        return quantized
+    if type(head) is nn.Linear:
+        rows = head.weight[start:stop]  # (ids, hidden)
+        return lambda x: x @ rows.T
+    return lambda x: head(x)[..., start:stop]
 
 
 def merge_caches(caches: Sequence[list[KVCache]]) -> list[Any]:

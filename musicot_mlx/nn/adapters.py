@@ -1,11 +1,14 @@
 """Adapters on networks: mlx-lm's LoRA and DoRA layers put in to train, and read adapters applied.
 
-Where a network's weights are float32 (on a CPU device) an applied adapter is added to them, so that
-a song costs what it cost before. 16-bit weights would round the small change away and quantised
-ones would have to be expanded, so there mlx-lm's LoRALinear stands around the layer, several
-adapters as one of the sum of their ranks.
+An applied adapter is added to the weights where they are float32 (on a CPU device), and where a
+layer of a float16 network is small: quantised or not it becomes a plain one in float16, whose 11
+bits are as fine as what was stored. So a song takes as many kernels as before, which is what it
+takes the time of on a GPU. Large layers would read twice the memory, and bfloat16 would round the
+change away: there `AppliedLoRA` stands around the layer, several adapters as one of the sum of
+their ranks.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +25,17 @@ _FINGERPRINT = 32  # numbers
 _SAME_MODEL = 0.9  # cosine of fingerprints; 4 bits a weight leave 0.99, another model some 0.2
 _EMBEDDINGS = (nn.Embedding, nn.QuantizedEmbedding)
 _QUANTISED = (nn.QuantizedLinear, nn.QuantizedEmbedding)
+_SMALL = 2 << 20  # weights of a layer that costs more to start another kernel for than to read
 ADAPTABLE = (nn.Linear, nn.QuantizedLinear, *_EMBEDDINGS)
+
+
+class AppliedLoRA(LoRALinear):
+    """mlx-lm's layer to play with: its numbers in the layer's dtype, the scale in lora_b, so that a
+    change takes two kernels more and not five.
+    """
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.addmm(self.linear(x), x @ self.lora_a, self.lora_b)
 
 
 def dense_weight(layer: nn.Module) -> mx.array:
@@ -140,9 +153,10 @@ def apply_adapters(
         _require_match(adapter, modules, model)
         for path, tensors in adapter.layers().items():
             changes.setdefault(path, []).append((adapter, tensors))
+    dtypes = {part: _dtype(network) for part, network in parts.items()}
     for path, found in changes.items():
         part, _, inside = path.partition(".")
-        layer = _changed(modules[path], found)
+        layer = _changed(modules[path], found, dtypes[part])
         if layer is not modules[path]:
             parts[part].update_modules(tree_unflatten([(inside, layer)]))
     for part in {path.partition(".")[0] for path in changes}:
@@ -151,20 +165,32 @@ def apply_adapters(
     return sum(len(adapter.arrays) for adapter in adapters)
 
 
+def _dtype(network: nn.Module) -> mx.Dtype:
+    """What hidden states are: the dtype of most plain weights, packed ones telling nothing."""
+    packed = ("scales", "biases")
+    names = tree_flatten(network.parameters())
+    kinds = [v.dtype for name, v in names if name.rpartition(".")[2] not in packed]
+    kinds = [kind for kind in kinds if mx.issubdtype(kind, mx.floating)]
+    return max(kinds, key=kinds.count)
+
+
 def _changed(
-    layer: nn.Module, changes: Sequence[tuple[Adapter, Mapping[str, mx.array]]]
+    layer: nn.Module, changes: Sequence[tuple[Adapter, Mapping[str, mx.array]]], dtype: mx.Dtype
 ) -> nn.Module:
-    """The layer with changes: itself with other weights, or a layer in its place."""
+    """The layer with changes, in a network of this dtype: itself with other weights, or a layer in
+    its place.
+    """
     if not isinstance(layer, ADAPTABLE):  # a norm, fully tuned
         _add_whole(layer, changes)
         return layer
     embedding = isinstance(layer, _EMBEDDINGS)
     packed = isinstance(layer, _QUANTISED)
-    dtype = layer.scales.dtype if packed else layer.weight.dtype
-    if dtype == mx.uint8:  # scales of mxfp4 are exponents
-        dtype = mx.bfloat16
-    if (packed or dtype != mx.float32) and all(adapter.kind == "lora" for adapter, _ in changes):
-        return _stacked(layer, changes, embedding)
+    if not packed:
+        dtype = layer.weight.dtype
+    adds = dtype == mx.float32 and not packed
+    adds = adds or (dtype != mx.bfloat16 and math.prod(_dense_shape(layer)) <= _SMALL)
+    if not adds and all(adapter.kind == "lora" for adapter, _ in changes):
+        return _stacked(layer, changes, embedding, dtype)
     weight = dense_weight(layer)
     total = weight + sum(change(weight, a, t, embedding=embedding) for a, t in changes)
     if packed:
@@ -195,11 +221,15 @@ def _stacked(
     layer: nn.Module,
     changes: Sequence[tuple[Adapter, Mapping[str, mx.array]]],
     embedding: bool,
+    dtype: mx.Dtype,
 ) -> nn.Module:
     """One LoRA layer for several adapters: their ranks side by side."""
     made = (LoRAEmbedding if embedding else LoRALinear).from_base(layer, r=1, scale=1.0)
-    made.lora_a = mx.concatenate([t["lora_a"] for _, t in changes], axis=1)
-    made.lora_b = mx.concatenate([a.strength * a.scale * t["lora_b"] for a, t in changes], axis=0)
+    if not embedding:
+        made.__class__ = AppliedLoRA
+    made.lora_a = mx.concatenate([t["lora_a"] for _, t in changes], axis=1).astype(dtype)
+    scaled = [a.strength * a.scale * t["lora_b"].astype(mx.float32) for a, t in changes]
+    made.lora_b = mx.concatenate(scaled, axis=0).astype(dtype)
     return made
 
 
