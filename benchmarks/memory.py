@@ -63,9 +63,10 @@ def musicgen_small(duration: float) -> dict[str, Any]:
     from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen
     from musicot_mlx.models.t5 import T5Config, T5Encoder
     from musicot_mlx.pipelines import memory
+    from musicot_mlx.pipelines.musicgen import memory as musicgen_memory
 
     text, codec, lm = T5Encoder(T5Config()), Encodec(EncodecConfig()), Musicgen(MUSICGEN_SMALL)
-    stages = memory.musicgen_stages(vars(MUSICGEN_SMALL), vars(EncodecConfig()), duration)
+    stages = musicgen_memory.stages(vars(MUSICGEN_SMALL), vars(EncodecConfig()), duration)
     weights = sum(memory.of_network(network) for network in (text, codec, lm))
     foreseen = weights + max(stages.values())
     for network in (text, codec, lm):

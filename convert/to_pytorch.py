@@ -19,6 +19,7 @@ import numpy as np
 
 from musicot_mlx.convert.rules import Rule, apply_rules
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.weights.checkpoint import load_arrays, part, quantization_of, read_config
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ def to_pytorch(folder: Path) -> "MusicotReference":
     from musicot_mlx.reference.musicot import PARTS, MusicotReference
 
     folder = Path(folder)
-    config = read_config(folder)
-    if config.get("model_type") != "musicot":
-        raise MusicotError(f"{folder} is a {config.get('model_type')} folder, not one of musicot")
+    family = family_of(folder)
+    if not family.can("to_pytorch"):
+        raise MusicotError(f"{folder} is a {family.title} folder, and no PyTorch class takes it")
+    config = read_config(folder, model_types=(family.model_type,))
     reference = MusicotReference({k: v for k, v in config.items() if k != "quantization"})
     arrays = load_arrays(folder)
     state = {}

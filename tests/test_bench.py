@@ -17,6 +17,7 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation import against, cost, machine, speed
 from musicot_mlx.generation import semantic
 from musicot_mlx.pipelines import memory
+from musicot_mlx.pipelines.musicot import FAMILY as MUSICOT
 from musicot_mlx.pipelines.requantize import store_with_bits
 from tests import tiny
 from tests.test_semantic_lm import tiny_lm
@@ -101,7 +102,7 @@ def test_weights_are_foreseen_to_the_byte(tiny_model: Path, tmp_path: Path) -> N
 
 def test_a_short_budget_is_kept_or_refused(tiny_model: Path) -> None:
     roomy = memory.plan(tiny_model, duration=60, max_memory_gb=1.0)
-    assert not roomy.stream and roomy.decode_latents == 512
+    assert not roomy.stream and roomy.piece == 512
     tight = memory.plan(tiny_model, duration=300, max_memory_gb=0.1)
     assert tight.resident <= tight.budget and tight.stream
     with pytest.raises(MusicotError, match="at least 0.09 GB"):
@@ -136,7 +137,7 @@ def test_bench_writes_rows_and_prints_the_table_of_them(
     (row,) = results["rows"]
     assert capsys.readouterr().out.strip() == results["table"]
     assert speed.table(results) in results["table"]
-    assert set(speed.STAGES) <= set(row["stages"])
+    assert list(row["stages"]) == [*MUSICOT.stages.values(), "file"]
     assert row["rtf"]["median"] == pytest.approx(row["total"]["median"] / 1.5)
     assert 0 < row["first_audio_seconds"]["median"] < row["cold_seconds"]["high"] + 10
     assert row["memory"]["process_gb"] > row["memory"]["peak_active_gb"] > 0
@@ -184,3 +185,43 @@ def test_shares_of_the_ceilings() -> None:
     assert row["share_of_matmul"] == pytest.approx(0.25)
     assert row["flops_per_second_of_audio"] == pytest.approx(12.5e9)
     assert row["steps_per_second"] == 5
+
+
+# --- a family without plans -------------------------------------------------------------------
+
+
+def test_bench_of_musicgen(tiny_musicgen_upstream: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "rows.json"
+    command = ["bench", "--model", str(tiny_musicgen_upstream), "--duration", "1", "-n", "1"]
+    command += ["--bits", "8", "--max-memory-gb", "1", "--json", str(path)]
+    assert main(command) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    assert list(row["stages"]) == ["text encoding", "audio tokens", "decode", "file"]
+    assert row["roofline"]["audio tokens"]["steps_per_second"] > 0
+    assert row["memory"]["predicted_peak_active_gb"] > 0
+    assert "audio tokens" in capsys.readouterr().out
+    assert main(["bench", "--model", str(tiny_musicgen_upstream), "--against", "torch"]) == 2
+    assert "no PyTorch side" in capsys.readouterr().err
+
+
+def test_memory_of_candidates_and_of_a_checkpoint(
+    tiny_model: Path, tiny_musicgen_upstream: Path
+) -> None:
+    alone = memory.plan(tiny_model, duration=30, max_memory_gb=4).footprint
+    many = memory.plan(tiny_model, duration=30, max_memory_gb=4, songs=16).footprint
+    assert many == memory.predict(tiny_model, duration=30, songs=16)
+    assert many.stages["audio tokens"] == 16 * alone.stages["audio tokens"]
+    # a checkpoint for PyTorch is converted, as loading would do
+    found = memory.plan(tiny_musicgen_upstream, duration=5, max_memory_gb=4)
+    assert found.piece is None and "latents" not in found.line()
+
+
+def test_memory_of_what_makes_no_song(tmp_path: Path) -> None:
+    from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
+    from musicot_mlx.weights.checkpoint import save_checkpoint
+
+    sizes = {"dim": 4, "codebooks": 1, "codebook_size": 2}
+    arrays = {"rvq.codebooks.0.weight": ResidualVQ(RVQConfig(**sizes)).codebooks[0].weight}
+    folder = save_checkpoint(tmp_path / "rvq", {"model_type": "rvq", "rvq": sizes}, arrays)
+    with pytest.raises(MusicotError, match="makes no songs; pass a MusiCoT or MusicGen model"):
+        memory.predict(folder, duration=5)

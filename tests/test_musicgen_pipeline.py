@@ -194,6 +194,27 @@ def test_candidates_are_chosen_by_clap(stereo: MusicgenPipeline, tune: Path) -> 
         stereo.generate("piano", reference=tune)
 
 
+def test_the_listener_is_the_embedded_clap_alone(
+    mono: MusicgenPipeline, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from musicot_mlx.pipelines import parts
+    from musicot_mlx.weights import hub
+
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "musicot-mini").symlink_to(tiny_model)
+    monkeypatch.setattr(hub, "_FOLDER", weights)
+    read, load = [], parts.load_network
+    monkeypatch.setattr(
+        parts,
+        "load_network",
+        lambda *a, where, **k: read.append(where) or load(*a, where=where, **k),
+    )
+    song = MusicgenPipeline.generate(mono, "piano", duration=1, candidates=2)
+    assert read == ["clap"] and len(song.settings["chosen"]["scores"]) == 2
+    del mono.listener
+
+
 def test_lyrics_are_told_apart(mono: MusicgenPipeline) -> None:
     with pytest.warns(MusicotWarning, match="does not sing"):
         mono.generate("piano", duration=1, lyrics="la la")
@@ -283,7 +304,7 @@ def test_flags_of_the_other_family(
     for model, flags, code, words in (
         (tiny_musicgen_upstream, ["--steps", "3"], 2, "--steps means nothing to"),
         (tiny_musicgen_upstream, ["--thought-temp", "1"], 2, "--thought-temp means nothing to"),
-        (tiny_musicgen_upstream, ["--tags", "piano"], 2, "a musicgen model; leave it out"),
+        (tiny_musicgen_upstream, ["--tags", "piano"], 2, "a MusicGen model; leave it out"),
         (tiny_model, ["--melody", str(tune)], 2, "--melody means nothing to"),
         (tiny_model, ["--continue", str(tune)], 2, "--continue means nothing to"),
         (tiny_model, ["--continue", "no.wav"], 2, "continue file no.wav doesn't exist"),
@@ -337,7 +358,7 @@ def test_a_local_checkpoint_is_converted_once(
 
 def test_other_families_are_converted_too(tiny_reference: Path, here: Path) -> None:
     model = mc.load(tiny_reference)
-    assert model.family == "musicot" and len(cache.entries()) == 1
+    assert model.family.title == "MusiCoT" and len(cache.entries()) == 1
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")])
@@ -358,7 +379,7 @@ def test_what_stops_a_conversion_leaves_nothing(
         assert main(arguments) == (130 if isinstance(failure, KeyboardInterrupt) else 1)
     left = [path for path in (tmp_path / "cache").rglob("*") if not path.name.endswith(".lock")]
     assert all(path.is_dir() and path.parent == tmp_path / "cache" for path in left), left
-    assert mc.load(tiny_musicgen_upstream).family == "musicgen"
+    assert mc.load(tiny_musicgen_upstream).family.title == "MusicGen"
 
 
 def test_a_killed_conversion_is_swept_away(here: Path, tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 The PyTorch side is the checkpoint in float32, the MLX side the written folder as it runs here, so
 the differences hold both the port and what 16 bits and quantisation cost.
 
-A module of this package compares one model_type: its comparisons(source, target) lists (part,
+A module of this package compares one family: its comparisons(source, target) lists (part,
 compare), and compare(rng) yields (what, MLX's array, PyTorch's tensor).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,10 +17,7 @@ import torch
 
 from musicot_mlx.convert.convert import checkpoint_path
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.weights.checkpoint import read_config
-
-# model_type of the MLX folder -> module of this package
-CHECKS = {"musicot": "musicot", "musicgen": "musicgen", "clap": "clap", "rvq": "rvq"}
+from musicot_mlx.pipelines.families import family_of, known
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,13 @@ def check(
 
     Raises MusicotError for a kind of model that has no check.
     """
-    kind = read_config(target, model_types=None).get("model_type")
-    if kind not in CHECKS:
-        known = ", ".join(CHECKS)
-        raise MusicotError(f"--check can't compare model_type {kind!r}; it knows {known}")
-    module = import_module(f"{__name__}.{CHECKS[kind]}")
+    family = family_of(target)
+    if not family.check:
+        checked = ", ".join(each.title for each in known() if each.check)
+        raise MusicotError(f"--check can't compare a {family.title}; it knows {checked}")
     found = []
     with torch.inference_mode():
-        comparisons = module.comparisons(checkpoint_path(source), Path(target))
+        comparisons = family.get("check")(checkpoint_path(source), Path(target))
         for number, (part, compare) in enumerate(comparisons):
             progress("check", number, len(comparisons))
             rows = compare(np.random.default_rng(0))

@@ -1,22 +1,22 @@
-"""Checkpoint families: each module reads the checkpoints of one kind, under MLX names.
+"""Readers of checkpoints: each module reads the checkpoints of one kind, under MLX names.
 
-A family is a module with `read(source, config, scratch, **options) -> Checkpoint | None`; it gives
-None where the source is not of its kind. source is a folder or one file of weights, config is
-config.json, or {} where there is none. Options that a family does not know are not its business.
+A reader is a function `read(source, config, scratch, **options) -> Checkpoint | None` that the
+record of its family names (pipelines/families.py); it gives None where the source is not of its
+kind. source is a folder or one file of weights, config is config.json, or {} where there is none.
+Options that a reader does not know are not its business.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from musicot_mlx.errors import MusicotError
-
-FAMILIES = ("musicot", "musicgen", "clap", "laion_clap", "rvq")
+from musicot_mlx.pipelines.families import FAMILIES, known
+from musicot_mlx.pipelines.family import named
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,8 @@ def read(source: Path, scratch: Path, **options: Any) -> Checkpoint:
         raise MusicotError(f"{path} is not valid JSON ({error}); get the model again") from error
     if not isinstance(config, dict):
         raise MusicotError(f"{path} should hold a JSON object")
-    for family in FAMILIES:
-        module = import_module(f"{__name__}.{family}")
-        if checkpoint := module.read(source, config, scratch, **options):
+    for reader in (reader for family in known() for reader in family.readers):
+        if checkpoint := named(reader)(source, config, scratch, **options):
             return checkpoint
     kind = config.get("model_type")
     upstream = any(key in config for key in ("architectures", "transformers_version"))
@@ -67,7 +66,6 @@ def read(source: Path, scratch: Path, **options: Any) -> Checkpoint:
         raise MusicotError(f"{source} holds no config.json, so it is not a model folder")
     what = f"can't convert model_type {kind!r}" if config else "its weights are of no known kind"
     raise MusicotError(
-        f"{source}: {what}; musicot convert reads what musicot_mlx.reference writes "
-        "(musicot-pytorch), MusicGen of transformers or audiocraft, CLAP of transformers or "
-        "laion_clap, and ResidualVQ of vector_quantize_pytorch"
+        f"{source}: {what}; musicot convert reads "
+        + ", ".join(family.reads for family in known() if family.reads)
     )

@@ -17,6 +17,7 @@ from musicot_mlx.cli import flags
 from musicot_mlx.cli.plan import ANCHORS
 from musicot_mlx.cli.progress import peak_memory
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.families import can
 
 if TYPE_CHECKING:
     from musicot_mlx.evaluation.agreement import Analysis, StemAgreement
@@ -73,8 +74,8 @@ def run(args: Arguments) -> int:
     name = args.model or settings.get("model", "musicot-mini")
     model = mc.load(name, **{k: settings[k] for k in ("adapter_path",) if settings.get(k)})
     must = audio is None or args.plan is not None
-    thoughtful = hasattr(model, "rvq")
-    if not hasattr(model, "clap") or (must or args.copy_of) and not thoughtful:
+    thoughtful = can(model, "plan")
+    if not can(model, "clap") or (must or args.copy_of) and not thoughtful:
         raise MusicotError(f"the model {name} knows no thoughts; pass --model musicot-mini")
     plan = _plan(model, source, settings, must=must) if thoughtful else None
     found = analyze(waveform, rate, model=model, plan=plan, anchors=args.anchors)

@@ -113,7 +113,7 @@ def _songs(args: Arguments) -> dict[str, Any]:
         f"{found['system']}, mlx {found['packages']['mlx']} on {found['device']}, "
         f"{found['blas']}, power: {found['power']}"
     )
-    if found["chip"] in machine.PUBLISHED_BANDWIDTH:
+    if found["chip"] in rows[0]["bounds"]:
         bandwidth, bound = machine.PUBLISHED_BANDWIDTH[found["chip"]], rows[0]["bounds"]
         results["table"] += (
             f"\nbound, not measured: at the published {bandwidth:g} GB/s of {found['chip']} the "
@@ -124,10 +124,10 @@ def _songs(args: Arguments) -> dict[str, Any]:
 
 def _with_bits(name: str, bits: int, folder: Path) -> Path:
     """The model stored anew with other bits, from the weights it has."""
+    from musicot_mlx.pipelines.conversion_cache import mlx_folder
     from musicot_mlx.pipelines.requantize import store_with_bits
-    from musicot_mlx.weights.hub import resolve
 
-    return store_with_bits(resolve(name), folder, bits=bits)
+    return store_with_bits(mlx_folder(name), folder, bits=bits)
 
 
 def _against_torch(args: Arguments) -> dict[str, Any]:

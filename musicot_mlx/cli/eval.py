@@ -200,10 +200,10 @@ def _figures(path: str) -> dict[str, Any]:
 def _load(name: str) -> Any:
     """A model that plans; MusicotError for one that does not."""
     import musicot_mlx as mc
+    from musicot_mlx.pipelines.families import require
 
     model = mc.load(name)
-    if not hasattr(model, "plan") or not hasattr(model, "rvq"):
-        raise MusicotError(f"{name} makes no plan of thoughts; eval takes models of that method")
+    require(model, "plan", f"{name} makes no plan of thoughts; eval takes models of that method")
     return model
 
 

@@ -15,7 +15,7 @@ from musicot_mlx.atomic import write_json
 from musicot_mlx.cli import flags, player
 from musicot_mlx.cli.progress import Progress, peak_memory, summary
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines import multi_host
+from musicot_mlx.pipelines import families, multi_host
 
 # Keyword arguments of generate() that a sidecar holds and a flag overrides: keyword -> field.
 OPTIONS = {
@@ -175,7 +175,7 @@ def run(args: Arguments) -> int:
     jobs = list(zip(songs, paths, strict=True))
     together = 1 if stream or budget else getattr(model, "batch", 1)
     if budget is not None:
-        model.decode_latents = budget.decode_latents
+        budget.apply(model)
     for first in range(0, len(jobs), together):
         batch = jobs[first : first + together]
         label = f"{first + 1}-{first + len(batch)}" if len(batch) > 1 else f"{first + 1}"
@@ -234,9 +234,9 @@ def _on_hosts(
 
     options = dict(options)
     count = options.pop("candidates", None) or 1
-    if count > 1 and "plan" not in model.options:
+    if count > 1 and not families.can(model, "plan"):
         raise MusicotError(
-            "MusicGen's candidates are one batch on one host; leave out --candidates"
+            f"{model.family.title}'s candidates are one batch on one host; leave out --candidates"
         )
     jobs = [
         multi_host.Job(number, prompt, own, path)
@@ -439,13 +439,13 @@ def _of_this_model(
     args: Arguments, options: dict[str, Any], model: Any, name: str
 ) -> dict[str, Any]:
     """The options without what an earlier song of another family had; a flag of one is an error."""
-    if not hasattr(model, "options"):
-        raise MusicotError(f"{name} makes no songs; pass a MusiCoT or MusicGen model")
+    message = f"{name} makes no songs; pass a {families.titles('songs')} model"
+    family = families.require(model, "songs", message)
     for key, field in {**OPTIONS, "plan": "plan"}.items():
         if key not in model.options and getattr(args, field) is not None:
             flag = flags.spelled(Arguments, field)
             raise MusicotError(
-                f"{flag} means nothing to {name}, a {model.family} model; leave it out"
+                f"{flag} means nothing to {name}, a {family.title} model; leave it out"
             )
     return {key: value for key, value in options.items() if key in model.options}
 

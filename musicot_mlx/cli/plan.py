@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines import families
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,8 +95,8 @@ def run(args: Arguments) -> int:
 
     name = args.model or "musicot-mini"
     model = mc.load(name, adapter_path=args.adapter_path)
-    if not hasattr(model, "plan"):
-        raise MusicotError(f"{name} makes no plan of thoughts; pass a MusiCoT model")
+    message = f"{name} makes no plan of thoughts; pass a {families.titles('plan')} model"
+    families.require(model, "plan", message)
     started = time.perf_counter()
     plan = first = _first_plan(model, args)
     for edit in _edits(model, args):

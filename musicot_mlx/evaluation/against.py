@@ -22,9 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation import machine, speed
+from musicot_mlx.pipelines.conversion_cache import mlx_folder
+from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.weights.checkpoint import read_config
-from musicot_mlx.weights.hub import resolve
 
 SHAPES = ("model", "lm-1b", "musicgen-small")
 RECIPE = (
@@ -73,8 +75,11 @@ def torch(
 
 
 def _songs(model: str, *, runs: int, songs: int, step: Callable[[], None]) -> dict[str, Any]:
-    folder = resolve(model)
-    duration = one_window(read_config(folder))
+    folder = mlx_folder(model)
+    family = family_of(folder)
+    if not family.can("to_pytorch"):
+        raise MusicotError(f"{model} is a {family.title}, which has no PyTorch side here")
+    duration = one_window(read_config(folder, model_types=(family.model_type,)))
     order = {"duration": duration, "seed": 1, "songs": songs, "batch": 1, "save": False}
     sides: dict[str, list[dict[str, float]]] = {"MLX": [], "PyTorch": []}
     with tempfile.TemporaryDirectory() as room:

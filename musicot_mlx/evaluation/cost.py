@@ -26,6 +26,7 @@ from musicot_mlx.generation.semantic import audio_tokens as draw_audio
 from musicot_mlx.generation.semantic import windows as lm_windows
 from musicot_mlx.tokens.vocabulary import COT_BOS
 
+_TOKENS = 50  # that evals are counted over
 _THOUGHT_SECONDS = 10.0  # of audio that a CLAP vector stands for
 
 
@@ -48,6 +49,59 @@ class Cost:
     def times(self, songs: int) -> "Cost":
         """The same for several songs, one after another."""
         return Cost(self.steps * songs, self.bytes_per_step, self.flops_per_step)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is counted of a family's songs: costs by stage, operations in the graph of a step, and
+    how often the host waits or queues in so many tokens.
+    """
+
+    stages: dict[str, Cost]
+    operations: dict[str, int]
+    evals_per_token: dict[str, float]
+
+
+def of_musicot(model: Any, *, duration: float, batch: int) -> Counts:
+    """A song of MusiCoT; a batch draws its tokens together and renders song by song."""
+    lm, sampling = model.semantic_lm, model.sampling
+    latents = -(-round(duration * model.sample_rate) // model.vae.config.samples_per_latent)
+    stages = {
+        "audio tokens": audio_tokens(
+            lm,
+            frames=round(duration * lm.config.audio_frame_rate),
+            songs=batch,
+            guided=sampling.audio_guidance != 1,
+        ),
+        "diffusion": diffusion(
+            model.diffusion,
+            frames=latents,
+            steps=sampling.steps,
+            sampler=sampling.sampler,
+            guided=sampling.diffusion_guidance != 1,
+        ).times(batch),
+        "decode": decode(model.vae, frames=latents).times(batch),
+    }
+    graphs = {
+        "audio token": sum(token_operations(lm).values()),
+        "diffusion pass": sum(pass_operations(model.diffusion).values()),
+    }
+    evals = token_evals(lm, tokens=_TOKENS)
+    return Counts(stages, graphs, {name: n / _TOKENS for name, n in evals.items()})
+
+
+def of_musicgen(model: Any, *, duration: float, batch: int) -> Counts:
+    """A song of MusicGen: its decoder's steps, each of which writes a code of every codebook."""
+    config, guided = model.decoder.config, model.sampling.audio_guidance != 1
+    rows = (2 if guided else 1) * batch
+    size, values = linear_weights(model.decoder)
+    # attention's keys and values, at the mean length of what the window holds
+    frames = round(duration * config.frame_rate) + config.num_codebooks - 1
+    length = min(frames, round(30 * config.frame_rate)) / 2
+    width = config.num_hidden_layers * config.hidden_size
+    cache = 2 * rows * width * model.dtype.size * length
+    step = Cost(frames, size + cache, 2 * rows * values + 4 * rows * width * length)
+    return Counts({"audio tokens": step}, {}, {})
 
 
 def linear_weights(module: nn.Module) -> tuple[int, int]:

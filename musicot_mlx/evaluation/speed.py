@@ -19,16 +19,14 @@ from typing import Any
 import musicot_mlx
 from musicot_mlx.errors import MusicotError, RunError
 from musicot_mlx.evaluation import cost, machine
-from musicot_mlx.weights.hub import resolve
+from musicot_mlx.pipelines.conversion_cache import mlx_folder
+from musicot_mlx.pipelines.families import family_of, titles
 
 PROMPT = "solo piano, slow and calm"
-STAGES = ("text encoding", "thoughts", "audio tokens", "diffusion", "decode", "file")
 RECIPE = (
     "each run a fresh process: load, a cold song, warm songs of the same seed, a stream up to its "
     "first chunk; medians over the warm songs of all runs, spread from lowest to highest"
 )
-_TOKENS = 50  # that evals are counted over
-_NAMES = {"tokens": "audio tokens"}  # the pipeline's word for a stage -> ours
 WORKER = "from musicot_mlx.evaluation.speed import worker; worker()"
 
 
@@ -66,73 +64,35 @@ def one_run(order: dict[str, Any]) -> dict[str, Any]:
             "cache_gb": mx.get_cache_memory() / 1e9,
             "process_gb": machine.peak_resident() / 1e9,
         },
-        "dtype": str(model.semantic_lm.dtype).removeprefix("mlx.core."),
+        "dtype": str(model.dtype).removeprefix("mlx.core."),
     }
     if order["counts"]:
+        counts = _counts(model, order["duration"], order["batch"])
         report["ceilings"] = machine.ceilings()
-        report["costs"] = _costs(model, order["duration"], order["batch"])
-        report["operations"] = _operations(model)
-        report["evals"] = cost.token_evals(model.semantic_lm, tokens=_TOKENS)
+        report["costs"] = {stage: vars(found) for stage, found in counts.stages.items()}
+        report["operations"], report["evals"] = counts.operations, counts.evals_per_token
         report["machine"] = machine.facts()
     return report
 
 
+def _counts(model: Any, duration: float, batch: int) -> cost.Counts:
+    """What the family counts of its songs; nothing where it counts nothing."""
+    count = model.family.get("costs")
+    return count(model, duration=duration, batch=batch) if count else cost.Counts({}, {}, {})
+
+
 def _song(model: Any, options: dict[str, Any], folder: Path | None) -> dict[str, float]:
-    """Seconds of each stage of one song, and of the whole."""
-    spent = 0.0
-    embed = model.clap.embed_text
-
-    def timed_embed(texts: list[str]) -> Any:
-        nonlocal spent
-        began = time.perf_counter()
-        try:
-            return embed(texts)
-        finally:
-            spent += time.perf_counter() - began
-
-    model.clap.embed_text = timed_embed
-    try:
-        began = time.perf_counter()
-        song = model.generate(PROMPT, **options)
-        made = time.perf_counter()
-        if folder is not None:
-            song.save(folder / "song.wav")
-        ended = time.perf_counter()
-    finally:
-        del model.clap.embed_text
-    stages = {_NAMES.get(name, name): seconds for name, seconds in song.timings.items()}
-    plan = stages.pop("plan", 0.0)
-    stages |= {"text encoding": spent, "thoughts": plan - spent, "file": ended - made}
-    return stages | {"total": ended - began}
-
-
-def _costs(model: Any, duration: float, batch: int) -> dict[str, Any]:
-    """Of each counted stage; a batch draws its tokens together and renders song by song."""
-    frames = round(duration * model.semantic_lm.config.audio_frame_rate)
-    latents = -(-round(duration * model.sample_rate) // model.vae.config.samples_per_latent)
-    sampling = model.sampling
-    costs = {
-        "audio tokens": cost.audio_tokens(
-            model.semantic_lm, frames=frames, songs=batch, guided=sampling.audio_guidance != 1
-        ),
-        "diffusion": cost.diffusion(
-            model.diffusion,
-            frames=latents,
-            steps=sampling.steps,
-            sampler=sampling.sampler,
-            guided=sampling.diffusion_guidance != 1,
-        ).times(batch),
-        "decode": cost.decode(model.vae, frames=latents).times(batch),
-    }
-    return {stage: vars(found) for stage, found in costs.items()}
-
-
-def _operations(model: Any) -> dict[str, int]:
-    """MLX operations in the graph of one token and of one diffusion pass, both rows of guidance."""
-    return {
-        "audio token": sum(cost.token_operations(model.semantic_lm).values()),
-        "diffusion pass": sum(cost.pass_operations(model.diffusion).values()),
-    }
+    """Seconds of each stage of one song, by the family's names, and of the whole."""
+    began = time.perf_counter()
+    song = model.generate(PROMPT, **options)
+    made = time.perf_counter()
+    if folder is not None:
+        song.save(folder / "song.wav")
+    ended = time.perf_counter()
+    names = model.family.stages
+    stages = {name: song.timings.get(key, 0.0) for key, name in names.items()}
+    rest = {key: spent for key, spent in song.timings.items() if key not in names}
+    return stages | rest | {"file": ended - made, "total": ended - began}
 
 
 def measure(
@@ -151,8 +111,16 @@ def measure(
     batch: songs drawn in one batch (candidates). bits: 4, 8, ... as the model is stored, or None.
     Raises what fresh_process raises, and MusicotError for an unknown model.
     """
-    folder = str(resolve(model))
-    order = {"model": folder, "duration": duration, "seed": seed, "songs": songs, "batch": batch}
+    folder = mlx_folder(model)
+    if not family_of(folder).can("songs"):
+        raise MusicotError(f"{model} makes no songs; pass a {titles('songs')} model")
+    order = {
+        "model": str(folder),
+        "duration": duration,
+        "seed": seed,
+        "songs": songs,
+        "batch": batch,
+    }
     reports = []
     for i in range(runs):
         told = fresh_process([sys.executable, "-c", WORKER], order | {"counts": i == 0})
@@ -190,7 +158,7 @@ def _row(
 ) -> dict[str, Any]:
     warm = [song for report in reports for song in report["warm"]]
     cold = [r["load_seconds"] + r["cold"]["total"] for r in reports]
-    names = [*STAGES, *sorted(set(warm[0]) - {*STAGES, "total"})]
+    names = [name for name in warm[0] if name != "total"]
     stages = {name: _spread([song.get(name, 0.0) for song in warm]) for name in names}
     total = _spread([song["total"] for song in warm])
     audio = duration * batch
@@ -215,7 +183,7 @@ def _row(
         "ceilings": first["ceilings"],
         "roofline": cost.roofline(counted, seconds, first["ceilings"], audio),
         "operations": first["operations"],
-        "evals_per_token": {name: n / _TOKENS for name, n in first["evals"].items()},
+        "evals_per_token": first["evals"],
         "machine": first["machine"],
     }
 
@@ -229,7 +197,9 @@ def bounds(row: dict[str, Any]) -> dict[str, float]:
 
     A bound and no prediction: the bytes that this run read, at that speed, and nothing else.
     """
-    read = row["roofline"]["audio tokens"]
+    read = row["roofline"].get("audio tokens")
+    if read is None:
+        return {}
     size = read["steps"] * read["bytes_per_step"]
     return {
         chip: size / (gigabytes * 1e9) / row["duration"]
@@ -286,10 +256,11 @@ def _stage_table(row: dict[str, Any]) -> list[str]:
             ]
         lines.append(f"| {' | '.join(cells)} |")
     counted, evals = row["operations"], row["evals_per_token"]
-    lines += [
-        "",
-        f"MLX operations: {counted['audio token']} an audio token, {counted['diffusion pass']} a "
-        f"diffusion pass; the host waits {evals['eval']:.2f} and queues {evals['async_eval']:.2f} "
-        "times a token",
-    ]
+    if counted:
+        told = ", ".join(f"{count} of one {what}" for what, count in counted.items())
+        lines += [
+            "",
+            f"MLX operations: {told}; the host waits {evals['eval']:.2f} and queues "
+            f"{evals['async_eval']:.2f} times a token",
+        ]
     return lines

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.clap import Clap, ClapConfig
 from musicot_mlx.models.roberta import ClapTextConfig
+from musicot_mlx.pipelines.alone import CLAP
+from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.pipelines.parts import load_parts
 from musicot_mlx.weights.hub import EMBEDDED, resolve
 
@@ -30,6 +32,8 @@ class ClapEmbedder:
     with the song. Raises MusicotError when the tokenizer does not fit the config: another
     vocabulary size or other ids of <s>, <pad>, </s>.
     """
+
+    family = CLAP
 
     def __init__(
         self,
@@ -117,27 +121,26 @@ class ClapEmbedder:
         return out
 
 
-def load(
-    folder: str | Path,
-    *,
-    name: str | None = None,
-    batch_size: int = 4,
-    model_type: str = "clap",
-) -> ClapEmbedder:
+def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) -> ClapEmbedder:
     """The ClapEmbedder of a folder with model_type "clap", or of a larger model that holds one;
     name is for messages. No other network of the folder is read.
 
-    Raises MusicotError for a folder of another kind, weights that don't fit the config, or a
-    missing or foreign tokenizer.json.
+    Raises MusicotError for a folder without CLAP, weights that don't fit the config, or a missing
+    or foreign tokenizer.json.
     """
-    loaded = load_parts(folder, PARTS, model_type=model_type, name=name)
+    family = family_of(folder)
+    if not family.can("clap"):
+        raise MusicotError(f"{name or folder} holds no CLAP; pass one that does, or a CLAP folder")
+    loaded = load_parts(
+        folder, family.get("parts"), model_type=family.model_type, only=("clap",), name=name
+    )
     tokenizer = loaded.file("tokenizer.json")
     return ClapEmbedder(loaded.networks["clap"], tokenizer, batch_size=batch_size)
 
 
 def load_embedded() -> ClapEmbedder:
     """The CLAP of the embedded model, alone."""
-    return load(resolve(EMBEDDED[0]), model_type="musicot", name=EMBEDDED[0])
+    return load(resolve(EMBEDDED[0]), name=EMBEDDED[0])
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:

@@ -1,18 +1,17 @@
-"""A model name to an object that is ready to use, whatever the family: `musicot_mlx.load`."""
+"""The registry of families, and `musicot_mlx.load`: a model name to an object ready to use."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from musicot_mlx.pipelines.conversion_cache import mlx_folder
-from musicot_mlx.weights.checkpoint import read_config
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.family import Family, named
 
-# model_type of config.json -> module that reads it, by load(folder, *, name, **options).
+# model_type of config.json -> the family's record, a line each.
 FAMILIES = {
-    "musicot": "musicot_mlx.pipelines.musicot.pipeline",
-    "musicgen": "musicot_mlx.pipelines.musicgen.pipeline",
-    "clap": "musicot_mlx.pipelines.clap",
-    "rvq": "musicot_mlx.pipelines.rvq",
+    "musicot": "musicot_mlx.pipelines.musicot:FAMILY",
+    "musicgen": "musicot_mlx.pipelines.musicgen:FAMILY",
+    "clap": "musicot_mlx.pipelines.alone:CLAP",
+    "rvq": "musicot_mlx.pipelines.alone:RVQ",
 }
 
 
@@ -26,6 +25,55 @@ def load(name_or_path: str | Path = "musicot-mini", **options: Any) -> Any:
     MusicotError that says what is wrong with the folder and what to do, TypeError for an option
     that the family lacks.
     """
+    from musicot_mlx.pipelines.conversion_cache import mlx_folder
+
     folder = mlx_folder(name_or_path)
-    kind = read_config(folder, model_types=tuple(FAMILIES))["model_type"]
-    return import_module(FAMILIES[kind]).load(folder, name=str(name_or_path), **options)
+    return family_of(folder).get("load")(folder, name=str(name_or_path), **options)
+
+
+def known() -> list[Family]:
+    """The records of all families, in the order of the registry."""
+    return [named(place) for place in FAMILIES.values()]
+
+
+def family_of(folder: str | Path) -> Family:
+    """The family of an MLX folder; MusicotError where it is of none."""
+    from musicot_mlx.weights.checkpoint import read_config
+
+    config = read_config(folder, model_types=tuple(FAMILIES))
+    return named(FAMILIES[config["model_type"]])
+
+
+def can(model: Any, what: str) -> bool:
+    """Whether a loaded model has a capability: "songs", "plan", "clap", ..."""
+    family = getattr(model, "family", None)
+    return isinstance(family, Family) and family.can(what)
+
+
+def require(model: Any, what: str, message: str) -> Family:
+    """The family of a loaded model that has a capability; MusicotError with `message` otherwise."""
+    if not can(model, what):
+        raise MusicotError(message)
+    return model.family
+
+
+def titles(what: str) -> str:
+    """The families that have a capability, as words: "MusiCoT or MusicGen"."""
+    return " or ".join(family.title for family in known() if family.can(what))
+
+
+def table() -> str:
+    """All families as a Markdown table, for the docs."""
+    rows = ["| family | parts | makes songs | plans | tuned by `musicot lora` | converted from |"]
+    rows.append("|---|---|---|---|---|---|")
+    for family in known():
+        cells = [
+            f"{family.title} (`{family.model_type}`)",
+            ", ".join(family.get("parts")),
+            "yes" if family.can("songs") else "",
+            "yes" if family.can("plan") else "",
+            ", ".join(family.tasks),
+            family.reads,
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)

@@ -58,14 +58,16 @@ def load_parts(
     parts: Parts,
     *,
     model_type: str,
+    only: Sequence[str] | None = None,
     name: str | None = None,
     adapter_path: AdapterPath = None,
 ) -> Loaded:
     """The networks of an MLX folder, in the dtype of the device, with adapters applied.
 
-    name: what messages and adapters call the model, the folder if None. Raises MusicotError for a
-    folder of another kind, a section or part that is missing or does not fit, weights that are
-    broken or not finite, and adapters that were made for another model.
+    only: the parts that are wanted, all if None. name: what messages and adapters call the model,
+    the folder if None. Raises MusicotError for a folder of another kind, a section or part that is
+    missing or does not fit, weights that are broken or not finite, and adapters that were made for
+    another model.
     """
     folder, adapters = Path(folder), read_adapters(adapter_path)
     config = read_config(folder, model_types=(model_type,))
@@ -73,12 +75,12 @@ def load_parts(
         if section not in config:
             raise MusicotError(f"{folder}/config.json lacks the section {section!r}")
     arrays = load_arrays(folder, lazy=True)
-    others = [key for key, value in config.items() if isinstance(value, dict) and key not in parts]
-    require_parts(arrays, [*parts, *others], where=str(folder))
-    stored = {section: part(arrays, section) for section in parts}
+    require_parts(arrays, parts, where=str(folder))
+    stored = {section: part(arrays, section) for section in (parts if only is None else only)}
     del arrays
     networks = {}
-    for section, (network, config_class) in parts.items():
+    for section in list(stored):
+        network, config_class = parts[section]
         made = network(config_from_dict(config_class, config[section], where=section))
         quantization = quantization_of(config, section)
         networks[section] = load_network(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from musicot_mlx.pipelines.musicot.pipeline import PARTS
+from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
     part,
@@ -17,26 +17,34 @@ from musicot_mlx.weights.config import config_from_dict
 
 
 def store_with_bits(folder: Path, target: Path, *, bits: int, group_size: int = 64) -> Path:
-    """Write `folder` to `target` with matrices of `bits` bits; 16 is float16, not quantised.
+    """Write `folder` to `target` with matrices of `bits` bits; 16 is not quantised.
 
-    What was quantised is expanded and rounded again: for speed and memory, not for listening.
+    Fewer bits go to the parts that its family quantises. What was quantised is expanded and rounded
+    again: for speed and memory, not for listening.
     """
-    config, arrays = read_config(folder), load_arrays(folder)
-    stored: dict[str, mx.array] = {}
-    for name, (network, config_class) in PARTS.items():
+    family = family_of(folder)
+    parts = family.get("parts")
+    config = read_config(folder, model_types=(family.model_type,))
+    arrays, stored = load_arrays(folder), {}
+    chosen = family.quantised or tuple(parts)
+    for name, (network, config_class) in parts.items():
         plain = _expanded(part(arrays, name), quantization_of(config, name))
-        if bits < 16:
+        if bits < 16 and name in chosen:
             module = network(config_from_dict(config_class, config[name], where=name))
-            plain = quantize_arrays(module, plain, group_size=group_size, bits=bits)
+            plain = quantize_arrays(
+                module, plain, group_size=group_size, bits=bits, embeddings=family.embeddings
+            )
         stored |= {f"{name}.{key}": value for key, value in plain.items()}
     config.pop("quantization", None)
     if bits < 16:
-        config["quantization"] = {"bits": bits, "group_size": group_size, "mode": "affine"}
-    return save_checkpoint(target, config, stored, {"tokenizer.json": folder / "tokenizer.json"})
+        whole = {"bits": bits, "group_size": group_size, "mode": "affine"}
+        config["quantization"] = whole | {name: False for name in parts if name not in chosen}
+    files = {path.name: path for path in folder.glob("tokenizer.json")}
+    return save_checkpoint(target, config, stored, files)
 
 
 def _expanded(arrays: dict[str, mx.array], quantization: dict | None) -> dict[str, mx.array]:
-    """The arrays of one part, every quantised matrix as float16."""
+    """The arrays of one part, every quantised matrix in 16 bits."""
     out = {}
     for key, value in arrays.items():
         path, _, leaf = key.rpartition(".")
@@ -50,6 +58,11 @@ def _expanded(arrays: dict[str, mx.array], quantization: dict | None) -> dict[st
                 group_size=quantization["group_size"],
                 bits=quantization["bits"],
                 mode=quantization.get("mode", "affine"),
-                dtype=mx.float16,
+                dtype=_dtype(arrays[f"{path}.scales"]),
             )
     return out
+
+
+def _dtype(scales: mx.array) -> mx.Dtype:
+    """What a matrix was before it was quantised: its scales say, where they aren't exponents."""
+    return scales.dtype if mx.issubdtype(scales.dtype, mx.floating) else mx.float16

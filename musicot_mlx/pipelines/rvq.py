@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
+from musicot_mlx.pipelines.alone import RVQ
 from musicot_mlx.pipelines.parts import load_parts
 
 PARTS = {"rvq": (ResidualVQ, RVQConfig)}
@@ -13,4 +14,4 @@ def load(folder: str | Path, *, name: str | None = None) -> ResidualVQ:
 
     Raises MusicotError for a folder of another kind and weights that don't fit the config.
     """
-    return load_parts(folder, PARTS, model_type="rvq", name=name).networks["rvq"]
+    return load_parts(folder, PARTS, model_type=RVQ.model_type, name=name).networks["rvq"]

@@ -22,19 +22,16 @@ from musicot_mlx.audio.files import write_audio
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.nn.adapters import add_layers, fingerprint
 from musicot_mlx.nn.distributed import World
+from musicot_mlx.pipelines.clap import load_embedded
+from musicot_mlx.pipelines.families import known
 from musicot_mlx.training.curves import plot_losses
 from musicot_mlx.training.data import read_data, require_enough
-from musicot_mlx.training.musicgen import DecoderTask
-from musicot_mlx.training.musicot import DiffusionTask, LearningOptions, SemanticLMTask
+from musicot_mlx.training.musicot import LearningOptions
 from musicot_mlx.training.options import LoraOptions
 from musicot_mlx.training.songs import Progress, cache_folder, encode_songs
 from musicot_mlx.training.trainer import Trainer
 from musicot_mlx.weights.adapters import read_adapters
 
-TASKS = {
-    "musicot": {"semantic_lm": SemanticLMTask, "diffusion": DiffusionTask},
-    "musicgen": {"decoder": DecoderTask},
-}
 LICENCES = "You tune on your own files: that you may use them so is yours to know."
 _LEARNED = ("part", "trigger", "thought_weight", "max_seq_length", "text_condition_share")
 Load = Callable[..., Any]  # load(name, adapter_path=...) -> a model that generates
@@ -78,23 +75,26 @@ class Proof:
         return lines
 
 
-def task_of(model: Any, options: LoraOptions, load: Load | None = None) -> Any:
+def task_of(model: Any, options: LoraOptions, *, judged: bool = False) -> Any:
     """The task of the network that is to be tuned: options.part, or the family's first.
 
-    load gives MusicGen, which has no CLAP of its own, the embedded model's to judge renders with.
+    judged: renders are compared with the songs; a family without a CLAP of its own is then lent the
+    embedded model's. Raises MusicotError for a model or a part that can't be tuned.
     """
-    parts = TASKS.get(getattr(model, "family", None))
-    if parts is None:
-        raise MusicotError(f"{options.model} can't be tuned; MusiCoT and MusicGen models can")
-    part = options.part or next(iter(parts))
-    if part not in parts:
-        raise MusicotError(f"part is {part!r}; of {options.model} {', '.join(parts)} can be tuned")
+    family = getattr(model, "family", None)
+    if not getattr(family, "tasks", None):
+        tunable = " and ".join(each.title for each in known() if each.tasks)
+        raise MusicotError(f"{options.model} can't be tuned; {tunable} models can")
+    part = options.part or next(iter(family.tasks))
+    if part not in family.tasks:
+        parts = ", ".join(family.tasks)
+        raise MusicotError(f"part is {part!r}; of {options.model} {parts} can be tuned")
     names = ("thought_weight", "condition_dropout", "text_condition_share", "max_seq_length")
     learning = LearningOptions(**{name: getattr(options, name) for name in names})
-    if model.family == "musicgen":
-        listener = load("musicot-mini").clap if load and options.render_seconds else None
-        return DecoderTask(model, learning, listener)
-    return parts[part](model, learning)
+    task = family.task(part)
+    if family.can("clap"):
+        return task(model, learning)
+    return task(model, learning, load_embedded() if judged and options.render_seconds else None)
 
 
 def songs_of(
@@ -140,7 +140,7 @@ def base_of(model: Any, task: Any, options: LoraOptions) -> dict[str, Any]:
     """What the adapter is made for, so that another model refuses it."""
     return {
         "model": options.model,
-        "model_type": model.family,
+        "model_type": model.family.model_type,
         "fingerprints": {task.part: fingerprint(task.module)},
     }
 
@@ -162,7 +162,7 @@ def tune(
     world, folder = World(), Path(options.adapter_path)
     say = say if world.first else lambda line: None
     model = load(options.model)
-    task = task_of(model, options, load)
+    task = task_of(model, options, judged=True)
     say(LICENCES)
     songs, used, skipped = songs_of(task, options, say=say, progress=progress)
     number = _digest(songs["train"] + songs["valid"])

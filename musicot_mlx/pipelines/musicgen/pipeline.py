@@ -27,6 +27,7 @@ from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
 from musicot_mlx.pipelines.clap import load_embedded
+from musicot_mlx.pipelines.musicgen import FAMILY
 from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
 from musicot_mlx.pipelines.options import Embedder, files_of
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
@@ -51,7 +52,9 @@ def load(
     adapter_path: one or several adapter folders; `folder:0.5` counts half. Raises MusicotError that
     says what is wrong with the folder and what to do.
     """
-    loaded = load_parts(folder, PARTS, model_type="musicgen", name=name, adapter_path=adapter_path)
+    loaded = load_parts(
+        folder, PARTS, model_type=FAMILY.model_type, name=name, adapter_path=adapter_path
+    )
     return MusicgenPipeline(
         tokenizer=Tokenizer.from_file(str(loaded.file("tokenizer.json"))),
         sampling=loaded.section("sampling", Sampling),
@@ -77,7 +80,7 @@ class Sampling:
 class MusicgenPipeline:
     """Text encoder, decoder and codec. Options are keyword-only; None takes the model's default."""
 
-    family = "musicgen"
+    family = FAMILY
     options = frozenset(MusicgenOptions.about())
     batch = BATCH
 
@@ -96,6 +99,11 @@ class MusicgenPipeline:
         self.text_encoder, self.decoder, self.codec = text_encoder, decoder, codec
         self.tokenizer, self.sampling, self.name = tokenizer, sampling, name
         self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """What hidden states run in."""
+        return self.decoder.layer_norm.weight.dtype
 
     @property
     def sample_rate(self) -> int:

@@ -27,6 +27,7 @@ from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTok
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.musicot import FAMILY
 from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
 from musicot_mlx.pipelines.musicot.options import MusicotOptions
 from musicot_mlx.pipelines.musicot.plan import Plan
@@ -60,7 +61,11 @@ def load(
     """
     called = name or str(name_or_path)
     loaded = load_parts(
-        resolve(name_or_path), PARTS, model_type="musicot", name=called, adapter_path=adapter_path
+        resolve(name_or_path),
+        PARTS,
+        model_type=FAMILY.model_type,
+        name=called,
+        adapter_path=adapter_path,
     )
     networks = dict(loaded.networks)
     return MusicotPipeline(
@@ -79,7 +84,7 @@ class MusicotPipeline(Planner):
     default.
     """
 
-    family = "musicot"
+    family = FAMILY
     options = frozenset(MusicotOptions.about())
 
     def __init__(
@@ -108,6 +113,11 @@ class MusicotPipeline(Planner):
         self.semantic_tokenizer, self.diffusion, self.vae = semantic_tokenizer, diffusion, vae
         self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
         self.decode_latents = 512  # at once; --max-memory-gb may take fewer
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """What hidden states run in."""
+        return self.semantic_lm.dtype
 
     @property
     def sample_rate(self) -> int:

@@ -1,0 +1,62 @@
+"""A family of models: all that the rest of the package needs to know of one.
+
+Nothing outside a family's own folder, reader and check compares its name: memory, bench, lora,
+convert, doctor, the command line and the docs ask its record. What a record names as
+"module:attribute" is imported when it is asked for, so that reading the record costs nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """model_type: what config.json says. title: what people call it.
+
+    parts: section of config.json -> network and its config. load(folder, *, name, **options): the
+    model, ready to use. options: the dataclass of what a song can be asked for; "" where it makes
+    no songs. stages: the names of a song's timings -> what people call them, in order. memory: what
+    a song takes, by stage (pipelines/memory.py). costs: what a song computes (evaluation/cost.py).
+    tasks: the parts that can be tuned -> how (training/). readers: of checkpoints (convert/), and
+    what these are in words: reads. check: PyTorch beside MLX. quantised: the parts that fewer bits
+    go to where none are named, all if empty; embeddings: whether theirs are too. capabilities:
+    "songs", "plan", "clap", "batch", "to_pytorch".
+    """
+
+    model_type: str
+    title: str
+    parts: str
+    load: str
+    options: str = ""
+    stages: Mapping[str, str] = field(default_factory=dict)
+    memory: str = ""
+    costs: str = ""
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    readers: tuple[str, ...] = ()
+    reads: str = ""
+    check: str = ""
+    quantised: tuple[str, ...] = ()
+    embeddings: bool = True
+    capabilities: frozenset[str] = frozenset()
+
+    def get(self, what: str) -> Any:
+        """What a field names; None where it names nothing."""
+        return named(getattr(self, what))
+
+    def can(self, what: str) -> bool:
+        """Whether models of the family have a capability."""
+        return what in self.capabilities
+
+    def task(self, part: str) -> Any:
+        """How a part is tuned."""
+        return named(self.tasks[part])
+
+
+def named(place: str) -> Any:
+    """The attribute of a module that "module:attribute" names; None for ""."""
+    if not place:
+        return None
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
