@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 import musicot_mlx as mc
 from musicot_mlx.convert.families.musicot import EXACT
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.generation import device
 from musicot_mlx.nn.adapters import add_layers
 from musicot_mlx.pipelines.musicot.pipeline import PARTS
 from musicot_mlx.training.losses import NoisyWindow, diffusion_loss
@@ -68,7 +69,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def model(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoint, "compute_dtype", lambda stored=mx.float16: stored)
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
     return mc.load(folder)
 
 

@@ -1,12 +1,14 @@
-"""What generation does differently on one device than on another: the one seam to cpu/.
+"""What is done differently on one device than on another: the one seam to cpu/.
 
-On a GPU, and on a CPU without that folder, everything here does nothing, or what suits a GPU.
+On a GPU, and on a CPU without that folder, nothing is; the plain networks run as they are written.
+A test that wants the GPU's way on a CPU puts another `on_cpu` here, and nothing else.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Protocol
 
 import mlx.core as mx
@@ -40,15 +42,28 @@ class _Plain:
 
 
 def on_cpu() -> bool:
-    """Whether MLX computes on the CPU, with cpu/ there to help it."""
-    return mx.default_device() == mx.Device(mx.cpu) and find_spec("musicot_mlx.cpu") is not None
+    """Whether MLX computes on the CPU: everything that depends on the device asks this."""
+    return mx.default_device() == mx.Device(mx.cpu)
+
+
+def compute_dtype(stored: mx.Dtype = mx.float16) -> mx.Dtype:
+    """The dtype that hidden states run in: as stored on a GPU, float32 on a CPU, because MLX's CPU
+    backend multiplies 16-bit and quantised matrices 7 to 10 times slower.
+    """
+    return mx.float32 if on_cpu() else stored
+
+
+def cpu(module: str = "") -> ModuleType | None:
+    """A module of cpu/, or the package; None on a GPU, and where the folder is missing."""
+    if not on_cpu() or find_spec("musicot_mlx.cpu") is None:
+        return None
+    return import_module(f"musicot_mlx.cpu{module and '.'}{module}")
 
 
 def decoding(*, products: int) -> Decoding:
     """How the steps of a decoder run, of which the largest product has so many multiplications."""
-    if not on_cpu():
-        return _Plain()
-    return import_module("musicot_mlx.cpu.threads").SingleCore(products=products)
+    threads = cpu("threads")
+    return threads.SingleCore(products=products) if threads else _Plain()
 
 
 def lanes() -> AbstractContextManager[Sequence[mx.Stream] | None]:
@@ -56,9 +71,8 @@ def lanes() -> AbstractContextManager[Sequence[mx.Stream] | None]:
 
     What was queued on them must be evaluated before the context ends.
     """
-    if not on_cpu():
-        return nullcontext()
-    return import_module("musicot_mlx.cpu.threads").guidance_streams()
+    threads = cpu("threads")
+    return threads.guidance_streams() if threads else nullcontext()
 
 
 def prefill() -> int:
@@ -68,5 +82,5 @@ def prefill() -> int:
 
 def blas() -> str:
     """Which BLAS MLX multiplies with on this CPU; what MLX brings where cpu/ gave it none."""
-    found = import_module("musicot_mlx.cpu.openblas").describe() if on_cpu() else ""
-    return found or "MLX's own"
+    openblas = cpu("openblas")
+    return (openblas.describe() if openblas else "") or "MLX's own"

@@ -15,10 +15,11 @@ from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.generation.device import compute_dtype
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.pipelines.families import family_of, titles
 from musicot_mlx.pipelines.family import Family
-from musicot_mlx.weights.checkpoint import compute_dtype, quantization_of, read_config
+from musicot_mlx.weights.checkpoint import quantization_of, read_config
 
 GB = 1e9
 # Python, MLX, numpy, BLAS buffers, tokenizer and sound libraries: measured on Linux and alike on

@@ -14,6 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.generation import device
 from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.weights.adapters import read_adapters
 from musicot_mlx.weights.checkpoint import (
@@ -100,11 +101,14 @@ def load_network(
     folder: Path,
     where: str,
 ) -> nn.Module:
-    """One network filled from its arrays, which are read now; each weight is finite."""
+    """One network filled from its arrays, which are read now; each weight is finite. On a CPU it
+    runs in float32, with the classes of cpu/.
+    """
     try:
-        prepare(network, quantization, arrays, where=where)
+        prepare(network, quantization, arrays, where=where, expand=device.on_cpu())
     except RuntimeError as error:  # MLX reads now what the file said it has
         raise MusicotError(f"{folder}: the weights are broken ({error})") from error
     weights = tree_flatten(network.parameters())
     require_finite({f"{where}.{name}": value for name, value in weights}, folder)
-    return network
+    cpu = device.cpu()
+    return cpu.optimise(network) if cpu else network

@@ -3,8 +3,8 @@
 The layout is mlx-lm's: `config.json` with sorted keys and a `quantization` entry where linear
 layers are quantised, `model.safetensors` or shards, and `model.safetensors.index.json` always.
 Where we differ: loading is strict (each key of the file used once, each parameter filled once),
-weights that are not finite are refused by name, and on a CPU device the weights become float32,
-because MLX's CPU backend multiplies 16-bit and quantised matrices 7 to 10 times slower.
+weights that are not finite are refused by name, and weights may be expanded to float32 as they are
+loaded (pipelines/parts.py does so on a CPU).
 """
 
 import json
@@ -12,8 +12,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,6 @@ from musicot_mlx.errors import MusicotError
 SHARD_BYTES = 5 << 30  # as mlx-lm and the Hub split
 _INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-
-
-def compute_dtype(stored: mx.Dtype = mx.float16) -> mx.Dtype:
-    """The dtype that hidden states run in: as stored on Metal, float32 on a CPU device."""
-    return mx.float32 if mx.default_device() == mx.Device(mx.cpu) else stored
 
 
 def read_config(
@@ -203,12 +196,13 @@ def prepare(
     arrays: Mapping[str, mx.array],
     *,
     where: str = "",
+    expand: bool = False,
 ) -> nn.Module:
-    """Load a part and make it ready to run: strict, in eval mode, in the dtype of the device.
+    """Load a part and make it ready to run: strict, and in eval mode. Returns `module`.
 
-    quantization: this part's, by `quantization_of`; arrays: this part's, prefix off.
-    On Metal, layers whose weights have `.scales` become quantised layers; on a CPU device their
-    weights are expanded and everything that floats becomes float32. Returns `module`.
+    quantization: this part's, by `quantization_of`; arrays: this part's, prefix off. Layers whose
+    weights have `.scales` become quantised layers; with `expand` their weights are expanded and
+    everything that floats becomes float32.
     """
     where = where or type(module).__name__
     quantization = quantization or {}
@@ -217,7 +211,7 @@ def prepare(
         raise MusicotError(
             f"{where}: {quantised[0]} is quantised but config.json has no quantization entry"
         )
-    if compute_dtype() == mx.float32:
+    if expand:
         arrays = _to_float32(arrays, quantised, quantization, where)
     elif quantised:
         nn.quantize(
@@ -232,8 +226,6 @@ def prepare(
     load_strict(module, arrays, where=where)
     del arrays
     module.eval()
-    if compute_dtype() == mx.float32 and find_spec("musicot_mlx.cpu"):
-        import_module("musicot_mlx.cpu").optimise(module)
     # one by one: what a weight was made from is let go before the next is made
     for _, value in tree_flatten(module.parameters()):
         mx.eval(value)

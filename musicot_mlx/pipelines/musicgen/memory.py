@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from musicot_mlx.generation.device import compute_dtype
 from musicot_mlx.pipelines.memory import Needs, lm_cache_bytes, product
-from musicot_mlx.weights.checkpoint import compute_dtype
 
 WINDOW = 30.0  # seconds that the decoder holds at once
 _CODEC_FRAMES = 250  # that the codec decodes at once

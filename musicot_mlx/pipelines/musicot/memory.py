@@ -5,8 +5,8 @@ What cannot be read off is measured once and named below.
 
 from typing import Any
 
+from musicot_mlx.generation.device import compute_dtype
 from musicot_mlx.pipelines.memory import Needs, lm_cache_bytes
-from musicot_mlx.weights.checkpoint import compute_dtype
 
 DECODE_LATENTS = (512, 256, 128, 64)  # latents decoded at once, the quickest first
 # Float32 arrays of (frames, features) that the inverse Fourier transform holds at its peak.
