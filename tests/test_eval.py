@@ -78,6 +78,9 @@ def test_figures_are_complete(ran: Path) -> None:
     assert main_group["auc_by_label"]["organ"] is None  # asked of no prompt
     assert found["real"]["tempo_within"]["value"] == 1.0 and found["real"]["songs"] == 2
     assert found["real"]["tempo_by_chance"] in (0.0, 0.5, 1.0)  # two songs, each by the other's
+    for group in (main_group, found["real"], found["codec"]):
+        assert 0 <= group["share_in_key"]["value"] <= 1
+    assert 0 <= main_group["chords_heard"]["value"] <= 1 and main_group["chords_heard"]["n"] == 2
     assert found["codec"]["windows"] == 2 and found["codec"]["snr"]["n"] == 2
     assert found["diversity"]["prompts"] == 2
     assert set(found["ablations"]) == {

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from musicot_mlx.audio.harmony import (
     bar_spans,
+    chords_heard,
     heard_chords,
     heard_key,
     pitch_classes,
@@ -222,10 +223,16 @@ def test_chords_that_are_played_are_heard(bars: tuple[str, ...]) -> None:
     spans = bar_spans(2.0 * (len(bars) + 1), 120.0)
     assert heard_chords(heard, spans) == [*(chord_name(bar, key_of(bars)) for bar in bars), "N"]
     assert heard_key(heard, spans[:-1]) == key_of(bars)
-    assert share_in_key(heard) > 0.9
+    assert share_in_key(_played(bars, 2.0), RATE) > 0.9
+    asked = [(2.0 * i, bar) for i, bar in enumerate(bars)]
+    assert chords_heard(_played(bars, 2.0), RATE, asked) == 1.0
+    wrong = [(start, chord_name(transposed((bar,), 1)[0])) for start, bar in asked]
+    assert chords_heard(_played(bars, 2.0), RATE, wrong) == 0.0
 
 
 def test_noise_is_in_no_key_and_silence_in_none() -> None:
     noise = np.random.default_rng(0).normal(size=3 * RATE).astype(np.float32) * 0.1
-    assert share_in_key(pitch_classes(noise, RATE)) < 0.75
-    assert share_in_key(pitch_classes(np.zeros(RATE), RATE)) == 0.0
+    assert share_in_key(noise, RATE) < 0.75
+    assert share_in_key(np.zeros(RATE), RATE) == 0.0
+    assert chords_heard(np.zeros(4 * RATE), RATE, [(0.0, "C")]) is None
+    assert chords_heard(noise, RATE, []) is None

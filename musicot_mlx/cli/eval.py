@@ -359,6 +359,8 @@ def _finish(
         short.append(f"instruments AUC {_value(group['instrument_auc'])}")
     if group["tempo_within"]:
         short.append(f"tempo {_value(group['tempo_within'])}")
+    if group.get("share_in_key"):
+        short.append(f"in key {_value(group['share_in_key'])}")
     line = (
         f"{len(takes)} renders in {found['minutes']:.1f} min: {', '.join(short)}, peak memory "
         f"{peak_memory()['peak_resident_gb']:.2f} GB -> {', '.join(map(str, files))}"

@@ -17,6 +17,7 @@ import soundfile
 
 from musicot_mlx.atomic import atomic_path
 from musicot_mlx.audio.files import resample
+from musicot_mlx.audio.harmony import chords_heard, share_in_key
 from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.codec import RoundTrip, compare
@@ -37,6 +38,7 @@ class RealSong:
     style: str = ""
     bpm: float = 0.0
     captions: tuple[str, ...] = ()  # of the window that starts first
+    chords: tuple[tuple[float, str], ...] = ()  # (second, chord) of every bar, where known
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,28 @@ def _listed(folder: Path) -> list[Callable[[int], RealSong]]:
         captions = near[0]["captions"] if near else [entry.get("text_prompt", "")]
         tags = entry.get("genre_tags") or [""]
         style = tags.split(",")[0] if isinstance(tags, str) else tags[0]
-        return RealSong(path, starts, style, float(entry.get("bpm") or 0), tuple(captions))
+        bpm = float(entry.get("bpm") or 0)
+        return RealSong(path, starts, style, bpm, tuple(captions), _bars(entry, bpm))
 
     return [
         lambda windows, entry=entry, path=folder / name: make(windows, entry, path)
         for entry, name in zip(entries, names, strict=True)
     ]
+
+
+def _bars(entry: dict[str, Any], bpm: float) -> tuple[tuple[float, str], ...]:
+    """(second, chord) of every bar, where the metadata tells chords, tempo and a bar's beginning."""
+    changes = entry.get("chords") or ()
+    if not changes or bpm <= 0 or entry.get("first_bar") is None:
+        return ()
+    times = [time for time, _ in changes]
+    starts = np.arange(float(entry["first_bar"]), float(entry["duration"]), 240.0 / bpm)
+    places = np.searchsorted(times, starts + 0.05, side="right") - 1
+    return tuple(
+        (float(start), str(changes[place][1]))
+        for start, place in zip(starts, places, strict=True)
+        if place >= 0
+    )
 
 
 def _starts(path: Path, windows: int) -> tuple[float, ...]:
@@ -132,7 +150,12 @@ def hear_songs(
             arrays[f"{index}.clap"] = np.concatenate([part.clap for part in parts])
             arrays[f"{index}.tags"] = np.concatenate([part.tags for part in parts])
             # of two windows, which is a render's length: a tempo is easier to tell from more
-            arrays[f"{index}.tempo"] = np.array(tempo(*window(song, song.starts[0], 2 * WINDOW)))
+            whole, rate = window(song, song.starts[0], 2 * WINDOW)
+            bars = [(t - song.starts[0], c) for t, c in song.chords if t >= song.starts[0]]
+            followed = chords_heard(whole, rate, bars)
+            arrays[f"{index}.tempo"] = np.array(tempo(whole, rate))
+            arrays[f"{index}.key_share"] = np.array(share_in_key(whole, rate))
+            arrays[f"{index}.chords"] = np.array(np.nan if followed is None else followed)
             if progress:
                 progress(index + 1, len(songs))
         with atomic_path(file) as temporary:
@@ -144,6 +167,8 @@ def hear_songs(
                 found[f"{i}.tags"],
                 float(found[f"{i}.tempo"]),
                 found[f"{i}.clap"][:0],
+                float(found[f"{i}.key_share"]),
+                float(found[f"{i}.chords"]),
             )
             for i in range(len(songs))
         ]
@@ -195,6 +220,7 @@ def try_codec(
                 np.concatenate([part.tags for part in parts]),
                 parts[0].tempo,
                 parts[0].planned,
+                parts[0].key_share,
             )
         )
         if progress:

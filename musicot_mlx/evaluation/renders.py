@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten
 
 from musicot_mlx.atomic import atomic_path, write_text
 from musicot_mlx.audio.files import read_audio, write_audio
+from musicot_mlx.audio.harmony import chords_heard, share_in_key
 from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.prompts import Prompt
@@ -51,13 +52,16 @@ class Heard:
 
     clap: float32 (windows, dim); tags: float32 (windows, labels), or (windows, 0) without a tagger;
     tempo: BPM of the whole, 0 for none; planned: the plan's thoughts, float32 (segments, dim), no
-    segments where there was no plan.
+    segments where there was no plan; key_share: of the notes, how many lie on the best scale;
+    chords: the share of the chords asked for that a reader hears, NaN where none were.
     """
 
     clap: np.ndarray
     tags: np.ndarray
     tempo: float
     planned: np.ndarray
+    key_share: float = np.nan
+    chords: float = np.nan
 
 
 def variants(sampling: Any) -> dict[str, dict[str, Any]]:
@@ -115,6 +119,7 @@ def render(model: Any, take: Take, folder: Path) -> None:
     if take.variant in (BARE, BASE):
         plan, planned = plan.without_thoughts(), planned[:0]
     song = model.generate(plan=plan, seed=take.seed)
+    write_text(folder / f"{take.stem}.chords.json", json.dumps(plan.chord_changes()))
     write_audio(audio, song.waveform, song.sample_rate)
     with atomic_path(thoughts) as temporary, temporary.open("wb") as file:
         np.save(file, planned.astype(np.float32))
@@ -127,23 +132,40 @@ def hear(clap: Any, tagger: Any, take: Take, folder: Path) -> Heard:
     if not file.is_file():
         waveform, rate = read_audio(folder / f"{take.stem}.flac")
         with atomic_path(file) as temporary:
-            np.savez(temporary, **_listen(clap, tagger, waveform, rate))
+            asked = folder / f"{take.stem}.chords.json"
+            chords = json.loads(asked.read_text()) if asked.is_file() else ()
+            np.savez(temporary, **_listen(clap, tagger, waveform, rate, chords))
     with np.load(file) as found:
-        return Heard(found["clap"], found["tags"], float(found["tempo"]), planned)
+        harmony = {name: float(found[name]) for name in ("key_share", "chords")}
+        return Heard(found["clap"], found["tags"], float(found["tempo"]), planned, **harmony)
 
 
 def listen(clap: Any, tagger: Any, waveform: np.ndarray, sample_rate: int) -> Heard:
     """What is heard in a waveform (samples, channels)."""
     found = _listen(clap, tagger, waveform, sample_rate)
-    return Heard(found["clap"], found["tags"], float(found["tempo"]), found["clap"][:0])
+    tempo_heard, share = float(found["tempo"]), float(found["key_share"])
+    return Heard(found["clap"], found["tags"], tempo_heard, found["clap"][:0], share)
 
 
-def _listen(clap: Any, tagger: Any, waveform: np.ndarray, rate: int) -> dict[str, np.ndarray]:
+def _listen(
+    clap: Any,
+    tagger: Any,
+    waveform: np.ndarray,
+    rate: int,
+    chords: Sequence[tuple[float, str]] = (),
+) -> dict[str, np.ndarray]:
     heard = clap.embed_audio(waveform, rate)
     tags = np.zeros((len(heard), 0), np.float32)
     if tagger is not None:
         tags = tagger.tag(waveform, rate)
-    return {"clap": heard, "tags": tags, "tempo": np.array(tempo(waveform, rate))}
+    followed = chords_heard(waveform, rate, chords)
+    return {
+        "clap": heard,
+        "tags": tags,
+        "tempo": np.array(tempo(waveform, rate)),
+        "key_share": np.array(share_in_key(waveform, rate)),
+        "chords": np.array(np.nan if followed is None else followed),
+    }
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:

@@ -53,6 +53,8 @@ def page(found: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         _quality(found),
         "## Instruments and tempo",
         _instruments(found),
+        "## Harmony",
+        _harmony(found),
         "## Structure",
         _structure(found),
         "## Variety",
@@ -109,6 +111,12 @@ def _goals(found: Mapping[str, Any]) -> str:
                      share < 0.5))  # fmt: skip
     add("instruments, mean AUC", main.get("instrument_auc"), "at least 0.85", lambda x: x >= 0.85)
     add("tempo as asked", main.get("tempo_within"), "at least 0.70", lambda x: x >= 0.70)
+    add("share in key", main.get("share_in_key"), "at least 0.85", lambda x: x >= 0.85)
+    real_chords = (found.get("real") or {}).get("chords_heard")
+    if real_chords:
+        least = 0.8 * real_chords["value"]
+        add("chords asked for that are heard", main.get("chords_heard"),
+            f"at least {least:.2f}, 0.8 of real songs", lambda x: x >= least)  # fmt: skip
     if structure:
         rows.append(("structure: anchors with r above 0.5, of drums, bass, piano, guitar, strings",
                      f"{len(above)} ({', '.join(above) or 'none'})", "3 or more",
@@ -157,6 +165,8 @@ def headline(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | No
         ("CLAP score", main.get("clap_score"), True),
         ("instruments, mean AUC", main.get("instrument_auc"), True),
         ("tempo as asked", main.get("tempo_within"), True),
+        ("share in key", main.get("share_in_key"), True),
+        ("chords heard", main.get("chords_heard"), True),
         ("structure, mean r", mean, True),
         ("seeds against real songs", (found.get("diversity") or {}).get("ratio"), True),
         ("codec: SNR, dB", codec.get("snr"), True),
@@ -208,6 +218,25 @@ def _quality(found: Mapping[str, Any]) -> str:
     else:
         text += "\n\nNo FAD: it needs `--reference-dir`."
     return text
+
+
+def _harmony(found: Mapping[str, Any]) -> str:
+    rows = [
+        (label, _shown(group.get("share_in_key")), _shown(group.get("chords_heard")))
+        for label, group in (
+            ("real songs, held out", found.get("real")),
+            ("the same through the codec", found.get("codec")),
+            ("generated", found["groups"][WORDINGS]),
+        )
+        if group and group.get("share_in_key")
+    ]
+    text = _table(("what", "share in key", "chords of their bars heard"), rows)
+    return (
+        f"{text}\n\nShare in key: of the spectral peaks from 110 Hz to 1.8 kHz, how many lie on "
+        "the seven notes of the best major or minor scale. Chords: a reader by signal processing alone "
+        "(`audio/harmony.py`) hears the root and the triad of each bar; what it gets right in real "
+        "songs, whose score is known, is what it allows."
+    )
 
 
 def _fads(group: Mapping[str, Any]) -> tuple[str, str, str]:

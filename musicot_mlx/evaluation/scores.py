@@ -61,6 +61,7 @@ def group_scores(
         found |= fad_scores([h.clap for h in heard], reference)
     errors = [tempo_error(h.tempo, t.prompt.bpm) for t, h in pairs if t.prompt.bpm]
     found["tempo_within"] = _json(mean_interval([float(e <= NEAR) for e in errors]))
+    found |= harmony_scores(heard)
     asked = [(t, h) for t, h in pairs if t.prompt.asked]
     if labels and asked:
         columns = np.stack([label_columns(labels, t.prompt.asked, t.prompt.open) for t, _ in asked])
@@ -73,6 +74,17 @@ def group_scores(
             for name, value in zip(labels, areas_by_label(tags, columns), strict=True)
         }
     return found
+
+
+def harmony_scores(heard: Sequence[Heard]) -> dict[str, Any]:
+    """How much of the songs lies in one key, and how many of the chords asked for are heard."""
+    return {
+        name: _json(mean_interval([value for value in values if np.isfinite(value)]))
+        for name, values in (
+            ("share_in_key", [h.key_share for h in heard]),
+            ("chords_heard", [h.chords for h in heard]),
+        )
+    }
 
 
 def fad_scores(songs: Sequence[np.ndarray], reference: Gaussian) -> dict[str, Any]:
@@ -177,6 +189,7 @@ def real_scores(
         "windows": sum(len(h.clap) for h in heard),
         **fad_scores([h.clap for h in heard], reference),
         "tempo_within": _json(mean_interval([float(e <= NEAR) for e in errors])),
+        **harmony_scores(heard),
         "tempo_by_chance": float(np.mean([e <= NEAR for e in mixed])) if mixed else None,
     }
 
@@ -193,6 +206,7 @@ def codec_scores(
         found[name] = _json(interval(values, lambda drawn: float(np.median(drawn))))
     sent, back = (np.concatenate([h.clap for h in heard]) for heard in (originals, trial.heard))
     found["fad_of_originals"] = _rounded(frechet_distance(gaussian(sent), gaussian(back)))
+    found |= harmony_scores(trial.heard)
     return found | fad_scores([h.clap for h in trial.heard], reference)
 
 
