@@ -101,7 +101,7 @@ def _listed(folder: Path) -> list[Callable[[int], RealSong]]:
 
 
 def _bars(entry: dict[str, Any], bpm: float) -> tuple[tuple[float, str], ...]:
-    """(second, chord) of every bar, where the metadata tells chords, tempo and a bar's beginning."""
+    """(second, chord) of every bar, where the metadata tells chords, tempo and a first bar."""
     changes = entry.get("chords") or ()
     if not changes or bpm <= 0 or entry.get("first_bar") is None:
         return ()

@@ -233,9 +233,9 @@ def _harmony(found: Mapping[str, Any]) -> str:
     text = _table(("what", "share in key", "chords of their bars heard"), rows)
     return (
         f"{text}\n\nShare in key: of the spectral peaks from 110 Hz to 1.8 kHz, how many lie on "
-        "the seven notes of the best major or minor scale. Chords: a reader by signal processing alone "
-        "(`audio/harmony.py`) hears the root and the triad of each bar; what it gets right in real "
-        "songs, whose score is known, is what it allows."
+        "the seven notes of the best major or minor scale. Chords: a reader by signal processing "
+        "alone (`audio/harmony.py`) hears the root and the triad of each bar; what it gets right "
+        "in real songs, whose score is known, is what it allows."
     )
 
 
