@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from musicot_mlx.pipelines.families import known
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,3 +225,26 @@ def test_package_import_is_lazy_and_openblas_can_be_off() -> None:
         check=True,
     )
     assert off.stdout.strip() in ("False", "")
+
+
+def _compared(path: Path) -> Iterator[str]:
+    """Texts that the file compares something with, by == or within a list written out."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        for side in sides:
+            listed = side.elts if isinstance(side, (ast.Tuple, ast.List, ast.Set)) else [side]
+            membership = isinstance(node.ops[0], (ast.In, ast.NotIn)) and side is node.left
+            for each in [] if membership else listed:
+                if isinstance(each, ast.Constant) and isinstance(each.value, str):
+                    yield each.value
+
+
+def test_no_family_is_asked_its_name() -> None:
+    # what a family is, its record says; its own reader may look for it in a checkpoint
+    names = {name for each in known() for name in (each.model_type, each.title)}
+    for path in SOURCES:
+        if path.is_relative_to(ROOT / "convert" / "families"):
+            continue
+        if path.is_relative_to(ROOT / "convert" / "keymaps"):
+            continue
+        assert not names & set(_compared(path)), path

@@ -39,7 +39,7 @@ def run(args: Arguments) -> int:
     findings = [_python(), _memory(), _mlx()]
     if findings[-1].state != BAD:
         findings += [_matmul(), _float32()]
-    findings += [_files(), _model(), _converted(), _player(), _disk(), _torch()]
+    findings += [_files(), _model(), _families(), _converted(), _player(), _disk(), _torch()]
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -145,6 +145,12 @@ def _model() -> Finding:
         return Finding("embedded model", BAD, str(error))
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     return Finding("embedded model", GOOD, f"{EMBEDDED[0]}, {size:.0f} MB")
+
+
+def _families() -> Finding:
+    from musicot_mlx.pipelines.families import known
+
+    return Finding("families", GOOD, ", ".join(family.title for family in known()))
 
 
 def _converted() -> Finding:
