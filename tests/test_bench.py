@@ -4,8 +4,10 @@ A count that grew is a regression to explain, one that fell is a number to lower
 """
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,7 +18,7 @@ from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation import against, cost, machine, speed
 from musicot_mlx.generation import semantic
-from musicot_mlx.pipelines import memory
+from musicot_mlx.pipelines import memory, parts
 from musicot_mlx.pipelines.musicot import FAMILY as MUSICOT
 from musicot_mlx.pipelines.requantize import store_with_bits
 from tests import tiny
@@ -175,6 +177,55 @@ def test_pytorch_keeps_its_own_blas() -> None:
 def test_a_run_that_fails_says_why(tmp_path: Path, capsys) -> None:
     assert main(["bench", "--model", str(tmp_path / "none"), "-n", "1"]) in (1, 2)
     assert "none" in capsys.readouterr().err
+
+
+def test_ceilings_take_long_enough_to_be_measured() -> None:
+    """On a GPU one product of 1024 rows is less than starting and waiting for it; so that many are
+    queued at once there is for `bench` on such a machine to show: no share above 100 %.
+    """
+    runs: list[int] = []
+
+    def quick(count: int) -> None:
+        runs.append(count)
+        time.sleep(0.001 + 0.0005 * count)
+
+    seconds, count = machine._per_step(quick)
+    assert count >= 16 and runs[-1] == count
+    assert seconds < 0.0015, "starting no longer counts"
+    flops, said = machine.multiplied("float32")
+    assert flops > 1e8 and said.endswith("rows in float32")
+
+
+def test_memory_of_a_mac_is_its_footprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There IOAccelerator memory is in phys_footprint, not in RSS. Whether libproc answers so is
+    for a Mac to show; here it is asked as its header says.
+    """
+
+    class Libproc:
+        def proc_pid_rusage(self, pid: int, version: int, words) -> int:
+            assert pid == os.getpid() and version == 4
+            words[2 + 6], words[2 + 7], words[2 + 28] = 100, 200, 300  # resident, now, at most
+            return 0
+
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda path: Libproc())
+    assert machine.peak_resident() == 300
+
+
+def test_a_gpu_keeps_a_bounded_store_of_freed_buffers(tiny_model: Path) -> None:
+    """Metal's own limit is the machine's memory. A CPU keeps none, so only the limit is seen here;
+    `doctor --deep` on a GPU tells what a long song leaves.
+    """
+    before = mx.set_cache_limit(1 << 40)
+    try:
+        parts.bound_cache.cache_clear()
+        mc.load(tiny_model)
+        assert mx.set_cache_limit(1 << 28) == parts.CACHE_BYTES
+        parts.bound_cache.cache_clear()
+        mc.load(tiny_model)
+        assert mx.set_cache_limit(before) == 1 << 28, "a lower limit is someone's wish"
+    finally:
+        mx.set_cache_limit(before)
 
 
 def test_shares_of_the_ceilings() -> None:

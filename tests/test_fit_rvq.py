@@ -13,6 +13,7 @@ import musicot_mlx as mc
 from musicot_mlx.audio.files import write_audio
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.evaluation.cost import operations
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.training import rvq
 from tests import tiny
@@ -47,6 +48,17 @@ def test_same_seed_same_codebooks() -> None:
     other = rvq.fit(vectors(), rvq.FitOptions(codebooks=3, codebook_size=16, passes=5, seed=1))
     for a, b, c in zip(first, again, other.rvq.codebooks, strict=True):
         assert mx.array_equal(a.weight, b.weight) and not mx.array_equal(a.weight, c.weight)
+
+
+def test_sums_by_code_are_no_scatter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's scatter-add is float atomics, added in any order; k-means amplifies the last bit."""
+    x, nearest = mx.array(vectors(40)), mx.arange(40) % 7
+    sums, counts = rvq._sums(x, nearest, 7)
+    expected = np.stack([np.array(x)[np.arange(40) % 7 == code].sum(axis=0) for code in range(7)])
+    np.testing.assert_allclose(np.array(sums), expected, atol=1e-5)
+    np.testing.assert_array_equal(np.array(counts), [6, 6, 6, 6, 6, 5, 5])
+    monkeypatch.setattr(mx, "eval", lambda *arrays: None)
+    assert not any("Scatter" in name for name in operations(rvq._sums(x, nearest, 7)))
 
 
 def test_kmeans_finds_well_parted_clouds() -> None:
@@ -192,7 +204,7 @@ def test_command_prints_cosines(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("objects.npy -o out", "can't read objects.npy"),
         ("two.npz -o out", "two.npz holds a, b; name the vectors `embeddings`"),
         ("groups.npz -o out", "groups must hold a number for each of 30 vectors"),
-        ("x.npy", "required: --output"),
+        ("x.npy", "--output"),
         ("x.npy -o out --codebooks 0", "from 1 to 64"),
         ("x.npy -o out --save-embeddings y.npz", "is for a folder of audio"),
         ("empty -o out --save-embeddings y.npy", "should end in .npz"),

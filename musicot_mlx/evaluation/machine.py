@@ -4,6 +4,7 @@ Published bandwidths are Apple's, from the technical specifications of each Mac 
 the larger where a chip was sold in two versions. They bound, they do not predict.
 """
 
+import ctypes
 import os
 import platform
 import resource
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -110,14 +112,25 @@ def memory_bytes() -> int:
 
 
 def peak_resident() -> int:
-    """Bytes of memory that this process held at most."""
+    """Bytes of memory that this process held at most, on a Mac those of its GPU among them."""
+    if sys.platform == "darwin":
+        return _footprint()
     if sys.platform == "linux":
         # getrusage would count what the parent process held before it started this one.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _footprint() -> int:
+    """macOS's ri_lifetime_max_phys_footprint; what Metal holds is not resident in its sense."""
+    words = (ctypes.c_uint64 * 64)()  # struct rusage_info_v4: 16 bytes of uuid, then numbers
+    version, lifetime_max = 4, 2 + 28
+    library = ctypes.CDLL("/usr/lib/libproc.dylib")
+    if library.proc_pid_rusage(os.getpid(), version, words):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes there, KiB elsewhere
+    return words[lifetime_max]
 
 
 def blas() -> str:
@@ -139,22 +152,70 @@ def power_source() -> str:
     return "unknown"
 
 
-def ceilings() -> dict[str, float]:
-    """The most this machine reaches in MLX: bytes a second copied, FLOP a second multiplied.
+def ceilings(dtype: str = "float32") -> dict[str, Any]:
+    """The most this machine reaches in MLX: bytes a second copied, FLOP a second multiplied in
+    `dtype`; `matmul` says in what products that was.
 
-    A copy reads and writes 256 MB; a float32 product is of 1024 rows. Best of several.
+    A copy reads and writes 256 MB. Best of several.
     """
     import mlx.core as mx
 
     big = mx.zeros((64 << 20,), dtype=mx.float32)
-    a = mx.random.normal((1024, 1024), key=mx.random.key(0))
-    mx.eval(big, a)
-    copied = _best(lambda: mx.eval(big + 0.0), 4)
-    multiplied = _best(lambda: mx.eval(a @ a), 8)
+    mx.eval(big)
+
+    def copies(count: int) -> None:
+        made = big
+        for _ in range(count):
+            made = made + 1.0
+        mx.eval(made)
+
+    seconds, count = _per_step(copies)
+    flops, matmul = multiplied(dtype)
     return {
-        "copy_bytes_per_second": 2 * big.nbytes / copied,
-        "matmul_flops": 2 * 1024**3 / multiplied,
+        "copy_bytes_per_second": 2 * big.nbytes / seconds,
+        "matmul_flops": flops,
+        "matmul": matmul,
     }
+
+
+def multiplied(dtype: str = "float32") -> tuple[float, str]:
+    """FLOP a second of matrix products in `dtype`, and what was multiplied, in words.
+
+    The products are as large, and as many are queued at once, as it takes for starting and waiting
+    for them not to count: a GPU is done with one of 1024 rows before it could be asked for.
+    """
+    import mlx.core as mx
+
+    def products(size: int) -> Callable[[int], None]:
+        a = mx.random.normal((size, size), key=mx.random.key(0))
+        a = (a / size**0.5).astype(getattr(mx, dtype))  # a product of many stays finite
+        mx.eval(a)
+
+        def run(count: int) -> None:
+            made = a
+            for _ in range(count):
+                made = made @ a
+            mx.eval(made)
+
+        return run
+
+    size = 1024
+    while size < 4096 and _best(partial(products(size), 1), 1) < _ENOUGH / 8:
+        size *= 2
+    seconds, count = _per_step(products(size))
+    return 2 * size**3 / seconds, f"{count} product{'s' * (count > 1)} of {size} rows in {dtype}"
+
+
+_ENOUGH = 0.04  # seconds beside which starting and waiting, some 0.3 ms, are little
+
+
+def _per_step(run: Callable[[int], None]) -> tuple[float, int]:
+    """Seconds of each of so many steps at once that together they last, and how many they are."""
+    count, best = 1, _best(lambda: run(1), 3)
+    while best < _ENOUGH and count < 256:
+        count *= 2
+        best = _best(lambda c=count: run(c), 3)
+    return best / count, count
 
 
 def _best(run: Callable[[], None], repeats: int) -> float:

@@ -68,7 +68,7 @@ def one_run(order: dict[str, Any]) -> dict[str, Any]:
     }
     if order["counts"]:
         counts = _counts(model, order["duration"], order["batch"])
-        report["ceilings"] = machine.ceilings()
+        report["ceilings"] = machine.ceilings(report["dtype"])
         report["costs"] = {stage: vars(found) for stage, found in counts.stages.items()}
         report["operations"], report["evals"] = counts.operations, counts.evals_per_token
         report["machine"] = machine.facts()

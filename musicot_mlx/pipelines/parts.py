@@ -6,6 +6,7 @@ and as it runs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from musicot_mlx.weights.checkpoint import (
 from musicot_mlx.weights.config import config_from_dict
 
 Parts = Mapping[str, tuple[type[nn.Module], type]]  # section of config.json -> network, its config
+CACHE_BYTES = 1 << 30  # of freed buffers that a GPU keeps to use again
 AdapterPath = str | Path | Sequence[str | Path] | None  # folders; `folder:0.5` counts half
 
 
@@ -75,6 +77,7 @@ def load_parts(
     for section in sorted(parts):
         if section not in config:
             raise MusicotError(f"{folder}/config.json lacks the section {section!r}")
+    bound_cache()
     arrays = load_arrays(folder, lazy=True)
     require_parts(arrays, parts, where=str(folder))
     stored = {section: part(arrays, section) for section in (parts if only is None else only)}
@@ -91,6 +94,18 @@ def load_parts(
     applied = apply_adapters(networks, adapters, model=name or str(folder))
     specs = tuple(adapter.spec for adapter in adapters)
     return Loaded(folder, config, networks, specs, applied)
+
+
+@cache
+def bound_cache() -> None:
+    """Once a process: let a GPU keep at most CACHE_BYTES of freed buffers.
+
+    Left alone Metal keeps as much as the machine has, and shapes that change pile up: caches that
+    grow, last windows. On a CPU nothing is kept, whatever the limit.
+    """
+    before = mx.set_cache_limit(CACHE_BYTES)
+    if before < CACHE_BYTES:  # someone asked for less, --max-memory-gb perhaps
+        mx.set_cache_limit(before)
 
 
 def load_network(

@@ -303,6 +303,15 @@ def _distance(x: mx.array, codes: mx.array) -> mx.array:
 
 
 def _sums(x: mx.array, nearest: mx.array, size: int) -> tuple[mx.array, mx.array]:
-    """Sum (size, dim) of the vectors that chose each code, and their number (size,)."""
-    sums = mx.zeros((size, x.shape[1])).at[nearest].add(x)
-    return sums, mx.zeros((size,)).at[nearest].add(mx.ones((len(x),)))
+    """Sum (size, dim) of the vectors that chose each code, and their number (size,).
+
+    As matrix products of choices and vectors, because a GPU scatters in any order: sums would
+    differ in their last bits from run to run, and k-means makes much of them.
+    """
+    sums, counts = mx.zeros((size, x.shape[1])), mx.zeros((size,))
+    for begin in range(0, len(x), _ROWS):
+        block = slice(begin, begin + _ROWS)
+        chosen = (nearest[block, None] == mx.arange(size)).astype(mx.float32)  # (rows, size)
+        sums, counts = sums + chosen.T @ x[block], counts + chosen.sum(axis=0)
+        mx.eval(sums, counts)
+    return sums, counts
