@@ -139,6 +139,18 @@ class SongData:
             raise MusicotError(
                 f"{self.metadata} is not there; make one with musicot_mlx.reference.band"
             )
+        self._read()
+
+    def refresh(self) -> bool:
+        """Read the metadata again where it was written anew: whether there are more songs."""
+        if self.metadata.stat().st_mtime_ns == self.written:
+            return False
+        before = len(self.entries)
+        self._read()
+        return len(self.entries) > before
+
+    def _read(self) -> None:
+        self.written = self.metadata.stat().st_mtime_ns
         try:
             records = json.loads(self.metadata.read_text())
         except ValueError as error:

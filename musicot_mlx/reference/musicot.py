@@ -8,6 +8,7 @@ with the parts as key prefixes, and `tokenizer.json`. `musicot convert` turns it
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from musicot_mlx.reference.diffusion import SemanticDiffusion
 from musicot_mlx.reference.semantic_lm import SemanticLM
 from musicot_mlx.reference.semantic_tokenizer import SemanticTokenizer
 from musicot_mlx.reference.vae import VAE
+from musicot_mlx.tokens.harmony import harmony_features
 
 MODEL_TYPE = "musicot-pytorch"
 PARTS = ("clap", "rvq", "semantic_lm", "semantic_tokenizer", "diffusion", "vae")
@@ -80,9 +82,11 @@ class MusicotReference(nn.Module):
         duration: float,
         tags: tuple[int, ...] = (),
         bpm: float = 0.0,
+        chords: Sequence[tuple[float, str]] = (),
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """CLAP vector (dim,) to a waveform (samples, channels).
+        """CLAP vector (dim,) to a waveform (samples, channels), in bars of bpm and with chords,
+        (second, chord).
 
         Raises MusicotError for a song longer than one diffusion window: windows are the pipeline's.
         """
@@ -112,6 +116,7 @@ class MusicotReference(nn.Module):
             unconditional=sampling["unconditional"],
             thought_bias=sampling.get("thought_bias", 0.0),
             bpm=bpm,
+            chords=chords,
             generator=generator,
         )
         vectors = self.thought_vectors(torch.from_numpy(thoughts).long())
@@ -119,12 +124,14 @@ class MusicotReference(nn.Module):
         touched = torch.arange(math.ceil(longest / thought_seconds) + 1).clamp(max=segments - 1)
         vectors = vectors[touched]
         time = -int(-duration * rate // 1)
+        harmony = torch.from_numpy(harmony_features(chords, time, frame_rate=rate))[None]
         latents = self.diffusion.sample(
             torch.from_numpy(codes).long()[None],
             torch.cat([clap[None], vectors])[None],
             torch.zeros(1),
             torch.full((1,), duration),
             frames=time,
+            harmony=harmony if chords else None,
             generator=generator,
             steps=sampling["steps"],
             sampler=sampling["sampler"],

@@ -8,12 +8,14 @@ a resumed run draws what an unbroken one draws. The same loop runs on a CPU, one
 through `accelerate launch`.
 """
 
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from musicot_mlx.errors import MusicotError, RunError
 
@@ -92,6 +95,27 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path / "last.pt", map_location="cpu", weights_only=True)["ema"]
 
 
+class _Draws(Dataset):
+    """Batches by their step, for the processes of a DataLoader."""
+
+    def __init__(self, draw: Callable[[int], Batch]) -> None:
+        self.draw = draw
+
+    def __getitem__(self, step: int) -> Batch:
+        torch.set_num_threads(1)
+        return self.draw(step)
+
+
+class _CountFrom(Sampler):
+    """first, first + 1, ..."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.first)
+
+
 class Trainer:
     """Trains `model` in `folder`; `run()` resumes from `last.pt` and returns the EMA model.
 
@@ -106,14 +130,18 @@ class Trainer:
         validate: Callable[[nn.Module], Metrics],
         config: TrainingConfig,
         folder: Path,
+        *,
+        cpu: bool = False,
+        workers: int = 0,
     ) -> None:
-        self.config, self.folder = config, Path(folder)
+        """cpu: leave a GPU alone. workers: processes that build batches ahead; 0: one thread."""
+        self.config, self.folder, self.workers = config, Path(folder), workers
         self.folder.mkdir(parents=True, exist_ok=True)
         AcceleratorState._reset_state()  # the stage before may have had another precision
         self.accelerator = Accelerator(
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulate,
-            cpu=not torch.cuda.is_available(),
+            cpu=cpu or not torch.cuda.is_available(),
             # BEST-RQ leaves the quantiser out, a song without a score the notes
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
@@ -188,6 +216,39 @@ class Trainer:
     def _draw(self, micro_step: int) -> Batch:
         return self.make_batch(micro_step, self._rng(micro_step))
 
+    @contextmanager
+    def _batches(self, first: int) -> Iterator[Iterator[Batch]]:
+        """The batches from micro step `first` on, made ahead by a thread or by processes: the same
+        ones either way.
+        """
+        if self.workers:
+            loader = DataLoader(
+                _Draws(self._draw),
+                batch_size=None,
+                sampler=_CountFrom(first),
+                num_workers=self.workers,
+                prefetch_factor=4,
+                multiprocessing_context="fork",  # the songs are shared, not copied
+            )
+            yield iter(loader)
+            return
+        with ThreadPoolExecutor(1) as pool:
+
+            def ahead() -> Iterator[Batch]:
+                waiting = pool.submit(self._draw, first)
+                try:
+                    for micro in itertools.count(first + 1):
+                        batch, waiting = waiting.result(), pool.submit(self._draw, micro)
+                        yield batch
+                finally:
+                    waiting.cancel()
+
+            made = ahead()
+            try:
+                yield made
+            finally:
+                made.close()
+
     def _validate(self) -> None:
         if not self.accelerator.is_main_process:
             return
@@ -214,8 +275,7 @@ class Trainer:
         c = self.config
         saved = validated = logged = time.monotonic()
         micro = self.step * c.accumulate
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._draw, micro)
+        with self._batches(micro) as batches:
             while self._progress() < 1:
                 began = time.monotonic()
                 rate = self._learning_rate()
@@ -225,7 +285,7 @@ class Trainer:
                 for _ in range(c.accumulate):
                     torch.manual_seed(int(self._rng(micro).integers(2**63)))
                     micro += 1
-                    batch, ahead = ahead.result(), pool.submit(self._draw, micro)
+                    batch = next(batches)
                     with self.accelerator.accumulate(self.model):
                         with self.accelerator.autocast():
                             loss, metrics = self.model(to_device(batch, self.accelerator.device))
@@ -260,7 +320,6 @@ class Trainer:
                 if now - validated > 60 * c.validate_minutes:
                     validated = now
                     self._validate()
-            ahead.cancel()
         if not self.log["valid"] or self.log["valid"][-1]["step"] != self.step:
             self._validate()
         self._save()

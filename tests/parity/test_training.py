@@ -31,12 +31,21 @@ from musicot_mlx.reference import clap as clap_parts  # noqa: E402
 from musicot_mlx.reference import trainer  # noqa: E402
 from musicot_mlx.reference.clap import embed_text, tokenize  # noqa: E402
 from musicot_mlx.reference.data import SongData  # noqa: E402
+from musicot_mlx.reference.diffusion import SemanticDiffusion  # noqa: E402
 from musicot_mlx.reference.musicot import PARTS, MusicotReference  # noqa: E402
 from musicot_mlx.reference.semantic_lm import SemanticLM  # noqa: E402
-from musicot_mlx.reference.train import codes, command, encode, noise  # noqa: E402
-from musicot_mlx.reference.train.start import ON_THEIR_OWN, Start  # noqa: E402
-from musicot_mlx.reference.train.studio import MINI, Studio, read_config  # noqa: E402
+from musicot_mlx.reference.train import (  # noqa: E402
+    clap_robustness,
+    command,
+    diffusion_stages,
+    encode,
+    encoded,
+    token_stages,
+)
+from musicot_mlx.reference.train.warm_start import ON_THEIR_OWN, WarmStart  # noqa: E402
+from musicot_mlx.reference.train.workspace import MINI, Workspace, read_config  # noqa: E402
 from musicot_mlx.reference.trainer import Trainer, TrainingConfig, load_weights  # noqa: E402
+from musicot_mlx.tokens.harmony import harmony_features  # noqa: E402
 from musicot_mlx.tokens.tempo import TEMPO_TAGS, tempo_tag  # noqa: E402
 from musicot_mlx.tokens.vocabulary import AUD_EOS, Vocabulary  # noqa: E402
 from tests import tiny  # noqa: E402
@@ -321,6 +330,7 @@ def tiny_config() -> dict:
             "text_condition_share": 0.5,
         },
         "diffusion": {**common, "text_condition_share": 0.5},
+        "diffusion_guided": {**common, "text_condition_share": 0.5},
     }
     return config
 
@@ -337,7 +347,8 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     paths["config"].write_text(yaml.safe_dump(tiny_config()))
     for stage in command.STAGES:
-        assert run(paths, "--stage", stage) == 0, stage
+        if stage != "diffusion_guided":  # a test of its own
+            assert run(paths, "--stage", stage) == 0, stage
     return paths
 
 
@@ -367,7 +378,8 @@ def stirred(studio: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_every_stage_leaves_its_weights(studio: dict[str, Path]) -> None:
     out = studio["out"]
-    stages = set(command.STAGES) - {"encode", "encode_latents", "rvq", "assemble", *ON_THEIR_OWN}
+    elsewhere = {"encode", "encode_latents", "rvq", "diffusion_guided", "assemble", *ON_THEIR_OWN}
+    stages = set(command.STAGES) - elsewhere
     for stage in stages:
         log = json.loads((out / stage / "log.json").read_text())
         assert [row["step"] for row in log["valid"]] == [2], stage
@@ -390,7 +402,7 @@ def test_every_stage_leaves_its_weights(studio: dict[str, Path]) -> None:
 
 def test_tempo_head_learns_the_tempo_of_the_songs(studio: dict[str, Path], tmp_path: Path, capsys):
     """By 20 steps the one tempo there is; without any it keeps still, and so does training."""
-    work = Studio(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
+    work = Workspace(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
     head = work.weights("tempo_head")
     with np.load(studio["out"] / "encoded" / "a.npz") as song:
         logits = song["text"] @ head["weight"].numpy().T + head["bias"].numpy()
@@ -402,7 +414,7 @@ def test_tempo_head_learns_the_tempo_of_the_songs(studio: dict[str, Path], tmp_p
     (tmp_path / "metadata.json").write_text(json.dumps(records))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "encoded").symlink_to(studio["out"] / "encoded")
-    codes.train_tempo_head(Studio(work.config, SongData(tmp_path), tmp_path / "out"))
+    token_stages.train_tempo_head(Workspace(work.config, SongData(tmp_path), tmp_path / "out"))
     assert "no held-out song has a bpm" in capsys.readouterr().out
     assert (tmp_path / "out" / "tempo_head" / "last.pt").is_file()
 
@@ -417,7 +429,7 @@ def test_noise_teaches_the_audio_tower_alone(studio: dict[str, Path]) -> None:
 def test_degraded_windows_are_the_music_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     window = torch.full((1, 1001, 64), -20.0)
     window[:, :, ::7] = -90.0  # bands in which there is only noise
-    degrade = noise.Degradation(64, seconds=11.0)
+    degrade = clap_robustness.Degradation(64, seconds=11.0)
     heard = degrade(window, np.random.default_rng(0))
     assert heard.shape == window.shape and torch.isfinite(heard).all()
     assert not torch.equal(heard, degrade(window, np.random.default_rng(1)))
@@ -426,12 +438,12 @@ def test_degraded_windows_are_the_music_and_noise(monkeypatch: pytest.MonkeyPatc
         degrade(torch.full((1, 1001, 64), -100.0), np.random.default_rng(0))
     ).all()
 
-    monkeypatch.setattr(noise, "GAIN", 0.0)
-    monkeypatch.setattr(noise, "EQUALISER", 0.0)
-    monkeypatch.setattr(noise, "LEVELS", (-200.0, -200.0))
+    monkeypatch.setattr(clap_robustness, "GAIN", 0.0)
+    monkeypatch.setattr(clap_robustness, "EQUALISER", 0.0)
+    monkeypatch.setattr(clap_robustness, "LEVELS", (-200.0, -200.0))
     assert torch.allclose(degrade(window, np.random.default_rng(2)), window, atol=0.01)
-    monkeypatch.setattr(noise, "LEVELS", (-20.0, -20.0))
-    monkeypatch.setattr(noise, "COLOURS", (0.0, 0.0))
+    monkeypatch.setattr(clap_robustness, "LEVELS", (-20.0, -20.0))
+    monkeypatch.setattr(clap_robustness, "COLOURS", (0.0, 0.0))
     heard = degrade(window, np.random.default_rng(2))
     assert heard[..., 1::7].mean().item() == pytest.approx(-20, abs=0.5)
     assert -45 < heard[..., ::7].mean().item() < -35
@@ -459,10 +471,10 @@ def test_encoding_takes_up_what_was_abandoned(studio: dict[str, Path], monkeypat
 def test_stretches_stay_inside_the_song(studio: dict[str, Path]) -> None:
     """Thousands of draws: a stretch at the end of a song once looked past its last window."""
     made = {}
-    work = Studio(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
+    work = Workspace(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
     work.run = lambda stage, model, batch, validate: made.update({stage: batch})
-    codes.train_semantic_lm(work)
-    codes.train_diffusion(work)
+    token_stages.train_semantic_lm(work)
+    diffusion_stages.train_diffusion(work)
     rng = np.random.default_rng(0)
     for _ in range(400):
         batch = made["semantic_lm"](0, rng)
@@ -476,26 +488,101 @@ def test_stretches_stay_inside_the_song(studio: dict[str, Path]) -> None:
 
 
 def test_windows_of_diffusion_hear_their_own_codes(studio: dict[str, Path]) -> None:
-    """Codes count up in a song whose latents count up too: each latent must read its own code."""
-    work = Studio(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
-    made = {}
-    work.run = lambda stage, model, batch, validate: made.update(model=model, batch=batch)
-    original = codes.Encoded.__init__
-
-    def counted(self, *args, **options) -> None:
-        original(self, *args, **options)
-        for _, song in self.songs:
-            song["codes"] = np.arange(len(song["codes"]), dtype=np.int32)
-            song["latents"] = np.repeat(np.arange(500.0)[:, None], 8, axis=1)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codes.Encoded, "__init__", counted)
-        codes.train_diffusion(work)
+    """Codes count up in a song whose latents count up too: each latent must read its own code, and
+    its own chord; songs that come later are drawn from as well.
+    """
+    work = Workspace(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
+    config = {**diffusion_stages.diffusion_config(work), "harmony": True}
+    found = encoded.Encoded(work, work.data.training, text_share=0.5, latents=125).songs
+    for _, song in found:
+        song["codes"] = np.arange(len(song["codes"]), dtype=np.int32)
+        song["latents"] = np.repeat(np.arange(500.0)[:, None], 8, axis=1)
+    pool = diffusion_stages.WindowPool(config, work.rvq(), text_share=0.5, bare=0.0, device="cpu")
+    chorded = [(replace(entry, chords=((0.0, "Am"), (7.0, "F"))), song) for entry, song in found]
+    pool.add(chorded[:1])
+    pool.add(chorded[1:])
+    assert len(pool) == len(found)
+    model = SemanticDiffusion(**config)
     for seed in range(20):
-        batch = made["batch"](0, np.random.default_rng(seed))
-        read = made["model"].diffusion.resample_codes(batch["codes"], 125, batch["frame_offset"])
+        batch = pool.draw(8, torch.Generator().manual_seed(seed))
+        read = model.resample_codes(batch["codes"], 125, batch["frame_offset"])
         frame = batch["latents"][:, 0].double()
         assert torch.equal(read, ((frame + 0.5) * 25 / 31.25).floor().long())
+        late = (frame + 0.5) / 31.25 >= 7.0
+        roots = torch.where(late, 12 + 5, 12 + 9)  # F, A
+        assert batch["harmony"].gather(2, roots[..., None]).all()
+    again = pool.draw(8, torch.Generator().manual_seed(19))
+    assert all(torch.equal(again[name], batch[name]) for name in batch)
+
+
+def test_songs_join_while_a_stage_trains(studio: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    for file in studio["data"].iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    records = json.loads((folder / "metadata.json").read_text())
+    (folder / "metadata.json").write_text(json.dumps(records[:-1]))
+    work = Workspace(read_config(studio["config"]), SongData(folder), studio["out"])
+    songs = encoded.Encoded(work, work.data.training, text_share=0.5, growing=True)
+    count = len(songs.songs)
+    (folder / "metadata.json").write_text(json.dumps(records))
+    assert songs.look() == []  # it looks every few seconds
+    songs.looked -= encoded.LOOK
+    assert len(songs.look()) == 1 and len(songs.songs) == count + 1
+    songs.looked -= encoded.LOOK
+    assert songs.look() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_build_the_batches_that_a_thread_does(tmp_path: Path, workers: int) -> None:
+    expected = Trainer(Regression(), draw, check, STEADY, tmp_path / "thread")
+    expected.run()
+    found = Trainer(Regression(), draw, check, STEADY, tmp_path / "processes", workers=workers)
+    found.run()
+    assert found.network.losses == expected.network.losses
+
+
+def test_several_songs_are_encoded_as_one_by_one(
+    studio: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU does it: in batches of one length, here on the CPU, against files made alone."""
+    monkeypatch.setattr(encode, "_size", lambda device: 3)
+    out = tmp_path / "out"
+    out.mkdir()
+    for part in studio["out"].iterdir():
+        if part.name != "encoded":
+            (out / part.name).symlink_to(part)
+    work = Workspace(read_config(studio["config"]), SongData(studio["data"]), out)
+    encode.encode(work)
+    encode.encode_latents(work)
+    for file in sorted((studio["out"] / "encoded").glob("*.npz")):
+        with np.load(file) as alone, np.load(out / "encoded" / file.name) as together:
+            np.testing.assert_array_equal(together["codes"], alone["codes"])
+            for name in ("clap", "text", "window_text"):
+                np.testing.assert_allclose(together[name], alone[name], atol=0.02)  # bfloat16
+        one, other = (np.load(f / "encoded" / f"{file.stem}.npy") for f in (studio["out"], out))
+        np.testing.assert_allclose(one.astype(float), other.astype(float), atol=0.1)
+
+
+def test_a_guided_student_needs_one_row(studio: dict[str, Path], tmp_path: Path) -> None:
+    """Its loss begins at what guidance adds and falls; assemble then turns guidance off."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for part in studio["out"].iterdir():
+        if part.name != "checkpoint":
+            (out / part.name).symlink_to(part)
+    config = yaml.safe_load(studio["config"].read_text())
+    guided = {**config["training"]["diffusion"], "steps": 30, "learning_rate": 3e-3}
+    config["training"]["diffusion_guided"] = guided
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    flags = ["--config", str(file), "--data", str(studio["data"]), "--out", str(out)]
+    assert command.main([*flags, "--stage", "diffusion_guided", "assemble"]) == 0
+    log = json.loads((out / "diffusion_guided" / "log.json").read_text())
+    assert math.isfinite(log["valid"][-1]["loss"])
+    made = json.loads((out / "checkpoint" / "config.json").read_text())
+    assert made["sampling"]["diffusion_guidance"] == 1.0
+    assert "progressions" in made["usual_harmony"]
 
 
 def test_round_trip_of_the_reference(stirred: dict[str, Path], tmp_path: Path) -> None:
@@ -542,7 +629,10 @@ def test_chain_is_that_of_the_reference(stirred: dict[str, Path]) -> None:
     tokenizer = clap_parts.Tokenizer.from_file(str(stirred["torch"] / "tokenizer.json"))
     prompt, seconds, options = "a melody", 3.0, {"tags": ["etude", "piano"], "lyrics": "la la"}
     vector = embed_text(reference.clap, *tokenize(tokenizer, [prompt], 64))[0]
+    options["chords"] = ["Am F", "C"]
     plan = model.plan(prompt, duration=seconds, thought_temperature=0.0, **options)
+    chords = plan.chord_changes()
+    assert [chord for _, chord in chords[:2]] == ["Am", "F"]
     np.testing.assert_allclose(plan.vector, vector.numpy(), rtol=1e-4, atol=1e-5)
 
     vocabulary = reference.semantic_lm.vocabulary
@@ -560,7 +650,7 @@ def test_chain_is_that_of_the_reference(stirred: dict[str, Path]) -> None:
     frames = round(seconds * 25)
     song = model.generate(plan=plan, audio_temperature=0.0)
     codes = reference.semantic_lm.audio_tokens(
-        given, tags, lyrics, thoughts=thoughts, frames=frames, temperature=0.0
+        given, tags, lyrics, thoughts=thoughts, frames=frames, temperature=0.0, chords=chords
     )
     np.testing.assert_array_equal(song.codes[0], codes)
     assert len(set(codes.tolist())) > 3  # a chain worth comparing
@@ -569,6 +659,7 @@ def test_chain_is_that_of_the_reference(stirred: dict[str, Path]) -> None:
     noise = np.random.default_rng(0).standard_normal((1, latent_frames, 8)).astype(np.float32)
     clap = torch.cat([given[None], vectors])[None]
     sampling = {"steps": 4, "guidance_scale": 2.0}
+    told = harmony_features(chords, latent_frames, frame_rate=31.25)[None]
     expected = reference.diffusion.sample(
         torch.from_numpy(codes).long()[None],
         clap,
@@ -576,6 +667,7 @@ def test_chain_is_that_of_the_reference(stirred: dict[str, Path]) -> None:
         torch.full((1,), seconds),
         frames=latent_frames,
         noise=torch.from_numpy(noise).transpose(1, 2).contiguous(),
+        harmony=torch.from_numpy(told),
         **sampling,
     ).transpose(1, 2)  # (batch, time, latent_dim)
     found = diffusion.sample(
@@ -585,6 +677,7 @@ def test_chain_is_that_of_the_reference(stirred: dict[str, Path]) -> None:
         mx.zeros(1),
         mx.full((1,), seconds),
         noise=mx.array(noise),
+        harmony=mx.array(told),
         **sampling,
     )
     assert difference(found, expected) < 1e-4
@@ -662,16 +755,16 @@ def test_paths_refused(
 
 def test_start_from_a_checkpoint(studio: dict[str, Path], tmp_path: Path) -> None:
     """Stages that have no weights begin with the checkpoint's, tags by their names."""
-    start = Start.read(studio["out"] / "checkpoint")
+    start = WarmStart.read(studio["out"] / "checkpoint")
     data = SongData(studio["data"])
-    work = Studio(read_config(studio["config"]), data, tmp_path, start)
-    before = Studio(work.config, data, studio["out"])
+    work = Workspace(read_config(studio["config"]), data, tmp_path, start)
+    before = Workspace(work.config, data, studio["out"])
     for name in ("vae", "clap", "rvq", "semantic_tokenizer"):
         learned = dict(getattr(before, name)().named_parameters())
         for key, value in getattr(work, name)().named_parameters():
             assert torch.equal(value, learned[key]), (name, key)
     tags = ["etude", "flute", "piano"]  # "drums" and "guitar" are gone, "flute" is new
-    model = codes.SemanticLMTraining(
+    model = token_stages.SemanticLMTraining(
         SemanticLM(
             {**work.config["semantic_lm"], "tags": tags, **dict.fromkeys(ON_THEIR_OWN.values())}
         )
@@ -711,7 +804,7 @@ def test_mlx_folder_turned_back(stirred: dict[str, Path], tmp_path: Path, capsys
             same = torch.equal(after[f"{name}.{key}"], before[f"{name}.{key}"])
             assert same or rule.target is None, key
     config = json.loads((stirred["torch"] / "config.json").read_text())
-    assert Start.read(tmp_path).config["diffusion"] == config["diffusion"]
+    assert WarmStart.read(tmp_path).config["diffusion"] == config["diffusion"]
     assert write_pytorch([str(stirred["torch"]), str(tmp_path)]) == 2
     assert "is a PyTorch checkpoint" in capsys.readouterr().err
     assert write_pytorch([str(tmp_path / "nowhere"), str(tmp_path / "new")]) == 2
@@ -753,10 +846,10 @@ def test_training_without_thoughts(studio: dict[str, Path], tmp_path: Path) -> N
     stages = {name: {"thought_dropout": 1.0} for name in ("semantic_lm", "diffusion")}
     config.write_text(yaml.safe_dump({"base": str(studio["config"]), "training": stages}))
     made = {}
-    work = Studio(read_config(config), SongData(studio["data"]), studio["out"])
+    work = Workspace(read_config(config), SongData(studio["data"]), studio["out"])
     work.run = lambda stage, model, batch, validate: made.update({stage: (model, batch, validate)})
-    codes.train_semantic_lm(work)
-    codes.train_diffusion(work)
+    token_stages.train_semantic_lm(work)
+    diffusion_stages.train_diffusion(work)
     model, batch, validate = made["semantic_lm"]
     seen = []
     model.lm.token_losses = lambda inputs: (seen.append(inputs), SemanticLM.token_losses)[1](
@@ -772,11 +865,11 @@ def test_training_without_thoughts(studio: dict[str, Path], tmp_path: Path) -> N
 
 def test_stretches_know_their_place_in_the_bar(studio: dict[str, Path]) -> None:
     """Most items of a song whose bars are known, counted from where the stretch begins."""
-    work = Studio(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
+    work = Workspace(read_config(studio["config"]), SongData(studio["data"]), studio["out"])
     work.data.training = [replace(e, bpm=90.0, first_bar=0.4) for e in work.data.training]
     made = []
     work.run = lambda stage, model, batch, validate: made.append(batch)
-    codes.train_semantic_lm(work)
+    token_stages.train_semantic_lm(work)
     told = []
     for step in range(30):
         drawn = made[0](step, np.random.default_rng(step))
@@ -793,9 +886,9 @@ def test_stretches_know_their_place_in_the_bar(studio: dict[str, Path]) -> None:
 
 
 def test_start_of_another_size_is_refused(studio: dict[str, Path]) -> None:
-    start = Start.read(studio["out"] / "checkpoint")
+    start = WarmStart.read(studio["out"] / "checkpoint")
     config = {**start.config["semantic_lm"], "hidden_size": 32}
-    model = codes.SemanticLMTraining(SemanticLM(config))
+    model = token_stages.SemanticLMTraining(SemanticLM(config))
     with pytest.raises(MusicotError, match="does not fit the config of stage semantic_lm"):
         start.fill(model, "semantic_lm", config["tags"])
 
@@ -812,7 +905,7 @@ def test_config_without_thoughts_differs_in_that_alone() -> None:
 
 def test_config_of_the_mini_is_sound() -> None:
     config = read_config(MINI)
-    work = Studio(config, None, Path())
+    work = Workspace(config, None, Path())
     for stage in set(command.STAGES) - {"encode", "encode_latents", "assemble"}:
         assert isinstance(work.training(stage), TrainingConfig)
     exact = yaml.safe_load("learning_rate: 1e-3")  # a string to YAML

@@ -1,6 +1,7 @@
-"""Pretraining in stages: a studio, and a file for each kind of stage.
+"""Pretraining in stages: a workspace, and a file for each kind of stage.
 
-`studio` reads the config and rebuilds what earlier stages left; `audio` holds the stages that hear
-waveforms, `encode` turns songs into codes and latents, `codes` holds the stages that learn from
-those, `assemble` writes the checkpoint, `command` is the command line.
+`workspace` reads the config and rebuilds what earlier stages left; `audio_stages` hold those that
+hear waveforms; `encode` turns songs into codes and latents, which `encoded` keeps in memory;
+`token_stages` and `diffusion_stages` learn from those; `usual_harmony` counts chords; `assemble`
+writes the checkpoint, from which `warm_start` goes on; `command` is the command line.
 """

@@ -21,26 +21,25 @@ import torch
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.data import SongData
 from musicot_mlx.reference.train.assemble import assemble
-from musicot_mlx.reference.train.audio import (
+from musicot_mlx.reference.train.audio_stages import (
     train_best_rq,
     train_clap,
     train_semantic_tokenizer,
     train_vae,
 )
-from musicot_mlx.reference.train.codes import (
-    train_diffusion,
-    train_diffusion_guided,
+from musicot_mlx.reference.train.clap_robustness import train_clap_noise
+from musicot_mlx.reference.train.diffusion_stages import train_diffusion, train_diffusion_guided
+from musicot_mlx.reference.train.encode import encode, encode_latents
+from musicot_mlx.reference.train.token_stages import (
     train_rvq,
     train_semantic_lm,
     train_tempo_head,
     train_thought_bias,
 )
-from musicot_mlx.reference.train.encode import encode, encode_latents
-from musicot_mlx.reference.train.noise import train_clap_noise
-from musicot_mlx.reference.train.start import Start
-from musicot_mlx.reference.train.studio import MINI, Studio, read_config
+from musicot_mlx.reference.train.warm_start import WarmStart
+from musicot_mlx.reference.train.workspace import MINI, Workspace, read_config
 
-STAGES: dict[str, Callable[[Studio], None]] = {
+STAGES: dict[str, Callable[[Workspace], None]] = {
     "vae": train_vae,
     "clap": train_clap,
     "clap_noise": train_clap_noise,
@@ -84,16 +83,42 @@ def main(argv: list[str] | None = None) -> int:
         "holds",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="where to train (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that build the language model's batches (default: 0, a thread)",
+    )
+    parser.add_argument(
+        "--follow",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="encode songs while they are being rendered, until none came for S seconds",
+    )
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     try:
-        start = Start.read(args.start_from) if args.start_from else None
-        studio = Studio(read_config(args.config), SongData(args.data), args.out, start)
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise MusicotError("this machine has no CUDA device; leave out --device")
+        start = WarmStart.read(args.start_from) if args.start_from else None
+        workspace = Workspace(
+            read_config(args.config),
+            SongData(args.data),
+            args.out,
+            start,
+            device=args.device,
+            workers=args.workers,
+            follow=args.follow,
+        )
         for stage in args.stage:
-            STAGES[stage](studio)
-            studio.process.wait_for_everyone()
+            STAGES[stage](workspace)
+            workspace.process.wait_for_everyone()
     except MusicotError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

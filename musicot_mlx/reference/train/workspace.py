@@ -1,4 +1,4 @@
-"""The studio of a pretraining: its checked config, its songs, what finished stages have left."""
+"""The workspace of a pretraining: its checked config, its songs, what finished stages have left."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -19,7 +19,7 @@ from musicot_mlx.reference.data import SongData, SongEntry
 from musicot_mlx.reference.diffusion import SemanticDiffusion
 from musicot_mlx.reference.musicot import PARTS, build_rvq
 from musicot_mlx.reference.semantic_tokenizer import SemanticTokenizer
-from musicot_mlx.reference.train.start import FIRST, Start
+from musicot_mlx.reference.train.warm_start import FIRST, WarmStart
 from musicot_mlx.reference.trainer import Batch, Metrics, Trainer, TrainingConfig, load_weights
 from musicot_mlx.reference.vae import VAE
 
@@ -101,16 +101,29 @@ def _merged(base: Any, own: Any) -> Any:
     return base | {key: _merged(base.get(key), value) for key, value in own.items()}
 
 
-class Studio:
+class Workspace:
     """What every stage needs: the YAML config, the songs, and the folder where stages leave their
     weights. A stage that left none begins with those of `start`, if there is one.
     """
 
     def __init__(
-        self, config: dict[str, Any], data: SongData, out: Path, start: Start | None = None
+        self,
+        config: dict[str, Any],
+        data: SongData,
+        out: Path,
+        start: WarmStart | None = None,
+        *,
+        device: str | None = None,
+        workers: int = 0,
+        follow: float = 0.0,
     ) -> None:
+        """device: "cpu" or "cuda", by default a GPU where there is one; workers: processes that
+        build batches; follow: seconds that encoding waits for songs still being rendered.
+        """
         self.config, self.data, self.out, self.start = config, data, out, start
-        self.process = PartialState(cpu=not torch.cuda.is_available())
+        self.workers, self.follow = workers, follow
+        self.process = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        self.device = self.process.device
 
     def options(self, stage: str) -> dict[str, Any]:
         if stage not in self.config["training"]:
@@ -144,7 +157,14 @@ class Studio:
         if self.process.is_main_process:
             after = f", from {self.start.folder}" if begun else ""
             print(f"stage {stage}: {size:.1f} M parameters{after}", flush=True)
-        return Trainer(model, batch, validate, self.training(stage), self.out / stage).run()
+        settings = self.training(stage)
+        # what lies on the device is gathered there; what Python builds, others can build
+        workers = 0 if stage.startswith("diffusion") else self.workers
+        trainer = Trainer(
+            model, batch, validate, settings, self.out / stage,
+            cpu=self.device.type == "cpu", workers=workers,
+        )  # fmt: skip
+        return trainer.run()
 
     def has(self, stage: str) -> bool:
         """Whether a stage has left weights of its own."""

@@ -43,7 +43,7 @@ MET = 8.0  # times that each code of a quantiser counts as met, so that none is 
 
 
 @dataclass(frozen=True)
-class Start:
+class WarmStart:
     """A checkpoint folder: its config.json and its weights by their full names."""
 
     folder: Path
@@ -51,7 +51,7 @@ class Start:
     state: dict[str, Tensor]
 
     @classmethod
-    def read(cls, folder: Path) -> "Start":
+    def read(cls, folder: Path) -> "WarmStart":
         """The checkpoint in `folder`; MusicotError where it is none that the trainer wrote."""
         try:
             config = json.loads((folder / "config.json").read_text())

@@ -13,7 +13,7 @@ from musicot_mlx.reference import clap as clap_parts
 from musicot_mlx.reference.data import SongEntry, read_roll, read_window
 from musicot_mlx.reference.semantic_tokenizer import BestRQ, CodebookTraining, SemanticTokenizer
 from musicot_mlx.reference.spectral import log_mel_error, reconstruction_loss, signal_to_noise
-from musicot_mlx.reference.train.studio import Studio, device_of, held_out_start
+from musicot_mlx.reference.train.workspace import Workspace, device_of, held_out_start
 from musicot_mlx.reference.trainer import Batch, Metrics, to_device
 from musicot_mlx.reference.vae import VAE
 
@@ -50,14 +50,14 @@ def rows(waveform: Tensor) -> Tensor:
     return waveform.float().transpose(1, 2).flatten(0, 1)
 
 
-def train_vae(studio: Studio) -> None:
-    config, options = studio.config["vae"], studio.options("vae")
+def train_vae(workspace: Workspace) -> None:
+    config, options = workspace.config["vae"], workspace.options("vae")
     audio = {k: config[v] for k, v in VAE_AUDIO.items()}
 
     def batch(step: int, rng: np.random.Generator) -> Batch:
         windows = []
         for _ in range(options["batch_size"]):
-            song = studio.song(rng)
+            song = workspace.song(rng)
             start = rng.uniform(0, max(0.0, song.duration - options["seconds"]))
             window = read_window(song.path, start, options["seconds"], **audio)
             windows.append(window * 10 ** (rng.uniform(-6, 2) / 20))  # levels vary by 8 dB
@@ -65,7 +65,7 @@ def train_vae(studio: Studio) -> None:
 
     windows = [
         read_window(s.path, held_out_start(s, 6.0), 6.0, **audio)
-        for s in studio.data.validation[:8]
+        for s in workspace.data.validation[:8]
     ]
     windows = torch.from_numpy(np.stack(windows))
 
@@ -81,7 +81,7 @@ def train_vae(studio: Studio) -> None:
     if vae.core_dim:
         sample = [batch(0, np.random.default_rng(i))["waveform"] for i in range(16)]
         vae.fit_core(torch.cat(sample))
-    studio.run("vae", VaeTraining(vae, options["kl_weight"]), batch, validate)
+    workspace.run("vae", VaeTraining(vae, options["kl_weight"]), batch, validate)
 
 
 # --- CLAP and its quantiser -----------------------------------------------------------------------
@@ -110,26 +110,26 @@ class ClapMels:
         return song[None, first : first + 1001].float()
 
 
-def train_clap(studio: Studio) -> None:
-    config, options = studio.config["clap"], studio.options("clap")
-    file, vocab_size = studio.out / "tokenizer.json", config["text_config"]["vocab_size"]
-    if studio.process.is_main_process and not file.is_file():
-        studio.out.mkdir(parents=True, exist_ok=True)
-        started = studio.start is not None  # its words keep their ids
+def train_clap(workspace: Workspace) -> None:
+    config, options = workspace.config["clap"], workspace.options("clap")
+    file, vocab_size = workspace.out / "tokenizer.json", config["text_config"]["vocab_size"]
+    if workspace.process.is_main_process and not file.is_file():
+        workspace.out.mkdir(parents=True, exist_ok=True)
+        started = workspace.start is not None  # its words keep their ids
         tokenizer = (
-            studio.tokenizer()
+            workspace.tokenizer()
             if started
-            else clap_parts.train_tokenizer(studio.data.captions(), vocab_size)
+            else clap_parts.train_tokenizer(workspace.data.captions(), vocab_size)
         )
         with atomic_path(file) as temporary:
             tokenizer.save(str(temporary))
-    studio.process.wait_for_everyone()
-    if (size := studio.tokenizer().get_vocab_size()) != vocab_size:
+    workspace.process.wait_for_everyone()
+    if (size := workspace.tokenizer().get_vocab_size()) != vocab_size:
         raise MusicotError(
             f"{file} holds {size} tokens, the config asks for {vocab_size} in "
             "clap.text_config.vocab_size and semantic_lm.text_vocab_size; make them agree"
         )
-    tokenizer = studio.tokenizer()
+    tokenizer = workspace.tokenizer()
     max_tokens = config["text_config"]["max_position_embeddings"] - 2
     mels = ClapMels(config["audio_config"]["num_mel_bins"])
 
@@ -144,10 +144,10 @@ def train_clap(studio: Studio) -> None:
         return {"log_mel": torch.stack(windows), "ids": ids, "mask": mask}
 
     def batch(step: int, rng: np.random.Generator) -> Batch:
-        return pairs([studio.song(rng) for _ in range(options["batch_size"])], rng)
+        return pairs([workspace.song(rng) for _ in range(options["batch_size"])], rng)
 
     rng = np.random.default_rng(0)
-    songs = studio.data.validation[:64]
+    songs = workspace.data.validation[:64]
     songs = songs * -(-16 // len(songs))  # few songs come several times, with other windows
     held_out = [pairs(songs, rng) for _ in range(3)]
 
@@ -157,18 +157,18 @@ def train_clap(studio: Studio) -> None:
         return {"loss": float(np.mean([loss.item() for loss, _ in results])), **means}
 
     model = clap_parts.ClapTraining(clap_parts.build_clap(config))
-    studio.run("clap", model, batch, validate)
+    workspace.run("clap", model, batch, validate)
 
 
 # --- semantic tokenizer ---------------------------------------------------------------------------
 
 
 def audio_batches(
-    studio: Studio, batch_size: int, seconds: float
+    workspace: Workspace, batch_size: int, seconds: float
 ) -> tuple[Callable[[int, np.random.Generator], Batch], Batch]:
     """Batches of waveform windows with their score, and one held-out batch."""
-    rate = studio.config["semantic_tokenizer"]["sample_rate"]
-    frames = round(seconds * studio.config["data"]["score_frame_rate"])
+    rate = workspace.config["semantic_tokenizer"]["sample_rate"]
+    frames = round(seconds * workspace.config["data"]["score_frame_rate"])
 
     def windows(songs: list[SongEntry], starts: list[float]) -> Batch:
         pairs = list(zip(songs, starts, strict=True))
@@ -180,11 +180,11 @@ def audio_batches(
         return batch
 
     def batch(step: int, rng: np.random.Generator) -> Batch:
-        songs = [studio.song(rng) for _ in range(batch_size)]
+        songs = [workspace.song(rng) for _ in range(batch_size)]
         latest = [max(0.0, song.duration - seconds) for song in songs]
         return windows(songs, [float(np.floor(25 * rng.uniform(0, t)) / 25) for t in latest])
 
-    held_out = studio.data.validation[:16]
+    held_out = workspace.data.validation[:16]
     return batch, windows(held_out, [held_out_start(song, seconds) for song in held_out])
 
 
@@ -197,19 +197,19 @@ def validation(held_out: Batch) -> Callable[[nn.Module], Metrics]:
     return validate
 
 
-def train_best_rq(studio: Studio) -> None:
-    batch, held_out = audio_batches(studio, studio.options("best_rq")["batch_size"], 10.0)
-    tokenizer = SemanticTokenizer(**studio.config["semantic_tokenizer"])
+def train_best_rq(workspace: Workspace) -> None:
+    batch, held_out = audio_batches(workspace, workspace.options("best_rq")["batch_size"], 10.0)
+    tokenizer = SemanticTokenizer(**workspace.config["semantic_tokenizer"])
     sample = torch.cat([batch(0, np.random.default_rng(i))["waveform"] for i in range(4)])
     frames = tokenizer.log_mel.frames(sample).flatten(0, 1)
     tokenizer.log_mel.mean.copy_(frames.mean(0))
     tokenizer.log_mel.std.copy_(frames.std(0).clamp(min=0.1))
-    studio.run("best_rq", BestRQ(tokenizer), batch, validation(held_out))
+    workspace.run("best_rq", BestRQ(tokenizer), batch, validation(held_out))
 
 
-def train_semantic_tokenizer(studio: Studio) -> None:
-    size = studio.options("semantic_tokenizer")["batch_size"]
-    batch, held_out = audio_batches(studio, size, 10.0)
-    tokenizer = SemanticTokenizer(**studio.config["semantic_tokenizer"])
-    tokenizer.load_state_dict(studio.weights("best_rq", "tokenizer."))
-    studio.run("semantic_tokenizer", CodebookTraining(tokenizer), batch, validation(held_out))
+def train_semantic_tokenizer(workspace: Workspace) -> None:
+    size = workspace.options("semantic_tokenizer")["batch_size"]
+    batch, held_out = audio_batches(workspace, size, 10.0)
+    tokenizer = SemanticTokenizer(**workspace.config["semantic_tokenizer"])
+    tokenizer.load_state_dict(workspace.weights("best_rq", "tokenizer."))
+    workspace.run("semantic_tokenizer", CodebookTraining(tokenizer), batch, validation(held_out))

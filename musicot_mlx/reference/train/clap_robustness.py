@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from musicot_mlx.reference import clap as clap_parts
 from musicot_mlx.reference.data import SongEntry
-from musicot_mlx.reference.train.audio import ClapMels
-from musicot_mlx.reference.train.studio import Studio, device_of
+from musicot_mlx.reference.train.audio_stages import ClapMels
+from musicot_mlx.reference.train.workspace import Workspace, device_of
 from musicot_mlx.reference.trainer import Batch, Metrics, to_device
 
 LEVELS = (-60.0, -10.0)  # dB of the noise below the window
@@ -82,10 +82,10 @@ class NoiseTraining(nn.Module):
         return 1 - cosine, {"cosine": cosine.item()}
 
 
-def train_clap_noise(studio: Studio) -> None:
-    options, size = studio.options("clap_noise"), studio.config["clap"]["audio_config"]
+def train_clap_noise(workspace: Workspace) -> None:
+    options, size = workspace.options("clap_noise"), workspace.config["clap"]["audio_config"]
     mels, degrade = ClapMels(size["num_mel_bins"]), Degradation(size["num_mel_bins"])
-    teacher = studio.clap(stage="clap").requires_grad_(False)
+    teacher = workspace.clap(stage="clap").requires_grad_(False)
 
     @torch.no_grad()
     def heard(windows: Tensor) -> Tensor:
@@ -102,10 +102,10 @@ def train_clap_noise(studio: Studio) -> None:
         return {"log_mel": torch.stack(degraded), "target": heard(clean).repeat(VERSIONS, 1)}
 
     def batch(step: int, rng: np.random.Generator) -> Batch:
-        return batch_of([studio.song(rng) for _ in range(options["batch_size"])], rng)
+        return batch_of([workspace.song(rng) for _ in range(options["batch_size"])], rng)
 
     rng = np.random.default_rng(0)
-    songs = studio.data.validation[:36]
+    songs = workspace.data.validation[:36]
     held_out = batch_of(songs, rng)
     clean = torch.stack([mels.window(song, 2.5) for song in songs])
     held_out_clean = {"log_mel": clean, "target": heard(clean)}
@@ -117,4 +117,4 @@ def train_clap_noise(studio: Studio) -> None:
         return {"loss": loss.item(), "cosine": degraded["cosine"], "clean": same["cosine"]}
 
     student = copy.deepcopy(teacher).requires_grad_(True)
-    studio.run("clap_noise", NoiseTraining(student), batch, validate)
+    workspace.run("clap_noise", NoiseTraining(student), batch, validate)
