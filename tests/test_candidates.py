@@ -59,13 +59,13 @@ def test_the_best_is_kept_and_comes_again_alone(model: MusicotPipeline, planned:
 def test_where_a_batch_rounds_otherwise_the_seed_keeps_its_word(
     model: MusicotPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = model._draw
+    draw = model.render
 
     def rounds_otherwise(plans: list, seeds: list, *rest: object) -> Iterator[np.ndarray]:
         for block in draw(plans, seeds, *rest):
             yield (block + 1) % 32 if len(plans) > 1 else block
 
-    monkeypatch.setattr(model, "_draw", rounds_otherwise)
+    monkeypatch.setattr(model, "render", rounds_otherwise)
     song = model.generate("piano", duration=3, seed=3, candidates=2)
     alone = model.generate("piano", duration=3, seed=song.settings["seed"])
     np.testing.assert_array_equal(alone.waveform, song.waveform)

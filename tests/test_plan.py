@@ -18,6 +18,9 @@ from musicot_mlx.pipelines.musicot.continuation import join
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
 from musicot_mlx.pipelines.musicot.plan import Origin
 from musicot_mlx.pipelines.musicot.thoughts import quantised, slerp, unit, vectors_of
+from musicot_mlx.pipelines.renderer import Renderer
+from musicot_mlx.weights.checkpoint import read_config
+from musicot_mlx.weights.hub import resolve
 from tests import tiny
 
 
@@ -317,6 +320,32 @@ def test_plans_of_version_1_load(model: MusicotPipeline, plan: mc.Plan) -> None:
     np.testing.assert_array_equal(loaded.codes, plan.codes)
     assert {origin.kind for origin in loaded.origins} == {"unknown"} and loaded.history == ()
     assert loaded.replace(0, "drums").to_dict()["version"] == 3
+
+
+def test_a_plan_carries_its_space_and_enters_no_other(
+    model: MusicotPipeline, plan: mc.Plan, tmp_path: Path
+) -> None:
+    assert isinstance(model, Renderer)
+    assert plan.space == model.space.id == "clap-16" == plan.to_dict()["space"]
+    assert model.settings("piano")["space"] == "clap-16"
+    unsaid = mc.Plan.load({k: v for k, v in plan.to_dict().items() if k != "space"}, model)
+    assert unsaid.space == "clap-16"
+    plan.save(tmp_path / "a.json")
+    foreign = json.loads((tmp_path / "a.json").read_text()) | {"space": "musiccoca-768"}
+    (tmp_path / "a.json").write_text(json.dumps(foreign))
+    other = replace(plan, space="musiccoca-768")
+    for use in (
+        lambda: mc.Plan.load(tmp_path / "a.json", model),
+        lambda: model.generate(plan=other),
+        lambda: plan.replace(0, other),
+        lambda: plan.morph(other, 0.5),
+    ):
+        with pytest.raises(MusicotError, match="made in the space 'musiccoca-768'"):
+            use()
+
+
+def test_the_embedded_model_names_its_space() -> None:
+    assert read_config(resolve("musicot-mini"))["space"] == "clap-musicot-mini"
 
 
 def test_a_plan_of_another_model_is_noticed(

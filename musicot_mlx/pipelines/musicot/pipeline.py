@@ -73,6 +73,7 @@ def load(
         sampling=loaded.section("sampling", Sampling),
         usual_harmony=loaded.section("usual_harmony", UsualHarmony),
         name=called,
+        space_name=str(loaded.config.get("space", "clap")),
         adapters=loaded.adapters,
         adapter_keys=loaded.adapter_keys,
         **networks,
@@ -99,6 +100,7 @@ class MusicotPipeline(Planner):
         sampling: Sampling,
         usual_harmony: UsualHarmony | None = None,
         name: str,
+        space_name: str = "clap",
         adapters: Sequence[str] = (),
         adapter_keys: int = 0,
     ) -> None:
@@ -109,6 +111,7 @@ class MusicotPipeline(Planner):
             sampling=sampling,
             usual_harmony=usual_harmony,
             name=name,
+            space_name=space_name,
         )
         self.semantic_tokenizer, self.diffusion, self.vae = semantic_tokenizer, diffusion, vae
         self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
@@ -118,6 +121,17 @@ class MusicotPipeline(Planner):
     def dtype(self) -> mx.Dtype:
         """What hidden states run in."""
         return self.semantic_lm.dtype
+
+    @property
+    def frame_rate(self) -> float:
+        """Audio tokens a second."""
+        return self.semantic_lm.config.audio_frame_rate
+
+    @property
+    def prefill_frames(self) -> int:
+        """Audio tokens that a window of the language model looks back on at most."""
+        config = self.semantic_lm.config
+        return config.first_frame(config.context_segments // 2)
 
     @property
     def sample_rate(self) -> int:
@@ -159,8 +173,7 @@ class MusicotPipeline(Planner):
         kept = self._kept(wish)
         plan = self._plan(wish, Clock())
         blocks = passed(self.audio_tokens(plan, wish, kept), codes)
-        latents = self.latents(plan, blocks, wish, kept)
-        return Stream(plan, codes, self.decode(plan, latents, wish, kept))
+        return Stream(plan, codes, self.waveform(plan, blocks, wish, kept))
 
     def _rendered(
         self,
@@ -184,7 +197,7 @@ class MusicotPipeline(Planner):
     ) -> Iterator[np.ndarray]:
         """The semantic codes of a plan in blocks (1, codes) as they come, those kept first."""
         frames, done = self.frames(plan.duration), 0
-        for block in self._draw([plan], [wish.seed], wish, kept):
+        for block in self.render([plan], [wish.seed], wish, kept):
             done += block.shape[1]
             if wish.progress:
                 wish.progress("audio tokens", done, frames)
@@ -246,13 +259,29 @@ class MusicotPipeline(Planner):
                 wish.progress("waveform", made, samples)
             yield chunk
 
+    def waveform(
+        self,
+        plan: Plan,
+        codes: Sequence[np.ndarray],
+        wish: MusicotOptions,
+        kept: Kept | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The waveform of a plan's audio tokens in chunks (samples, channels)."""
+        return self.decode(plan, self.latents(plan, codes, wish, kept), wish, kept)
+
     def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
         """All that makes a song again, as JSON: what the sidecar of a song holds."""
         return self._settings(MusicotOptions.of(self.sampling, prompt, **options))
 
     def _settings(self, wish: MusicotOptions) -> dict[str, Any]:
         adapters = {"adapter_path": list(self.adapters)} if self.adapters else {}
-        return {**wish.saved(), **adapters, "model": self.name, "version": __version__}
+        return {
+            **wish.saved(),
+            **adapters,
+            "model": self.name,
+            "version": __version__,
+            "space": self.space.id,
+        }
 
     # --- candidates -------------------------------------------------------------------------------
 
@@ -291,7 +320,7 @@ class MusicotPipeline(Planner):
         number, song = best.number, best.song
         # A batch rounds otherwise than a song alone. Where that changed a token, what is kept is
         # the song that the seed makes alone, so that the settings keep their word.
-        blocks = self._draw([plans[number]], [seeds[number]], wish, kept)
+        blocks = self.render([plans[number]], [seeds[number]], wish, kept)
         alone = np.concatenate(list(blocks), axis=1)
         if (alone != song.codes).any():
             song = self._rendered(plans[number], [alone], wishes[number], kept, clock)
@@ -306,19 +335,19 @@ class MusicotPipeline(Planner):
     ) -> np.ndarray:
         """Audio tokens of several songs, int32 (songs, frames)."""
         blocks, drawn = [], 0
-        for block in self._draw(plans, seeds, wish, kept):
+        for block in self.render(plans, seeds, wish, kept):
             blocks.append(block)
             drawn += block.shape[1]
             if wish.progress:
                 wish.progress("audio tokens", drawn, self.frames(plans[0].duration))
         return np.concatenate(blocks, axis=1)
 
-    def _draw(
+    def render(
         self,
         plans: Sequence[Plan],
         seeds: Sequence[int],
         wish: MusicotOptions,
-        kept: Kept | None,
+        kept: Kept | None = None,
     ) -> Iterator[np.ndarray]:
         """Audio tokens of songs of one length in one batch: blocks (songs, codes), first those that
         are kept.

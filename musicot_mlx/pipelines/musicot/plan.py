@@ -81,6 +81,7 @@ class Plan:
     key: str | None = None
     chords: tuple[str, ...] = ()
     bpm: float = 0.0
+    space: str | None = None  # id of the space that the thoughts live in; None: not said
     model: Composer | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -178,6 +179,7 @@ class Plan:
         places = list(range(self.segments)) if where is None else self._places(where)
         columns = spread(other.segments, len(places))
         theirs = other.codes[:, columns]
+        self._model().space.require(other.space, "the other plan")
         if len(theirs) != len(self.codes):
             raise MusicotError("the plans come from models of different codebooks")
         between = theirs if amount == 1 else self.codes[:, places]  # the ends stay exact
@@ -398,6 +400,7 @@ class Plan:
             "key": self.key,
             "chords": list(self.chords),
             "bpm": self.bpm,
+            "space": self.space,
             "seed": self.seed,
             "duration": self.duration,
             "thought_seconds": self.thought_seconds,
@@ -448,6 +451,7 @@ class Plan:
             key=value.get("key"),  # from version 3 on, as chords and bpm
             chords=tuple(value.get("chords", ())),
             bpm=float(value.get("bpm", 0.0)),
+            space=value.get("space"),
         )
         plan = model.check_plan(plan, where)
         for row, begins in zip(plan.embeddings, value.get("begins", ()), strict=False):
@@ -501,6 +505,7 @@ class Plan:
         """Codes (levels, some), where each comes from, and what the history says of it."""
         model = self._model()
         if isinstance(source, Plan):
+            model.space.require(source.space, "the other plan")
             if len(source.codes) != len(self.codes):
                 raise MusicotError("the plans come from models of different codebooks")
             return (

@@ -32,6 +32,7 @@ from musicot_mlx.pipelines.musicot.thoughts import (
     window_count,
 )
 from musicot_mlx.pipelines.options import LONGEST, SHORTEST, files_of
+from musicot_mlx.pipelines.renderer import Space
 from musicot_mlx.pipelines.song import Clock
 from musicot_mlx.tokens.progressions import named_bars, named_key, usual
 from musicot_mlx.tokens.tempo import asked_tempo, fold, is_tempo, named_tempo, tempo_tag
@@ -78,10 +79,15 @@ class Planner:
         sampling: Sampling,
         usual_harmony: UsualHarmony | None = None,
         name: str,
+        space_name: str = "clap",
     ) -> None:
         self.clap, self.rvq, self.semantic_lm = embedder, rvq, semantic_lm
         self.sampling, self.name = sampling, name
         self.usual_harmony = usual_harmony or UsualHarmony()
+        config = semantic_lm.config
+        self.space = Space(
+            space_name, config.clap_dim, config.thought_codebooks, config.thought_seconds
+        )
         self.conditioning = Conditioning(
             embedder, semantic_lm, tag_threshold=sampling.tag_threshold
         )
@@ -209,6 +215,7 @@ class Planner:
             tags=tuple(tags),
             lyrics=wish.lyrics or "",
             origins=tuple(origins),
+            space=self.space.id,
         )
 
     def plan_from_audio(
@@ -327,11 +334,17 @@ class Planner:
         """The plan with its vectors, if it is one that this model can render; MusicotError
         otherwise. A plan without thoughts (`Plan.without_thoughts`) is heard as its prompt.
         """
+        self.space.require(plan.space, where)
         config, rvq = self.semantic_lm.config, self.rvq.config
         codes = plan.codes
         if codes.ndim != 2 or codes.shape[0] != rvq.codebooks:
             raise MusicotError(
                 f"{where}: codes have shape {codes.shape}, expected ({rvq.codebooks}, segments)"
+            )
+        if plan.thought_seconds != config.thought_seconds:
+            raise MusicotError(
+                f"{where}: a thought covers {plan.thought_seconds:g} s, of this model "
+                f"{config.thought_seconds:g} s"
             )
         bare = not codes.shape[1]
         if not bare and (codes.min() < 0 or codes.max() >= rvq.codebook_size):
@@ -347,6 +360,7 @@ class Planner:
             )
         self.conditioning.tags(plan.vector, plan.tags)
         harmony.check(plan, where)
+        plan = replace(plan, space=self.space.id)
         if bare:
             return plan.with_vectors(unit(plan.vector)[None], self)
         return plan.with_vectors(vectors_of(self, codes), self)

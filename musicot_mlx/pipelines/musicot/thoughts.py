@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from musicot_mlx.models.rvq import ResidualVQ
     from musicot_mlx.pipelines.clap import ClapEmbedder
     from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.renderer import Space
 
 TRIES = 8  # thoughts drawn for words, of which the nearest is taken
 SHORTEST_WINDOW = 1.0  # seconds; a shorter rest of a file has no thought of its own
@@ -34,6 +35,7 @@ class Composer(Protocol):
 
     clap: "ClapEmbedder"
     rvq: "ResidualVQ"
+    space: "Space"
 
     def check_plan(self, plan: "Plan", where: str) -> "Plan": ...
 
