@@ -16,9 +16,11 @@ import soundfile
 
 from musicot_mlx import __version__
 from musicot_mlx.atomic import write_text
-from musicot_mlx.cli import COMMANDS, doctor, flags, generate, main, player
+from musicot_mlx.cli import COMMANDS, doctor, flags, main, player
 from musicot_mlx.cli.app import arguments
 from musicot_mlx.cli.progress import Progress
+from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
+from musicot_mlx.pipelines.musicot.options import MusicotOptions
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -607,7 +609,20 @@ def test_doctor_knows_macs_without_the_kernels_of_m5(
 def test_every_command_has_its_module() -> None:
     assert list(COMMANDS)[:3] == ["generate", "plan", "analyze"]
     assert all(flags.listed(arguments(name)) for name in COMMANDS)
-    assert set(generate.OPTIONS) >= {"duration", "lyrics", "tags", "top_k"}
+
+
+def test_options_of_families_are_flags() -> None:
+    """Each option of a family that has a flag is one of generate, under the option's name."""
+    flagged = dict(flags.listed(arguments("generate")))
+    assert flagged["audio_temperature"].names == ("--audio-temp", "--temperature")
+    assert flagged["keep"].names == ("--keep-from",) and flagged["sampler"].choices
+    assert flagged["negative_prompt"].help.startswith("MusicGen: ")
+    assert "(with MusicGen: " in flagged["reference"].help
+    for family in (MusicotOptions, MusicgenOptions):
+        for name, option in family.about().items():
+            if option.metadata["flags"]:
+                assert flagged[name].names == option.metadata["flags"]
+    assert "audio_temperature" not in dict(flags.listed(arguments("plan")))
 
 
 def test_write_text_into_a_missing_folder(tmp_path: Path) -> None:

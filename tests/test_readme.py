@@ -26,7 +26,8 @@ def _flag_table(command: str) -> str:
         names = ", ".join(f"`{name}`" for name in flag.names)
         names, value = (f"`{flag.metavar}`", "") if flag.positional else (names, flag.metavar)
         shown = f" {value}".replace("|", r"\|") if value else ""
-        rows.append(f"| {names}{shown} | {flag.help} |")
+        help = flag.help.replace("|", r"\|")
+        rows.append(f"| {names}{shown} | {help} |")
     return "\n".join(rows)
 
 

@@ -87,7 +87,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def arguments(name: str) -> type:
     """The dataclass that holds the flags of one command."""
-    return import_module(f"musicot_mlx.cli.{name}").Arguments
+    own = import_module(f"musicot_mlx.cli.{name}").Arguments
+    return flags.with_families(own) if issubclass(own, flags.Asked) else own
 
 
 class _Interrupted(Exception):
@@ -117,7 +118,7 @@ def _command(name: str) -> TyperCommand:
         except KeyboardInterrupt as stop:
             raise _Interrupted from stop
 
-    return flags.command(name, COMMANDS[name], module.Arguments, run, context_settings=_SETTINGS)
+    return flags.command(name, COMMANDS[name], arguments(name), run, context_settings=_SETTINGS)
 
 
 @cache

@@ -8,17 +8,27 @@ what was given; the defaults are the dataclass's own.
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import typer
 from typer.core import TyperCommand
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines import families
 
 if TYPE_CHECKING:
     from musicot_mlx.pipelines.clap import ClapEmbedder
@@ -39,6 +49,7 @@ class Flag:
     panel: str = "Options"
     check: Callable[[str], Any] | None = None
     positional: bool = False
+    choices: tuple[Any, ...] = ()
 
     @property
     def several(self) -> bool:
@@ -72,7 +83,7 @@ def listed(arguments: type) -> Iterator[tuple[str, Flag]]:
     hints = get_type_hints(arguments)
     for each in dataclasses.fields(arguments):
         said: Flag = each.metadata["flag"]
-        choices = choices_of(hints[each.name])
+        choices = said.choices or choices_of(hints[each.name])
         yield (
             each.name,
             dataclasses.replace(
@@ -80,6 +91,7 @@ def listed(arguments: type) -> Iterator[tuple[str, Flag]]:
                 metavar=said.metavar or "|".join(map(str, choices)),
                 names=said.names or ("--" + each.name.replace("_", "-"),),
                 check=said.check or (choice(choices) if choices else None),
+                choices=choices,
             ),
         )
 
@@ -89,9 +101,9 @@ def require(arguments: type, name: str, value: Any, label: str) -> None:
 
     Raises MusicotError, which names the value by `label`.
     """
-    said, choices = dict(listed(arguments))[name], choices_of(get_type_hints(arguments)[name])
+    said = dict(listed(arguments))[name]
     for each in value if said.several and isinstance(value, list) else [value]:
-        if each not in choices if choices else not (said.check or isinstance(each, str)):
+        if each not in said.choices if said.choices else not (said.check or isinstance(each, str)):
             raise MusicotError(f"{label} can't be {value!r}")
         try:
             if said.check:
@@ -192,8 +204,8 @@ def _parameters(arguments: type) -> Iterator[inspect.Parameter]:
         about |= {"rich_help_panel": said.panel, "show_default": False}
         if said.check:
             about["parser"] = partial(_checked, said.check)
-        if choices := choices_of(hints[each.name]):
-            about["autocompletion"] = _completing(choices)
+        if said.choices:
+            about["autocompletion"] = _completing(said.choices)
         info = typer.Argument(**about) if said.positional else typer.Option(*said.names, **about)
         required = each.default is each.default_factory is dataclasses.MISSING
         yield inspect.Parameter(
@@ -282,13 +294,19 @@ def read_text(path: str, what: str) -> str:
         raise MusicotError(f"the {what} {path} is not UTF-8 text") from error
 
 
-song, _thoughts = partial(flag, panel="The song"), partial(flag, panel="Thoughts")
+song = partial(flag, panel="The song")
+_PANELS = {
+    "thought_temperature thought_guidance top_k top_p": "Thoughts",
+    "audio_temperature audio_guidance unconditional thought_bias": "Audio tokens",
+    "steps diffusion_guidance sampler": "Diffusion",
+}
 
 
 @dataclass(kw_only=True)
-class Planning:
-    """The flags that generate and plan share; absent ones leave the model's own defaults."""
+class Asked:
+    """What generate and plan ask for that is no option of a family."""
 
+    planning: ClassVar[bool] = False  # whether options of plans are all that it takes of families
     prompt: str | None = song(
         "TEXT", "what the music should be; - reads standard input", "--prompt", "-p"
     )
@@ -296,59 +314,65 @@ class Planning:
     adapter_path: list[str] | None = song(
         "FOLDER...", "adapters from musicot lora; FOLDER:0.5 counts half (default: none)"
     )
-    duration: float | None = song(
-        "S",
-        "length of the song in seconds, 1 to 300 (default: 30)",
-        "--duration",
-        "--seconds",
-        check=seconds,
-    )
-    reference: list[str] | None = song(
-        "FILE...",
-        "audio of any length whose thoughts the song borrows; several are blended (with "
-        "MusicGen: what the candidates are compared with)",
-    )
-    reference_weights: list[float] | None = song(
-        "W...", "how much each reference counts (default: equal weights)", check=number(0)
-    )
     lyrics_file: str | None = song("FILE", "lyrics, with [VERSE] and other section marks")
-    tags: list[str] | None = song(
-        "A,B",
-        "tags (default: those that the prompt names and those near it, and a tempo)",
-        check=names,
-    )
-    key: str | None = song(
-        "KEY", 'as "D minor" (default: what the prompt names, or a key of songs like it)'
-    )
-    chords: str | None = song(
-        "TEXT",
-        'a chord a bar, "Am F C G", repeated; with lines as many as a bar holds, "Am F | C | G"; '
-        "numerals in the key; none leaves them open (default: what the prompt names, or chords of "
-        "songs like it)",
-    )
-    thought_temp: float | None = _thoughts(
-        "T",
-        "temperature of the thoughts, 0 is greedy (default: the model's; 0.65 in the paper)",
-        check=number(0, 10),
-    )
-    thought_guidance: float | None = _thoughts(
-        "L",
-        "guidance scale of the thoughts, 1 is off (default: the model's; 2.3)",
-        check=number(0, 50),
-    )
-    top_k: int | None = _thoughts(
-        "K",
-        "draw from the K likeliest tokens, 0 is all (default: 0)",
-        check=number(0, whole=True),
-    )
-    top_p: float | None = _thoughts(
-        "P",
-        "draw from the likeliest tokens that make up P, 1 is all (default: 1)",
-        check=number(0, 1),
-    )
 
 
-def check_references(args: Planning) -> None:
+def with_families(arguments: type[Asked]) -> type[Asked]:
+    """The arguments of a command together with the options of families that are registered."""
+    options = family_options(planning=arguments.planning)
+    fields = [
+        (name, list[str] | None if said.several else str | None, _given(said))
+        for name, said in options.items()
+    ]
+    base = dataclasses.make_dataclass("Options", fields, bases=(Asked,), kw_only=True)
+    return dataclasses.make_dataclass("Arguments", (), bases=(arguments, base), kw_only=True)
+
+
+def _given(said: Flag) -> Any:
+    return field(default=None, metadata={"flag": said})
+
+
+def family_options(*, planning: bool = False) -> dict[str, Flag]:
+    """The options that families of songs have and that have a flag, by their own names.
+
+    planning leaves those of plans alone. An option of a later family alone says whose it is.
+    """
+    found: dict[str, Flag] = {}
+    singers = [family for family in families.known() if family.can("songs")]
+    for family in singers:
+        for name, option in family.get("options").about().items():
+            about, help = option.metadata, option.metadata["help"]
+            if not about["flags"] or (planning and not about["planning"]):
+                continue
+            if name not in found:
+                whose = "" if family is singers[0] else f"{family.title}: "
+                found[name] = _of_option(name, about, whose + help)
+            elif _sense(found[name].help) != _sense(help):
+                both = f"{found[name].help} (with {family.title}: {help})"
+                found[name] = dataclasses.replace(found[name], help=both)
+    return found
+
+
+def _sense(help: str) -> str:
+    """A help text without its defaults, which differ from family to family."""
+    return help.partition(" (default")[0].partition(", 0 is")[0]
+
+
+def _of_option(name: str, about: Mapping[str, Any], help: str) -> Flag:
+    """The flag of a family's option."""
+    kind, several = about["kind"], about["several"]
+    check = None
+    if kind in (int, float):
+        unit = {"s": "seconds"}.get(about["unit"], about["unit"])
+        check = number(about["low"], about["high"], whole=kind is int, unit=unit)
+    elif several and kind is str:
+        check = names if "," in about["metavar"] else str
+    metavar = about["metavar"] + ("..." if several and kind is not str else "")
+    panel = next((p for each, p in _PANELS.items() if name in each.split()), "The song")
+    return Flag(metavar, help, about["flags"], panel, check, choices=about["offered"])
+
+
+def check_references(args: Any) -> None:
     """Raise MusicotError for reference files that aren't there and weights that don't fit them."""
     for path in args.reference or ():
         if not Path(path).is_file():

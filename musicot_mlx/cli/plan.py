@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress, peak_memory
@@ -44,8 +44,10 @@ _output = partial(flags.flag, panel="Output")
 
 
 @dataclass(kw_only=True)
-class Arguments(flags.Planning):
-    """The flags of musicot plan."""
+class Arguments(flags.Asked):
+    """The flags of musicot plan, beside those that are options of a family."""
+
+    planning: ClassVar[bool] = True
 
     from_audio: str | None = flags.song("FILE", "plan what this audio holds, second by second")
     plan: str | None = _editing("FILE", "begin with this plan, or the plan of a song's .json")
@@ -225,13 +227,8 @@ def _first_plan(model: Any, args: Arguments) -> "Plan":
         return model.plan_from_audio(
             args.from_audio, prompt, duration=args.duration, **common_options
         )
-    names = ("duration", "reference", "reference_weights", "top_k", "top_p")
-    options = {name: getattr(args, name) for name in names}
-    options |= {
-        "thought_temperature": args.thought_temp,
-        "thought_guidance": args.thought_guidance,
-        **common_options,
-    }
+    names = flags.family_options(planning=True)
+    options = {name: getattr(args, name) for name in names} | common_options
     with Progress() as progress:
         given = {name: value for name, value in options.items() if value is not None}
         return model.plan(prompt, progress=progress, **given)
@@ -243,7 +240,7 @@ def _edits(model: Any, args: Arguments) -> list[Any]:
 
     drawing = {
         "seed": args.seed,
-        "thought_temperature": args.thought_temp,
+        "thought_temperature": args.thought_temperature,
         "thought_guidance": args.thought_guidance,
     }
     made: list[Any] = []

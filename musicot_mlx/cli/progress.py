@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import rich.progress
@@ -87,3 +87,18 @@ def summary(path: object, duration: float, sample_rate: int, elapsed: float) -> 
         f"(RTF {elapsed / duration:.2f}), peak memory {memory['peak_resident_gb']:.2f} GB "
         f"(MLX {memory['peak_mlx_gb']:.2f} GB)"
     )
+
+
+def candidates(chosen: dict[str, Any]) -> str:
+    """How the candidates came out, a line each, the kept one marked."""
+    rows = []
+    for number, each in enumerate(chosen["scores"], start=1):
+        cosines = [
+            f"{key} {each[key]:.3f}" for key in ("prompt", "plan", "reference") if key in each
+        ]
+        found = (
+            "a broken render" if each["broken"] else f"{each['score']:.3f} ({', '.join(cosines)})"
+        )
+        mark = ", kept" if each["seed"] == chosen["kept"] else ""
+        rows.append(f"candidate {number}: {found}, seed {each['seed']}{mark}")
+    return "\n".join(rows)

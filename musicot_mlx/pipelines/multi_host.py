@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -119,6 +120,62 @@ def make(
             raise
         raise RunError(lost()) from stop
     return int(failed)
+
+
+def make_songs(
+    model: Any,
+    songs: Sequence[tuple[str | None, int]],
+    paths: Sequence[Path],
+    rate: int | None,
+    options: dict[str, Any],
+    tell: Callable[[Path, Report], None],
+) -> int:
+    """Make songs, each (prompt, seed), or each song's candidates, and return the exit code.
+
+    tell(path, report) is called on the first host for each song that is written.
+    """
+    from musicot_mlx.pipelines import candidates, families
+
+    options = dict(options)
+    count = options.pop("candidates", None) or 1
+    if count > 1 and not families.can(model, "plan"):
+        raise MusicotError(
+            f"{model.family.title}'s candidates are one batch on one host; leave out --candidates"
+        )
+    jobs = [
+        Job(number, prompt, own, path)
+        for number, ((prompt, seed), path) in enumerate(zip(songs, paths, strict=True))
+        for own in candidates.candidate_seeds(seed, count)
+    ]
+
+    def render(job: Job, path: Path) -> Report:
+        started = time.perf_counter()
+        song = model.generate(job.prompt, **options, seed=job.seed)
+        song.save(path, sample_rate=rate)
+        report = {"seed": job.seed, "duration": song.duration, "prompt": job.prompt}
+        report |= {"sample_rate": rate or song.sample_rate}
+        if count > 1:
+            vectors = {"prompt": song.plan.vector, "thoughts": song.plan.embeddings}
+            found = candidates.score(
+                model.clap, song.waveform, song.sample_rate, seed=job.seed, **vectors
+            )
+            report["score"] = found.to_dict()
+        return {**report, "elapsed_seconds": round(time.perf_counter() - started, 3)}
+
+    def finish(made: list[tuple[Job, Result]]) -> None:
+        job, kept = made[0]
+        if count > 1:
+            job, kept = max(made, key=lambda pair: pair[1].report["score"]["score"])
+            scores = [result.report.pop("score") for _, result in made]
+            number = [each["seed"] for each in scores].index(job.seed)
+            chosen = candidates.chosen(songs[job.song][1], scores, number)
+            settings = json.loads(kept.files[".json"]) | {"chosen": chosen}
+            kept.files[".json"] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+        write(job.path, kept.files)
+        files = [str(job.path), str(job.path.with_suffix(".json"))]
+        tell(job.path, {**kept.report, "files": files, "host": kept.host})
+
+    return make(jobs, render, finish)
 
 
 @contextmanager

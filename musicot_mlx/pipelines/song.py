@@ -1,9 +1,10 @@
 """A song: the waveform, and everything that says how it came about."""
 
 import base64
+import itertools
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from musicot_mlx.atomic import write_json
-from musicot_mlx.audio.files import audio_writer, check_render, format_of, resample
+from musicot_mlx.audio.files import (
+    RenderCheck,
+    audio_writer,
+    check_render,
+    format_of,
+    resample,
+    resample_stream,
+    to_pcm16,
+)
 from musicot_mlx.pipelines.musicot.plan import Plan
 
 
@@ -75,6 +84,50 @@ class Stream(Iterator[np.ndarray]):
     def codes(self) -> np.ndarray:
         blocks = self._codes or [np.zeros((1, 0))]
         return np.concatenate(blocks, axis=-1).astype(np.int32)
+
+    def save(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        made_at: int,
+        sample_rate: int,
+        *,
+        listen: Callable[[int, int], AbstractContextManager] | None = None,
+    ) -> "Saved":
+        """Write the song while it is being made, and its settings beside it.
+
+        made_at is the model's rate in Hz, sample_rate the file's. listen(sample_rate, channels)
+        gives what hears the song as it is written, a function of 16-bit PCM, or None. Raises
+        RunError like Song.save, once the last chunk has come.
+        """
+        first = next(self)
+        check, frames = RenderCheck(sample_rate), 0
+        with (
+            audio_writer(path, sample_rate, first.shape[1]) as write,
+            listen(sample_rate, first.shape[1]) if listen else nullcontext() as hear,
+        ):
+            chunks = resample_stream(itertools.chain([first], self), made_at, sample_rate)
+            for chunk in chunks:
+                check.add(chunk)
+                write(chunk)
+                frames += len(chunk)
+                if hear:
+                    hear(to_pcm16(chunk).tobytes())
+            check.finish()
+        settings = {**settings, "format": format_of(path), "sample_rate": sample_rate}
+        settings |= made_of(self.plan, self.codes, settings)
+        sidecar = path.with_suffix(".json")
+        write_json(sidecar, settings, sort_keys=True)
+        return Saved([path, sidecar], frames / sample_rate, hear is not None)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A stream that was written: its files, its seconds, and whether someone heard it."""
+
+    files: list[Path]
+    duration: float
+    heard: bool
 
 
 class Clock:

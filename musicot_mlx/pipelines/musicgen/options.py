@@ -68,7 +68,7 @@ class MusicgenOptions(Options):
     )
     melody: str | Path | None = option(
         None,
-        "melody models: audio whose melody is followed",
+        "audio whose melody a melody model follows",
         kind=Path,
         flags=("--melody",),
         metavar="FILE",

@@ -78,18 +78,19 @@ class MusicotOptions(Options):
     )
     key: str | None = option(
         None,
-        'key, as "D minor" (default: the one that the prompt names, or one of songs like it)',
+        'as "D minor" (default: what the prompt names, or a key of songs like it)',
         flags=("--key",),
         metavar="KEY",
         planning=True,
     )
     chords: str | Sequence[str] | None = option(
         None,
-        'chords, a bar each, as "Am F C G" or numerals in the key; none leaves them open (default: '
-        "those that the prompt names, or those of songs like it)",
+        'a chord a bar, "Am F C G", repeated; with lines as many as a bar holds, "Am F | C | G"; '
+        "numerals in the key; none leaves them open (default: what the prompt names, or chords of "
+        "songs like it)",
         several=True,
         flags=("--chords",),
-        metavar="CHORDS",
+        metavar="TEXT",
         planning=True,
     )
     thought_temperature: float | None = option(

@@ -1,0 +1,206 @@
+"""What musicot generate is asked for: flags and settings read and checked before a model loads."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from musicot_mlx.cli import flags
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines import families
+
+# Options of families that are files, and flags of files that a song could be written over.
+_FILES = ("plan", "keep", "melody", "continuation")
+_FIXED = (
+    "prompt prompt_file duration reference reference_weights lyrics_file tags key chords "
+    "thought_temperature thought_guidance"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Prompts (None: the rest says what to play), options by name, files, and where it came from.
+
+    plan: a file, a plan as JSON, or None; it is read once there is a model.
+    """
+
+    settings: dict[str, Any]
+    model: str
+    adapter_path: list[str] | None
+    prompts: list[str | None]
+    options: dict[str, Any]
+    plan: Any
+    rate: int | None
+    paths: list[Path]
+
+    def for_model(self, args: Any, model: Any) -> tuple[dict[str, Any], list[tuple]]:
+        """Options of this model, and each song as (prompt, seed).
+
+        What an earlier song of another family had is left out; a flag of one is an error.
+        """
+        message = f"{self.model} makes no songs; pass a {families.titles('songs')} model"
+        family = families.require(model, "songs", message)
+        for name in _options_of_families():
+            if name not in model.options and getattr(args, _field(name)) is not None:
+                flag = flags.spelled(type(args), _field(name))
+                raise MusicotError(
+                    f"{flag} means nothing to {self.model}, a {family.title} model; leave it out"
+                )
+        options = {key: value for key, value in self.options.items() if key in model.options}
+        usual = self.settings.get("seed", 0)
+        if "plan" in model.options and self.plan:
+            import musicot_mlx as mc
+
+            options["plan"] = plan = mc.Plan.load(self.plan, model)
+            usual = self.settings.get("seed", plan.seed)  # a plan gives the song of its prompt
+        return options, [(each, seed) for each in self.prompts for seed in args.seed or [usual]]
+
+    def budget(self, args: Any) -> Any:
+        """How the song keeps to --max-memory-gb, told and applied before it loads, or None."""
+        if args.max_memory_gb is None:
+            return None
+        from musicot_mlx.pipelines import memory
+
+        duration = args.duration or self.settings.get("duration", 30.0)
+        if args.plan:
+            duration = settings_of(args.plan, type(args)).get("duration", duration)
+        found = memory.plan(
+            self.model,
+            duration=duration,
+            max_memory_gb=args.max_memory_gb,
+            songs=args.candidates or 1,
+        )
+        print(found.line(), file=sys.stderr)
+        found.apply()
+        return found
+
+
+def read(args: Any) -> Request:
+    """The request of the flags; MusicotError for what is wrong, missing or contradicts itself."""
+    settings = settings_of(args.config_from, type(args))
+    plan = args.plan or settings.get("plan")
+    if plan:
+        _refuse_what_a_plan_fixes(args)
+    if args.stream and (args.candidates or 1) > 1:
+        raise MusicotError("a stream is heard before it can be chosen; leave out --candidates")
+    prompts = _prompts(args, settings)
+    options = _options(args, settings)
+    format = args.format or (None if args.output else settings.get("format"))
+    rate = args.sample_rate or settings.get("sample_rate")
+    paths = _paths(args.output, format, rate, len(prompts) * len(args.seed or [0]))
+    _require_apart(paths, args)
+    model = args.model or settings.get("model", "musicot-mini")
+    adapters = args.adapter_path or settings.get("adapter_path")
+    return Request(settings, model, adapters, prompts, options, plan, rate, paths)
+
+
+def settings_of(path: str | None, arguments: type) -> dict[str, Any]:
+    """The settings beside an earlier song, held to what the flags would take."""
+    if path is None:
+        return {}
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MusicotError(f"can't read the settings {path} ({error.strerror})") from error
+    except ValueError as error:
+        raise MusicotError(f"{path} is not a settings file: {error}") from error
+    if not isinstance(settings, dict) or "duration" not in settings:
+        raise MusicotError(f"{path} is not a settings file; pass the .json written beside a song")
+    for name, _ in flags.listed(arguments):
+        # a plan stands in the settings as it is, and is checked when it is read
+        if name != "plan" and settings.get(name) is not None:
+            flags.require(arguments, name, settings[name], f"{path}: {name}")
+    return settings
+
+
+def _options_of_families() -> list[str]:
+    """The options of families that a flag or a settings file gives."""
+    return [*flags.family_options(), "lyrics"]
+
+
+def _field(name: str) -> str:
+    """The field of an option: lyrics come from a file."""
+    return "lyrics_file" if name == "lyrics" else name
+
+
+def _prompts(args: Any, settings: dict[str, Any]) -> list[str | None]:
+    if args.prompt is not None and args.prompt_file is not None:
+        raise MusicotError("pass --prompt or --prompt-file, not both")
+    if args.prompt_file is not None:
+        text = flags.read_text(args.prompt_file, "prompt file")
+        prompts = [line.strip() for line in text.splitlines() if line.strip()]
+        if not prompts:
+            raise MusicotError(f"the prompt file {args.prompt_file} holds no prompt")
+        return prompts
+    if args.prompt is not None:
+        text = sys.stdin.read() if args.prompt == "-" else args.prompt
+        if not text.strip():
+            raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
+        return [" ".join(text.split())]
+    if settings:
+        return [settings.get("prompt")]
+    if any((args.plan, args.reference, args.melody, args.continuation)):
+        return [None]  # each carries what the song is conditioned on
+    raise MusicotError("nothing to make; pass --prompt, --prompt-file, --plan or --config-from")
+
+
+def _options(args: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    flags.check_references(args)
+    for name in _FILES:
+        path = getattr(args, name)
+        if path is not None and not Path(path).is_file():
+            label = flags.spelled(type(args), name).strip("-")
+            raise MusicotError(f"{label} file {path} doesn't exist")
+    if args.keep is not None and not (args.plan or settings.get("plan")):
+        raise MusicotError("--keep-from goes with --plan, the edited plan of that song")
+    lyrics = flags.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
+    options = {}
+    for name in _options_of_families():
+        given = lyrics if name == "lyrics" else getattr(args, name)
+        value = settings.get(name) if given is None else given
+        if value is not None and name != "plan":
+            options[name] = value
+    if args.plan or settings.get("plan"):
+        options.pop("duration", None)
+    return options
+
+
+def _refuse_what_a_plan_fixes(args: Any) -> None:
+    given = [name for name in _FIXED.split() if getattr(args, name) is not None]
+    if given:
+        flag = flags.spelled(type(args), given[0])
+        raise MusicotError(f"{flag} belongs to planning, and the plan is made; leave out {flag}")
+
+
+def _require_apart(paths: list[Path], args: Any) -> None:
+    """A song and its settings must not be written over what they are made from."""
+    made = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
+    names = (*_FILES, "lyrics_file", "prompt_file")
+    for source in (*(getattr(args, name) for name in names), *(args.reference or ())):
+        if source is not None and Path(source).resolve() in made:
+            raise MusicotError(
+                f"the song would be written over {source}, which it is made from; "
+                "pass another --output"
+            )
+
+
+def _paths(output: str | None, format: str | None, rate: int | None, count: int) -> list[Path]:
+    """Where the songs go: numbered names where there are several."""
+    from musicot_mlx.audio.files import format_of
+
+    path = Path(output or f"song.{format or 'wav'}")
+    if path.is_dir():
+        raise MusicotError(f"{path} is a folder; name a file in it")
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.{format or 'wav'}")
+    format_of(path, format, rate)
+    if not path.parent.is_dir():
+        raise MusicotError(f"can't write {path}: the folder {path.parent} doesn't exist")
+    if not os.access(path.parent, os.W_OK):
+        raise MusicotError(f"can't write {path}: permission denied; choose another place")
+    if count == 1:
+        return [path]
+    width = len(str(count))
+    return [path.with_stem(f"{path.stem}-{i:0{width}d}") for i in range(1, count + 1)]
