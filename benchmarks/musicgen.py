@@ -196,7 +196,7 @@ def step_anatomy(lm: Musicgen) -> dict[str, Any]:
     text = 2 * TEXT_TOKENS * width * lm.config.num_hidden_layers
     calls = {"async_eval": 0, "host_reads": 0}
     asynchronous, stack = mx.async_eval, mx.stack
-    run = loop._Run(lm, conditions(1), 3.0)
+    run = loop.DecodingRun(lm, conditions(1), 3.0)
     run.begin(0)
     tokens = mx.full((1, lm.config.num_codebooks, 1), lm.config.pad_id)
     mx.eval(run.logits(tokens))

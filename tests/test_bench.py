@@ -43,14 +43,14 @@ def test_tokens_wait_once_a_second() -> None:
 
 def test_passes_of_a_song(model, monkeypatch: pytest.MonkeyPatch) -> None:
     passes, tokens = [], []
-    step, forward = type(model.diffusion).step, semantic._Run._forward
+    step, forward = type(model.diffusion).step, semantic.DecodingRun._forward
     monkeypatch.setattr(
         type(model.diffusion),
         "step",
         lambda self, x, *a: passes.append(len(x)) or step(self, x, *a),
     )
     monkeypatch.setattr(
-        semantic._Run,
+        semantic.DecodingRun,
         "_forward",
         lambda self, x, cache: tokens.append(x.shape) or forward(self, x, cache),
     )

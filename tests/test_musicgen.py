@@ -221,7 +221,7 @@ def test_every_condition_is_heard():
 
 def test_negative_prompt_is_the_unconditional_row():
     lm = tiny_lm()
-    run = loop._Run(lm, [Condition(text(5), negative=text(3, 1))], 2.5)
+    run = loop.DecodingRun(lm, [Condition(text(5), negative=text(3, 1))], 2.5)
     run.begin(0)
     tokens = mx.full((1, 4, 1), 32)
     rows = [

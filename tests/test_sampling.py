@@ -8,7 +8,9 @@ from musicot_mlx.generation.guidance import guided
 from musicot_mlx.generation.sampling import (
     check_sampling,
     draw,
+    draw_fused,
     log_probabilities,
+    on_host,
     sampling_logits,
 )
 
@@ -108,3 +110,33 @@ def test_guidance_accumulates_in_float32():
     wide = np.array(logits).astype(np.float64)
     logp = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
     np.testing.assert_allclose(np.array(mixed)[0], 2.3 * logp[0] - 1.3 * logp[1], atol=1e-4)
+
+
+def test_a_fused_draw_is_of_the_same_distribution():
+    """Guidance, bias and temperature in one run: shares of 20,000 draws are the probabilities."""
+    logits = mx.random.normal((2, 8), key=mx.random.key(0))
+    bias = mx.random.normal((1, 8), key=mx.random.key(1))
+    expected = mx.softmax((guided(logits, 2.3) + bias) / 0.75, axis=-1)[0]
+    songs = 20000
+    rows = mx.concatenate([mx.broadcast_to(row[None], (songs, 8)) for row in logits])
+    keys = list(mx.random.split(mx.random.key(2), songs))
+    codes = draw_fused(rows, keys, guidance_scale=2.3, bias=bias, temperature=0.75)
+    assert codes.dtype == mx.int32 and codes.shape == (songs,)
+    shares = np.bincount(np.array(codes), minlength=8) / songs
+    np.testing.assert_allclose(shares, np.array(expected), atol=0.015)
+
+
+def test_a_fused_draw_is_the_same_alone_and_in_a_batch():
+    logits, keys = (
+        mx.random.normal((6, 40), key=mx.random.key(0)),
+        mx.random.split(mx.random.key(1), 3),
+    )
+    batch = draw_fused(logits, list(keys), guidance_scale=1.7, temperature=0.9).tolist()
+    for i in range(3):
+        alone = draw_fused(logits[i::3], [keys[i]], guidance_scale=1.7, temperature=0.9)
+        assert alone.tolist() == [batch[i]]
+
+
+def test_codes_come_to_the_host_in_order():
+    codes = [mx.array([[step, 10 + step]]) for step in range(3)]
+    assert on_host(codes).tolist() == [[[0, 1, 2], [10, 11, 12]]]

@@ -162,7 +162,7 @@ def lm_1b(tokens: int) -> list[float]:
     """Seconds of each of the first tokens of the paper's 1 B LM, two rows of guidance."""
     import mlx.core as mx
 
-    from musicot_mlx.generation.semantic import _Run as Run
+    from musicot_mlx.generation.semantic import DecodingRun as Run
     from musicot_mlx.models.semantic_lm import MUSICOT_1B, SemanticLM
 
     lm = _built(SemanticLM(MUSICOT_1B))

@@ -19,9 +19,8 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.generation.diffusion import forward_passes
-from musicot_mlx.generation.sampling import draw
 from musicot_mlx.generation.semantic import Condition
-from musicot_mlx.generation.semantic import _Run as Run
+from musicot_mlx.generation.semantic import DecodingRun as Run
 from musicot_mlx.generation.semantic import audio_tokens as draw_audio
 from musicot_mlx.generation.semantic import windows as lm_windows
 from musicot_mlx.tokens.vocabulary import COT_BOS
@@ -207,13 +206,55 @@ def operations(outputs: Any) -> collections.Counter[str]:
     return collections.Counter(names)
 
 
+# Nodes of a graph for which a GPU runs nothing: another look at the same memory.
+_VIEWS = frozenset(
+    "AsStrided Broadcast BroadcastAxes Contiguous Depends ExpandDims Flatten NumberOfElements "
+    "Reshape Slice Split Squeeze StopGradient Transpose Unflatten View".split()
+)
+_FUSED = ("rms_norm", "layer_norm", "rope", "scaled_dot_product_attention")
+
+
+def gpu_counts(build: Callable[[], Any]) -> dict[str, int]:
+    """`kernels` that a GPU would run for the arrays `build` returns, and `nodes` of their graph.
+
+    Counted on any device: MLX's fused functions, which a CPU takes apart, are one kernel each, and
+    views none. The networks must be plain ones (generation/device.py's `on_cpu` false when they
+    were loaded).
+    """
+    fused, reached = 0, []
+
+    def one_kernel(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        def call(x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+            nonlocal fused
+            fused += 1
+            reached.extend(a for a in (x, *args) if isinstance(a, mx.array))
+            y = mx.zeros_like(x)  # of the shape that all of these give
+            mx.eval(y)
+            return y
+
+        return call
+
+    before = {name: getattr(mx.fast, name) for name in _FUSED}
+    try:
+        for name, function in before.items():
+            setattr(mx.fast, name, one_kernel(function))
+        with _replaced(async_eval=lambda *arrays: None):  # what is queued leaves the graph
+            outputs = build()
+    finally:
+        for name, function in before.items():
+            setattr(mx.fast, name, function)
+    found = operations([*(outputs if isinstance(outputs, list) else [outputs]), *reached])
+    nodes = sum(found.values()) + fused
+    return {"kernels": nodes - sum(found[name] for name in _VIEWS), "nodes": nodes}
+
+
 def token_operations(lm: Any) -> collections.Counter[str]:
     """Primitives of one audio token: both rows through the LM, guidance and the draw."""
     run, ids = _prefilled(lm)
     run.feed(ids)
     with _replaced(async_eval=lambda *arrays: None):  # what is queued leaves the graph
-        logp = run.log_probabilities(lm.head(*lm.config.vocabulary.audio_range), 2.0)
-        return operations(draw(logp, mx.random.key(0), temperature=1.0))
+        head, keys = lm.head(*lm.config.vocabulary.audio_range), [mx.random.key(0)]
+        return operations(run.draw(head, keys, guidance_scale=2.0, temperature=1.0))
 
 
 def token_evals(lm: Any, *, tokens: int) -> dict[str, int]:

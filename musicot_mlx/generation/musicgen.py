@@ -19,7 +19,7 @@ import numpy as np
 
 from musicot_mlx.generation import device
 from musicot_mlx.generation.delay import delayed, delays, undelayed
-from musicot_mlx.generation.sampling import check_sampling, draw_codebooks, keys_by_step
+from musicot_mlx.generation.sampling import check_sampling, draw_codebooks, keys_by_step, on_host
 from musicot_mlx.models.musicgen import Cross, Musicgen
 
 WINDOW = 1500  # frames, 30 s: what the released models were trained on
@@ -102,7 +102,7 @@ def generate_codes(
         raise ValueError(f"frames is {frames} and block {block}, expected at least 1")
     codes = _given(config.vocab_size, (len(conditions), config.num_codebooks), frames, start)
     cut = windows(frames, done=codes.shape[-1], window=window_frames, overlap=overlap_frames)
-    run = _Run(lm, conditions, guidance_scale)
+    run = DecodingRun(lm, conditions, guidance_scale)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
     def blocks() -> Iterator[np.ndarray]:
@@ -118,7 +118,7 @@ def generate_codes(
 
 
 def _write(
-    run: "_Run",
+    run: "DecodingRun",
     past: np.ndarray,
     window: Window,
     keys: Sequence[mx.array],
@@ -139,7 +139,7 @@ def _write(
 
     def whole() -> np.ndarray:
         nonlocal seen, sent
-        seen = np.concatenate([seen, np.array(mx.stack(waiting, axis=-1))], axis=-1)
+        seen = np.concatenate([seen, on_host(waiting)], axis=-1)
         waiting.clear()
         if seen.shape[-1] - span <= sent:
             return past[..., :0]
@@ -162,7 +162,7 @@ def _write(
     yield whole()
 
 
-class _Run:
+class DecodingRun:
     """One batch of songs through the decoder: rows, text, caches. The model holds no state.
 
     Rows are one a song, then, with guidance, the songs' unconditional rows in the same order.

@@ -4,9 +4,10 @@ The filters are mlx-lm's: top-k keeps exactly k (ties included), top-p keeps the
 mass reaches p, row by row. The order is that of transformers' generate (mlx-lm tempers last).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from musicot_mlx.nn.mlx_lm_light import apply_top_k, apply_top_p
 
@@ -54,6 +55,51 @@ def draw(
     logits = sampling_logits(logp, temperature=temperature, top_k=top_k, top_p=top_p)
     # categorical takes logits, normalised or not; probabilities would draw near-uniform noise
     return mx.random.categorical(logits, axis=-1, key=key).astype(mx.int32)
+
+
+def draw_fused(
+    logits: mx.array,
+    keys: Sequence[mx.array],
+    *,
+    guidance_scale: float = 1.0,
+    bias: mx.array | None = None,
+    temperature: float,
+) -> mx.array:
+    """guided, bias and draw in one compiled run, a key a song -> int32 (songs,).
+
+    logits: (rows, ids), the songs' rows and then, with guidance, as many without conditions. What
+    normalises a row is a constant of it and falls out of the draw (Gumbel-max). It draws from the
+    same distribution as `draw` but not the same ids.
+    """
+    keys = keys[0][None] if len(keys) == 1 else mx.stack(keys)
+    return _fused(logits, bias, keys, guidance_scale, temperature)
+
+
+@mx.compile
+def _fused(
+    logits: mx.array, bias: mx.array | None, keys: mx.array, scale: float, temperature: float
+) -> mx.array:
+    logits = logits.astype(mx.float32)
+    songs, ids = len(keys), logits.shape[-1]
+    if len(logits) > songs:
+        conditional, without = mx.split(logits, 2)
+        logits = without + scale * (conditional - without)
+    if bias is not None:
+        logits = logits + bias
+    if songs == 1:
+        noise = mx.random.gumbel((1, ids), key=keys[0])
+    else:
+        noise = mx.vmap(lambda key: mx.random.gumbel((ids,), key=key))(keys)
+    return mx.argmax(logits * (1.0 / temperature) + noise, axis=-1).astype(mx.int32)
+
+
+def on_host(codes: Sequence[mx.array]) -> np.ndarray:
+    """Codes of some steps, (...) each, as one array (..., steps).
+
+    Each is waited for by itself: one array made of them on the device would be queued behind the
+    step that is running.
+    """
+    return np.stack([np.array(code) for code in codes], axis=-1)
 
 
 def draw_codebooks(

@@ -25,7 +25,14 @@ import numpy as np
 
 from musicot_mlx.generation import device
 from musicot_mlx.generation.guidance import guided
-from musicot_mlx.generation.sampling import check_sampling, draw, keys_by_step, log_probabilities
+from musicot_mlx.generation.sampling import (
+    check_sampling,
+    draw,
+    draw_fused,
+    keys_by_step,
+    log_probabilities,
+    on_host,
+)
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig, Step, merge_caches
 from musicot_mlx.tokens.vocabulary import AUD_BOS, COT_BOS, COT_EOS, Vocabulary
 
@@ -174,7 +181,7 @@ def plan_many(
     for window in windows(segments, config.context_segments):
         held = codes[..., window.start : window.stop]  # a view: filled below
         free = held[0] < 0  # alike in all songs
-        run = _Run(lm, _thought_rows(lm, conditions, guidance_scale), songs)
+        run = DecodingRun(lm, _thought_rows(lm, conditions, guidance_scale), songs)
         drawn: list[mx.array] = []
         with _core(config, run.rows):
             for level in range(levels):
@@ -184,9 +191,10 @@ def plan_many(
                     if not free[level, i]:
                         run.feed(start + mx.array(held[:, level, i]))
                         continue
-                    code = _draw_each(
-                        run.log_probabilities(head, guidance_scale),
+                    code = run.draw(
+                        head,
                         [k[level, window.start + i] for k in step_keys],
+                        guidance_scale=guidance_scale,
                         temperature=temperature,
                         top_k=top_k,
                         top_p=top_p,
@@ -195,7 +203,7 @@ def plan_many(
                     mx.async_eval(code)
                     drawn.append(code)
             if drawn:  # in level-major order, as a boolean index reads the table
-                held[:, free] = np.array(mx.stack(drawn, axis=1))
+                held[:, free] = on_host(drawn)
     return codes
 
 
@@ -270,16 +278,18 @@ def audio_many(
             if told is not None:  # from <aud_bos>, which predicts the window's first frame
                 heard = told[:, config.first_frame(window.start) : codes.shape[1] + 1]
                 rows = [_add_last(row, heard[i : i + 1]) for i, row in enumerate(rows)]
-            run = _Run(lm, rows, songs)
+            run = DecodingRun(lm, rows, songs)
             waiting: list[mx.array] = []
             with _core(config, run.rows) as core:
                 for frame in range(codes.shape[1], stop):
-                    logp = run.log_probabilities(head, guidance_scale)
+                    lean = None
                     if bias is not None:
-                        logp = logp + bias[:, min(config.segment(frame), bias.shape[1] - 1)]
-                    code = _draw_each(
-                        logp,
+                        lean = bias[:, min(config.segment(frame), bias.shape[1] - 1)]
+                    code = run.draw(
+                        head,
                         next(step_keys),
+                        guidance_scale=guidance_scale,
+                        bias=lean,
                         temperature=temperature,
                         top_k=top_k,
                         top_p=top_p,
@@ -288,13 +298,13 @@ def audio_many(
                     run.feed(code + config.audio_offset, ahead)
                     mx.async_eval(code)
                     if len(waiting) == BLOCK:
-                        block = np.array(mx.stack(waiting, axis=1))  # (songs, codes)
+                        block = on_host(waiting)  # (songs, codes)
                         waiting = []
                         codes = np.concatenate([codes, block], axis=1)
                         with core.paused():
                             yield block
                     waiting.append(code)
-                block = np.array(mx.stack(waiting, axis=1))
+                block = on_host(waiting)
             codes = np.concatenate([codes, block], axis=1)
             yield block
 
@@ -318,7 +328,7 @@ def _stretches(
             yield window, first, last
 
 
-class _Run:
+class DecodingRun:
     """One run of rows through the LM: caches and what waits to be fed. The model holds no state.
 
     `rows` are embedded prefixes (1, time, hidden): one a song, then, with guidance, the songs'
@@ -341,10 +351,47 @@ class _Run:
         self.pending.append(ids)
         self.told = told
 
+    def draw(
+        self,
+        head: Callable[[mx.array], mx.array],
+        keys: Sequence[mx.array],
+        *,
+        guidance_scale: float,
+        bias: mx.array | None = None,
+        temperature: float,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> mx.array:
+        """Run what waits; one code a song (songs,), each by its own key, so that a song is the same
+        alone and in a batch. bias (songs, ids) is added to guided log-probabilities.
+        """
+        if device.fuses_draws() and temperature and not top_k and top_p == 1.0:
+            return draw_fused(
+                self.logits(head),
+                keys,
+                guidance_scale=guidance_scale,
+                bias=bias,
+                temperature=temperature,
+            )
+        logp = self.log_probabilities(head, guidance_scale)
+        if bias is not None:
+            logp = logp + bias
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        return mx.concatenate(
+            [draw(logp[i : i + 1], key, **settings) for i, key in enumerate(keys)]
+        )
+
     def log_probabilities(
         self, head: Callable[[mx.array], mx.array], guidance_scale: float
     ) -> mx.array:
         """Run what waits; float32 log-probabilities (songs, ids) of the next token, guided."""
+        logits = self.logits(head)
+        if self.rows == self.songs:
+            return log_probabilities(logits)
+        return guided(logits, guidance_scale)
+
+    def logits(self, head: Callable[[mx.array], mx.array]) -> mx.array:
+        """Run what waits; logits (rows, ids) of the next token."""
         fed = None
         if self.pending:
             ids = mx.stack(self.pending, axis=1)  # (songs, time)
@@ -356,10 +403,7 @@ class _Run:
             hidden = self._prefill(fed)
         else:
             hidden = self._forward(fed, self.cache)
-        logits = head(hidden)  # (rows, ids)
-        if self.rows == self.songs:
-            return log_probabilities(logits)
-        return guided(logits, guidance_scale)
+        return head(hidden)
 
     def _prefill(self, fed: mx.array | None) -> mx.array:
         """Each row alone, then one cache for all; hidden states (rows, hidden) after the last."""
@@ -415,12 +459,6 @@ def _add_last(embeddings: mx.array, told: mx.array) -> mx.array:
     if n == embeddings.shape[-2]:
         return embeddings + told
     return mx.concatenate([embeddings[..., :-n, :], embeddings[..., -n:, :] + told], axis=-2)
-
-
-def _draw_each(logp: mx.array, keys: Sequence[mx.array], **settings: float) -> mx.array:
-    """One code a song (songs,), each by its own key: a song is the same alone and in a batch."""
-    codes = [draw(logp[i : i + 1], key, **settings) for i, key in enumerate(keys)]
-    return mx.concatenate(codes)
 
 
 def _thought_rows(

@@ -256,7 +256,7 @@ class LSTM(nn.Module):
         inputs = x @ self.wx.T + self.bias  # (batch, time, 4 * channels)
         if state is None:
             zeros = mx.zeros((len(inputs), self.wh.shape[1]), dtype=inputs.dtype)
-            state = zeros, zeros
+            state = zeros, zeros.astype(mx.float32)
         return self._steps(inputs, state)
 
     def _steps(self, inputs: mx.array, state: State) -> tuple[mx.array, State]:
@@ -271,10 +271,13 @@ class LSTM(nn.Module):
 
 @mx.compile
 def cell_step(inputs: mx.array, recurrent: mx.array, cell: mx.array) -> State:
-    """One LSTM step: pre-activations (batch, 4 * channels) of both sources, and the old cell."""
-    i, f, g, o = mx.split(inputs + recurrent, 4, axis=-1)
+    """One LSTM step: pre-activations (batch, 4 * channels) of both sources, and the old cell, which
+    is float32 whatever the dtype: it sums over thousands of steps.
+    """
+    gates = (inputs + recurrent).astype(mx.float32)
+    i, f, g, o = mx.split(gates, 4, axis=-1)
     cell = mx.sigmoid(f) * cell + mx.sigmoid(i) * mx.tanh(g)
-    return mx.sigmoid(o) * mx.tanh(cell), cell
+    return (mx.sigmoid(o) * mx.tanh(cell)).astype(inputs.dtype), cell
 
 
 class Encoder(nn.Module):

@@ -28,7 +28,7 @@ def test_a_step_on_two_lanes_is_the_plain_step(monkeypatch, kind):
         monkeypatch.setattr(threads, "second_lane", lambda lane=lanes_there: lane)
         for conditions in (songs, songs[:1], songs[2:]):
             codes.append(draw(lm, conditions, temperature=0.0))
-            run = loop._Run(lm, conditions, 3.0)
+            run = loop.DecodingRun(lm, conditions, 3.0)
             run.begin(0)
             tokens = mx.zeros((len(conditions), lm.config.num_codebooks, 1), dtype=mx.int32)
             run.logits(tokens)
