@@ -13,7 +13,7 @@ from pathlib import Path
 from musicot_mlx.cli import flags, player
 from musicot_mlx.evaluation import machine
 
-GOOD, HINT, BAD = "ok", "hint", "missing"
+GOOD, HINT, BAD, LOOK = "ok", "hint", "missing", "LOOK"
 _NARROW_KERNELS = ("haswell", "zen", "sandybridge", "nehalem")  # of OpenBLAS, without AVX-512
 
 
@@ -31,6 +31,9 @@ class Finding:
 class Arguments:
     """The flags of musicot doctor."""
 
+    deep: bool = flags.flag(
+        "", "check every network on this device against the CPU (minutes)", default=False
+    )
     json: bool = flags.flag("", "one line of JSON on standard output", default=False)
 
 
@@ -39,14 +42,27 @@ def run(args: Arguments) -> int:
     if findings[-1].state != BAD:
         findings += [_matmul(), _float32()]
     findings += [_files(), _model(), _families(), _converted(), _player(), _disk(), _torch()]
+    width = max(len(finding.what) for finding in findings)
+    for finding in [] if args.json else findings:
+        advice = f" -> {finding.advice}" if finding.advice else ""
+        print(f"{finding.state:<7} {finding.what:<{width}}  {finding.found}{advice}")
+    if args.deep:
+        findings += _deep(quiet=args.json)
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        width = max(len(finding.what) for finding in findings)
-        for finding in findings:
-            advice = f" -> {finding.advice}" if finding.advice else ""
-            print(f"{finding.state:<7} {finding.what:<{width}}  {finding.found}{advice}")
-    return 1 if any(finding.state == BAD for finding in findings) else 0
+    return 1 if any(finding.state in (BAD, LOOK) for finding in findings) else 0
+
+
+def _deep(*, quiet: bool) -> list[Finding]:
+    """Every check of deep_checks.py, printed as it comes."""
+    from musicot_mlx.evaluation import deep_checks
+
+    findings = []
+    for outcome in deep_checks.run():
+        findings.append(Finding(outcome.name, GOOD if outcome.ok else LOOK, outcome.text))
+        if not quiet:
+            print(outcome, flush=True)
+    return findings
 
 
 def _python() -> Finding:
