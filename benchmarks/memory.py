@@ -94,7 +94,7 @@ def _build(network: Any) -> None:
 def case(name: str) -> dict[str, Any]:
     import mlx.core as mx
 
-    from musicot_mlx.evaluation import machine
+    from musicot_mlx.evaluation import hardware
 
     run = {
         "mini": lambda: mini(20.0),
@@ -106,7 +106,7 @@ def case(name: str) -> dict[str, Any]:
     }[name]
     row = {key: value / 1e9 for key, value in run().items()}
     row |= {"measured": mx.get_peak_memory() / 1e9, "cache": mx.get_cache_memory() / 1e9}
-    row |= {"measured_resident": machine.peak_resident() / 1e9}
+    row |= {"measured_resident": hardware.peak_resident() / 1e9}
     return {"case": name, **row, "error": row["predicted"] / row["measured"] - 1}
 
 

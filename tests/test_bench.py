@@ -16,7 +16,7 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation import against, cost, machine, speed
+from musicot_mlx.evaluation import cost, hardware, speed, torch_comparison
 from musicot_mlx.generation import semantic
 from musicot_mlx.pipelines import memory, parts
 from musicot_mlx.pipelines.musicot import FAMILY as MUSICOT
@@ -143,7 +143,7 @@ def test_bench_writes_rows_and_prints_the_table_of_them(
     assert row["rtf"]["median"] == pytest.approx(row["total"]["median"] / 1.5)
     assert 0 < row["first_audio_seconds"]["median"] < row["cold_seconds"]["high"] + 10
     assert row["memory"]["process_gb"] > row["memory"]["peak_active_gb"] > 0
-    assert set(row["bounds"]) == set(machine.PUBLISHED_BANDWIDTH)
+    assert set(row["bounds"]) == set(hardware.PUBLISHED_BANDWIDTH)
     for name in ("chip", "cores", "memory_gb", "system", "packages", "power", "blas", "device"):
         assert row["machine"][name]
 
@@ -163,7 +163,7 @@ def test_against_torch_on_the_same_weights(tiny_model: Path, tmp_path: Path, cap
 
 def test_a_song_of_one_window_has_whole_codes() -> None:
     config = {"diffusion": {"window_seconds": 5.0, "latent_rate": 44100 / 1024}}
-    assert against.one_window(config) == 4.96
+    assert torch_comparison.one_window(config) == 4.96
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is loaded on Linux alone")
@@ -189,10 +189,10 @@ def test_ceilings_take_long_enough_to_be_measured() -> None:
         runs.append(count)
         time.sleep(0.001 + 0.0005 * count)
 
-    seconds, count = machine._per_step(quick)
+    seconds, count = hardware._per_step(quick)
     assert count >= 16 and runs[-1] == count
     assert seconds < 0.0015, "starting no longer counts"
-    flops, said = machine.multiplied("float32")
+    flops, said = hardware.multiplied("float32")
     assert flops > 1e8 and said.endswith("rows in float32")
 
 
@@ -207,9 +207,9 @@ def test_memory_of_a_mac_is_its_footprint(monkeypatch: pytest.MonkeyPatch) -> No
             words[2 + 6], words[2 + 7], words[2 + 28] = 100, 200, 300  # resident, now, at most
             return 0
 
-    monkeypatch.setattr(machine.sys, "platform", "darwin")
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda path: Libproc())
-    assert machine.peak_resident() == 300
+    monkeypatch.setattr(hardware.sys, "platform", "darwin")
+    monkeypatch.setattr(hardware.ctypes, "CDLL", lambda path: Libproc())
+    assert hardware.peak_resident() == 300
 
 
 def test_a_gpu_keeps_a_bounded_store_of_freed_buffers(tiny_model: Path) -> None:

@@ -9,7 +9,7 @@ import soundfile
 
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation import prompts, real, renders, report, scores
+from musicot_mlx.evaluation import prompts, reference_songs, renders, report, scores
 from musicot_mlx.models.tagger import TaggerConfig
 from musicot_mlx.pipelines.tagger import load_tagger
 from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint
@@ -238,20 +238,20 @@ def test_prompt_files(tmp_path: Path) -> None:
 
 
 def test_reference_folders(songs: Path, tmp_path: Path) -> None:
-    found = real.real_songs(songs, most=6, held_out=2)
+    found = reference_songs.real_songs(songs, most=6, held_out=2)
     assert [s.path.name for s in found.held_out] == ["00.wav", "20.wav"]
     assert len(found.training) == 6 and not set(found.training) & set(found.held_out)
     assert {s.style for s in found.training} == {"techno", "solo piano"}
     assert found.held_out[0].starts == (0.0,)
-    told = real.caption_prompts(found.held_out, 5)
+    told = reference_songs.caption_prompts(found.held_out, 5)
     assert [(p.text, p.bpm) for p in told] == [("techno at 120 BPM", 120.0)] * 2
     with pytest.raises(MusicotError, match="no reference folder"):
-        real.real_songs(tmp_path / "nowhere", most=6)
+        reference_songs.real_songs(tmp_path / "nowhere", most=6)
     with pytest.raises(MusicotError, match="at least 8 are needed"):
-        real.real_songs(tmp_path, most=6)
+        reference_songs.real_songs(tmp_path, most=6)
     (tmp_path / "metadata.json").write_text("[3]")
     with pytest.raises(MusicotError, match="lists no songs"):
-        real.real_songs(tmp_path, most=6)
+        reference_songs.real_songs(tmp_path, most=6)
 
 
 def test_tagger_hears_windows() -> None:

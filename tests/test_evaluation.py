@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from musicot_mlx.evaluation import bootstrap, codec, fad, instruments
+from musicot_mlx.evaluation import bootstrap, codec, fad, tagger_scores
 
 RATE = 44100
 
@@ -90,41 +90,41 @@ def test_interval_of_fad_lies_around_it() -> None:
 
 
 def test_area_under_curve() -> None:
-    assert instruments.area_under_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == 0.75
-    assert instruments.area_under_curve([1, 1, 1], [0, 1, 1]) == 0.5
-    assert np.isnan(instruments.area_under_curve([1, 2], [1, 1]))
+    assert tagger_scores.area_under_curve([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == 0.75
+    assert tagger_scores.area_under_curve([1, 1, 1], [0, 1, 1]) == 0.5
+    assert np.isnan(tagger_scores.area_under_curve([1, 2], [1, 1]))
     labels = ("drums", "bass", "piano")
     asked = np.stack(
         [
-            instruments.label_columns(labels, ["drums"], ["bass"]),
-            instruments.label_columns(labels, ["piano"], []),
-            instruments.label_columns(labels, ["drums", "bass"], []),
+            tagger_scores.label_columns(labels, ["drums"], ["bass"]),
+            tagger_scores.label_columns(labels, ["piano"], []),
+            tagger_scores.label_columns(labels, ["drums", "bass"], []),
         ]
     )
     scores = np.array([[0.9, 0.1, 0.3], [0.2, 0.4, 0.4], [0.8, 0.3, 0.5]])
-    areas = instruments.areas_by_label(scores, asked)
+    areas = tagger_scores.areas_by_label(scores, asked)
     np.testing.assert_allclose(areas, [1.0, 0.0, 0.5])  # the open bass of the first counts nowhere
-    assert instruments.mean_area(scores, asked) == 0.5
+    assert tagger_scores.mean_area(scores, asked) == 0.5
     with pytest.raises(ValueError, match="no label tuba"):
-        instruments.label_columns(labels, ["tuba"], [])
+        tagger_scores.label_columns(labels, ["tuba"], [])
 
 
 def test_divergence_grows_with_what_is_missing() -> None:
     real = np.array([[0.9, 0.1], [0.7, 0.1]])
-    assert instruments.divergence(real, real) == 0
+    assert tagger_scores.divergence(real, real) == 0
     near, far = np.array([[0.7, 0.1]]), np.array([[0.1, 0.1]])
-    assert 0 < instruments.divergence(real, near) < instruments.divergence(real, far)
+    assert 0 < tagger_scores.divergence(real, near) < tagger_scores.divergence(real, far)
     expected = 0.8 * np.log(0.8 / 0.1) + 0.2 * np.log(0.2 / 0.9)
-    assert instruments.divergence(real, far) == pytest.approx(expected)
+    assert tagger_scores.divergence(real, far) == pytest.approx(expected)
 
 
 def test_tempo_error_forgives_octaves() -> None:
-    assert instruments.tempo_error(61, 120) == pytest.approx(1 / 60)
-    assert instruments.tempo_error(240, 120) == 0 == instruments.tempo_error(120, 120)
-    assert instruments.tempo_error(90, 120) == 0.25
-    assert instruments.tempo_error(0, 120) == 1
+    assert tagger_scores.tempo_error(61, 120) == pytest.approx(1 / 60)
+    assert tagger_scores.tempo_error(240, 120) == 0 == tagger_scores.tempo_error(120, 120)
+    assert tagger_scores.tempo_error(90, 120) == 0.25
+    assert tagger_scores.tempo_error(0, 120) == 1
     with pytest.raises(ValueError, match="above 0"):
-        instruments.tempo_error(100, 0)
+        tagger_scores.tempo_error(100, 0)
 
 
 def music(seconds: float = 4.0) -> np.ndarray:

@@ -77,7 +77,7 @@ def run(args: Arguments) -> int:
 
 
 def _songs(args: Arguments) -> dict[str, Any]:
-    from musicot_mlx.evaluation import machine, speed
+    from musicot_mlx.evaluation import hardware, speed
     from musicot_mlx.pipelines import memory
 
     rows = []
@@ -114,7 +114,7 @@ def _songs(args: Arguments) -> dict[str, Any]:
         f"{found['blas']}, power: {found['power']}"
     )
     if found["chip"] in rows[0]["bounds"]:
-        bandwidth, bound = machine.PUBLISHED_BANDWIDTH[found["chip"]], rows[0]["bounds"]
+        bandwidth, bound = hardware.PUBLISHED_BANDWIDTH[found["chip"]], rows[0]["bounds"]
         results["table"] += (
             f"\nbound, not measured: at the published {bandwidth:g} GB/s of {found['chip']} the "
             f"audio tokens alone take an RTF of {bound[found['chip']]:.4f} or more"
@@ -131,10 +131,10 @@ def _with_bits(name: str, bits: int, folder: Path) -> Path:
 
 
 def _against_torch(args: Arguments) -> dict[str, Any]:
-    from musicot_mlx.evaluation import against
+    from musicot_mlx.evaluation import torch_comparison
 
     with Progress() as progress:
-        return against.torch(
+        return torch_comparison.torch(
             args.model,
             runs=args.n,
             shapes=tuple(args.shapes),

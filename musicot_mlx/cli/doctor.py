@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from musicot_mlx.cli import flags, player
-from musicot_mlx.evaluation import machine
+from musicot_mlx.evaluation import hardware
 
 GOOD, HINT, BAD, LOOK = "ok", "hint", "missing", "LOOK"
 _NARROW_KERNELS = ("haswell", "zen", "sandybridge", "nehalem")  # of OpenBLAS, without AVX-512
@@ -91,7 +91,7 @@ def _mlx() -> Finding:
         return Finding("MLX", BAD, f"not working ({error})", f'pip install "{extra}"')
     if sys.platform == "darwin" and not mx.metal.is_available():
         return Finding("MLX", HINT, f"{version} on {device}, no Metal", "use a native arm64 Python")
-    found = f"{version} on {machine.device()}"
+    found = f"{version} on {hardware.device()}"
     if platform.mac_ver()[0].startswith(("26.0", "26.1")):
         advice = (
             "update to macOS 26.2, for which MLX is built: before it an M5 may lack its kernels"
@@ -102,20 +102,20 @@ def _mlx() -> Finding:
 
 def _float32() -> Finding:
     """Codes are decided in float32; TF32 keeps 10 of its 23 bits."""
-    if machine.tf32():
+    if hardware.tf32():
         advice = "unset MLX_ENABLE_TF32: where the device has TF32, codes may differ"
         return Finding("float32", HINT, "multiplied in TF32 where the device can", advice)
     return Finding("float32", GOOD, "multiplied exactly (MLX_ENABLE_TF32 is 0)")
 
 
 def _matmul() -> Finding:
-    flops, products = machine.multiplied()
+    flops, products = hardware.multiplied()
     found = f"{flops / 1e9:.0f} GFLOP/s ({products})"
     if sys.platform != "linux":
         return Finding("matrices", GOOD, found)
     if "openblas" in Path("/proc/self/maps").read_text():
         chosen = os.environ.get("OPENBLAS_CORETYPE", "")
-        found = f"{found}, {machine.blas()}"
+        found = f"{found}, {hardware.blas()}"
         if chosen.lower() in _NARROW_KERNELS and "avx512f" in Path("/proc/cpuinfo").read_text():
             advice = f"this processor has AVX-512: unset OPENBLAS_CORETYPE={chosen}"
             return Finding("matrices", HINT, found, advice)

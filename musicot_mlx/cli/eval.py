@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from musicot_mlx.evaluation.real import CodecTrial, RealSongs
+    from musicot_mlx.evaluation.reference_songs import CodecTrial, RealSongs
     from musicot_mlx.evaluation.renders import Heard, Take
 
 FIGURES = "figures.json"
@@ -104,7 +104,7 @@ def run(args: Arguments) -> int:
 
     earlier = _figures(args.against) if args.against else None
     import musicot_mlx as mc
-    from musicot_mlx.evaluation import real, renders, scores
+    from musicot_mlx.evaluation import reference_songs, renders, scores
     from musicot_mlx.evaluation.prompts import PROMPTS, read_prompts
     from musicot_mlx.pipelines.tagger import load_tagger
     from musicot_mlx.weights.hub import resolve
@@ -118,13 +118,13 @@ def run(args: Arguments) -> int:
     folder, base = Path(args.output), args.without_thoughts
     songs = captions = None
     if args.reference_dir:
-        songs = real.real_songs(
+        songs = reference_songs.real_songs(
             args.reference_dir,
             most=args.reference_songs,
             held_out=len(prompts),  # as many windows as are generated: FAD falls with their number
             windows=max(1, round(args.duration / 10)),
         )
-        captions = real.caption_prompts(songs.held_out, args.captions)
+        captions = reference_songs.caption_prompts(songs.held_out, args.captions)
     ablated = [*renders.variants(model.sampling)] if args.ablation_prompts else []
     takes = renders.takes(
         prompts,
@@ -289,7 +289,7 @@ def _real(
     """What is heard in the real songs, and in the held-out ones after the codec."""
     if songs is None:
         return None, None
-    from musicot_mlx.evaluation.real import hear_songs, try_codec
+    from musicot_mlx.evaluation.reference_songs import hear_songs, try_codec
     from musicot_mlx.evaluation.renders import digest
 
     heard: dict[str, tuple[Any, list[Heard]]] = {}
@@ -390,7 +390,7 @@ def _report(
 
     from musicot_mlx.atomic import write_text
     from musicot_mlx.audio.files import read_audio, resample
-    from musicot_mlx.evaluation import real
+    from musicot_mlx.evaluation import reference_songs
     from musicot_mlx.evaluation.report import page, spectrogram
 
     beside = path.with_suffix("")
@@ -404,7 +404,7 @@ def _report(
     if songs is not None:
         rate, decode = model.sample_rate, _codec(model)
         for number, song in enumerate(songs.held_out[:3]):
-            original = resample(*real.window(song, song.starts[0]), rate)
+            original = resample(*reference_songs.window(song, song.starts[0]), rate)
             target = beside / f"codec-{number}.png"
             spectrogram(np.concatenate([original, decode(original)]), rate, target)
             style = song.style or "song"

@@ -15,15 +15,15 @@ from musicot_mlx.evaluation.fad import (
     frechet_distance,
     gaussian,
 )
-from musicot_mlx.evaluation.instruments import (
+from musicot_mlx.evaluation.reference_songs import CodecTrial, RealSong
+from musicot_mlx.evaluation.renders import BASE, CAPTIONS, WORDINGS, Heard, Take
+from musicot_mlx.evaluation.tagger_scores import (
     areas_by_label,
     divergence,
     label_columns,
     mean_area,
     tempo_error,
 )
-from musicot_mlx.evaluation.real import CodecTrial, RealSong
-from musicot_mlx.evaluation.renders import BASE, CAPTIONS, WORDINGS, Heard, Take
 
 NEAR = 0.08  # how far a tempo may be from the one asked, its double or its half
 FAD_DRAWS = 100  # draws of an interval that takes a singular value decomposition each

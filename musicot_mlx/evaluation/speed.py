@@ -18,7 +18,7 @@ from typing import Any
 
 import musicot_mlx
 from musicot_mlx.errors import MusicotError, RunError
-from musicot_mlx.evaluation import cost, machine
+from musicot_mlx.evaluation import cost, hardware
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.pipelines.families import family_of, titles
 
@@ -62,16 +62,16 @@ def one_run(order: dict[str, Any]) -> dict[str, Any]:
         "memory": {
             "peak_active_gb": max(ready, mx.get_peak_memory()) / 1e9,
             "cache_gb": mx.get_cache_memory() / 1e9,
-            "process_gb": machine.peak_resident() / 1e9,
+            "process_gb": hardware.peak_resident() / 1e9,
         },
         "dtype": str(model.dtype).removeprefix("mlx.core."),
     }
     if order["counts"]:
         counts = _counts(model, order["duration"], order["batch"])
-        report["ceilings"] = machine.ceilings(report["dtype"])
+        report["ceilings"] = hardware.ceilings(report["dtype"])
         report["costs"] = {stage: vars(found) for stage, found in counts.stages.items()}
         report["operations"], report["evals"] = counts.operations, counts.evals_per_token
-        report["machine"] = machine.facts()
+        report["machine"] = hardware.facts()
     return report
 
 
@@ -203,7 +203,7 @@ def bounds(row: dict[str, Any]) -> dict[str, float]:
     size = read["steps"] * read["bytes_per_step"]
     return {
         chip: size / (gigabytes * 1e9) / row["duration"]
-        for chip, gigabytes in machine.PUBLISHED_BANDWIDTH.items()
+        for chip, gigabytes in hardware.PUBLISHED_BANDWIDTH.items()
     }
 
 
