@@ -75,7 +75,8 @@ def add_layers(
 ) -> list[str]:
     """Freeze `module` but for what is to be tuned; paths of what is, from the module's root.
 
-    As mlx-lm's linear_to_lora_layers: of the last num_layers of `module.layers` (-1: all) every
+    As mlx-lm's linear_to_lora_layers, which knows neither "full" nor keys that name nothing, and
+    whose import brings transformers: of the last num_layers of `module.layers` (-1: all) every
     linear layer and embedding, or those that `keys` name from their block or from the module; kind
     "full" unfreezes the blocks themselves and makes the module float32. New layers draw from
     mx.random's global state. Raises MusicotError for more layers than there are, and for keys that

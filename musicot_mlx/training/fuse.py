@@ -2,7 +2,8 @@
 
 Only the layers that the adapter changes are touched; every other array is copied as it is stored.
 A quantised layer is expanded, changed and quantised again, as mlx-lm does it, which costs the
-rounding of one more quantisation; `dequantize` writes every layer unquantised instead.
+rounding of one more quantisation (its LoRALinear.fuse takes one adapter, in the layer's dtype; here
+several with strengths are added in float32); `dequantize` writes every layer unquantised instead.
 """
 
 from collections.abc import Callable

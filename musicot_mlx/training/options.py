@@ -198,6 +198,7 @@ def schedule(options: LoraOptions) -> Callable[[Any], Any] | float:
     """The learning rate as a function of the update: warm-up, then a cosine down to a tenth.
 
     `lr_schedule` names one of mlx's instead, as in mlx-lm: {name, arguments, warmup, warmup_init}.
+    mlx-lm's build_schedule has no default, and its first update has the rate 0.
     """
     import mlx.optimizers as optim
 

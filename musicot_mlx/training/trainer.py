@@ -397,7 +397,10 @@ def _is_sixteen_bit(module: nn.Module) -> bool:
 
 @contextmanager
 def checkpointed(blocks: Sequence[nn.Module]):
-    """Within it, blocks keep no activations for the backward pass but compute them twice."""
+    """Within it, blocks keep no activations for the backward pass but compute them twice.
+
+    mlx-lm's grad_checkpoint changes a class for good and lets no gradient into a dataclass.
+    """
     before = [type(block) for block in blocks]
     for block in blocks:
         block.__class__ = _checkpointed_class(type(block))
