@@ -172,8 +172,9 @@ def test_16_bit_stays_16_bit_until_the_waveform(dtype):
     x = codec.decoder.first(codec.quantizer.decode(codes))
     seen = [x]
     for layer in codec.decoder.lstm:
-        x, state = layer(x)
-        seen += [x, *state]
+        x, (hidden, cell) = layer(x)
+        seen += [x, hidden]
+        assert cell.dtype == mx.float32, "it sums over all steps"
     for block in codec.decoder.blocks:
         x = block(x)
         seen.append(x)
