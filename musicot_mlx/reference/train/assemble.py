@@ -17,6 +17,8 @@ def assemble(workspace: Workspace) -> None:
     config["semantic_lm"] = semantic_lm_config(workspace)
     config["diffusion"] = diffusion_config(workspace)
     config["usual_harmony"] = {"progressions": usual_harmony(workspace.data.entries)}
+    if workspace.start is not None and not (workspace.has("clap") or workspace.has("clap_noise")):
+        config["space"] = workspace.start.config.get("space", "clap")  # the same CLAP still
     guided = workspace.has("diffusion_guided")
     if guided:  # its one row is the guided velocity
         config["sampling"] = config["sampling"] | {"diffusion_guidance": 1.0}
