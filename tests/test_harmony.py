@@ -127,6 +127,7 @@ def test_what_a_prompt_names(words: str, key: str | None, bars: str) -> None:
         ("in a minor key", "minor"),
         ("dark techno", "minor"),
         ("happy ukulele", "major"),
+        ("relaxing piano melody", "major"),
         ("dark but happy", None),
         ("drums", None),
     ],
@@ -177,6 +178,9 @@ def test_what_is_usual_comes_of_the_tags_and_the_seed() -> None:
     assert usual(TABLE, ["metal"], None, 7) == usual(TABLE, ["metal"], None, 7)
     modes = {usual(TABLE, [], "happy", seed)[0].mode for seed in range(20)}
     assert modes == {"major"}
+    dark = (("pop", "dorian", "Adim|Adim|F|F", 9), ("pop", "dorian", "Cm|F", 1))
+    assert all("dim" not in "".join(usual(dark, ["pop"], None, n)[1]) for n in range(20))
+    assert "dim" in "".join(usual(dark[:1], ["pop"], None, 0)[1])  # where there is nothing else
     key, bars = usual(TABLE, ["pop"], None, 1, key=parse_key("E dorian"))
     assert str(key) == "E dorian" and all(parse_chord(bar) for bar in bars)
     assert len({usual((), [], None, seed)[0].mode for seed in range(20)}) == 2

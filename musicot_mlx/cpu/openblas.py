@@ -9,6 +9,8 @@ import re
 import sys
 from functools import lru_cache
 
+_told: dict[str, str] = {}  # the kernels that this module, not the user, asked for
+
 
 def preload() -> None:
     """Load OpenBLAS ahead of MLX, whose Linux CPU wheel bundles the 30 x slower reference BLAS.
@@ -20,8 +22,8 @@ def preload() -> None:
     if any("musicot_mlx.reference" in word for word in sys.orig_argv):
         return
     if sys.platform == "linux" and os.environ.get("MUSICOT_NO_OPENBLAS", "0") in ("", "0"):
-        if core := core_type(_processor()):
-            os.environ.setdefault("OPENBLAS_CORETYPE", core)
+        if "OPENBLAS_CORETYPE" not in os.environ and (core := core_type(_processor())):
+            os.environ["OPENBLAS_CORETYPE"] = _told["core"] = core
         try:
             ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
         except OSError:
@@ -103,5 +105,6 @@ def describe() -> str:
         return ""
     library.openblas_get_corename.restype = ctypes.c_char_p
     name = library.openblas_get_corename().decode()
-    chosen = " (by OPENBLAS_CORETYPE)" if os.environ.get("OPENBLAS_CORETYPE") else ""
+    asked = os.environ.get("OPENBLAS_CORETYPE")
+    chosen = " (by OPENBLAS_CORETYPE)" if asked and asked != _told.get("core") else ""
     return f"OpenBLAS {name}{chosen}, {library.openblas_get_num_threads()} threads"

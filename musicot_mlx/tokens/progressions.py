@@ -41,7 +41,10 @@ USUAL = {  # degrees, where no table tells
 }
 USUAL_MODAL = ((0, 3, 0, 3), (0, 6, 0, 6))
 SAD = r"\b(?:sad|melanchol\w*|dark|tense|gloomy|mournful|wistful|ominous|sorrowful|brooding)\b"
-GLAD = r"\b(?:happy|bright|cheerful|uplifting|joyful|joyous|sunny|triumphant)\b"
+GLAD = (
+    r"\b(?:happy|bright|cheerful|uplifting|joyful|joyous|sunny|triumphant|peaceful|warm|tender|"
+    r"gentle|relax\w*|calm\w*|soothing)\b"
+)
 
 _NOTE = r"[A-G](?:[#♯♭]|b(?![a-z])|[ -](?:sharp|flat))?"
 _MODE = (
@@ -209,6 +212,8 @@ def usual(
     mode = key.mode if key is not None else named_mode(words)
     rows = [row for row in table if row[0] in tags] or list(table)
     fitting = [row for row in rows if mode in (None, row[1])]
+    # a diminished triad is a colour on the way; where nobody asks for it, it is no place to stay
+    fitting = [row for row in fitting if "dim" not in row[2]] or fitting
     if not fitting and key is None:
         fitting = [row for row in table if mode in (None, row[1])] or rows
     tonic = int(rng.integers(12))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from musicot_mlx.cpu import openblas
 from musicot_mlx.cpu.openblas import core_type
 
 AVX512 = "fma avx2 avx512f avx512bw avx512dq avx512vl"
@@ -24,3 +25,13 @@ def test_intels_are_told_by_their_instructions(vendor: str, flags: str, core: st
 
 def test_other_machines_are_left_alone() -> None:
     assert core_type("") is None
+
+
+def test_doctor_says_by_whom_the_kernels_were_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    if openblas.openblas() is None:
+        pytest.skip("needs OpenBLAS")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "HASWELL")
+    monkeypatch.setattr(openblas, "_told", {})
+    assert "by OPENBLAS_CORETYPE" in openblas.describe()
+    monkeypatch.setattr(openblas, "_told", {"core": "HASWELL"})
+    assert "by OPENBLAS_CORETYPE" not in openblas.describe()
