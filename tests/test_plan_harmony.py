@@ -141,6 +141,15 @@ def test_segments_carry_their_chords(plan: mc.Plan) -> None:
     )
 
 
+def test_other_chords_are_a_change(plan: mc.Plan) -> None:
+    """An earlier song is kept up to there, though its thoughts are the same."""
+    assert plan.changed(plan) == 4
+    assert plan.changed(plan.with_chords("E7", where=2)) == 2
+    assert plan.changed(plan.transpose(1)) == plan.changed(plan.with_chords(None)) == 0
+    assert plan.with_chords(None).changed(plan) == 0
+    assert plan.changed(plan.extend(10)) == 4
+
+
 def test_bars_follow_the_tempo_of_a_segment_set_to_words(plan: mc.Plan) -> None:
     slow = plan.replace(1, "piano, 60 BPM")
     starts = [start for start, _ in slow.chord_changes()]

@@ -5,6 +5,7 @@ fall follows from the tempo, which a segment that was set to words may change.
 """
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +48,19 @@ def bar_starts(plan: "Plan") -> np.ndarray:
 def fitted(plan: "Plan", bars: Sequence[str]) -> Bars:
     """As many of these bars as the plan has, from the beginning where they run out."""
     return repeated(bars, len(bar_starts(plan)) - 1) if bars else ()
+
+
+def parted(plan: "Plan", other: "Plan") -> int:
+    """The first segment in which the chords of two plans differ; how many both have, if none."""
+    step, shared = plan.thought_seconds, min(plan.segments, other.segments)
+    end = min(plan.duration, other.duration)
+    ours, theirs = (
+        [change for change in each.chord_changes() if change[0] < end] for each in (plan, other)
+    )
+    for a, b in zip_longest(ours, theirs):
+        if a != b:
+            return min(int(min(c[0] for c in (a, b) if c) / step + 1e-6), shared)
+    return shared
 
 
 def placed(plan: "Plan", bars: Sequence[str], segments: Sequence[int]) -> Bars:

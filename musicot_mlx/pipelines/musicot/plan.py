@@ -130,12 +130,13 @@ class Plan:
         return chord_changes(self.chords, harmony.bar_starts(self)) if self.chords else ()
 
     def changed(self, other: "Plan") -> int:
-        """The first segment whose thought differs from the other plan's; where one ends, if none
-        does.
+        """The first segment whose thought or chords differ from the other plan's; where one ends,
+        if none does.
         """
         shared = min(self.segments, other.segments)
         differ = (self.codes[:, :shared] != other.codes[:, :shared]).any(axis=0)
-        return int(np.argmax(differ)) if differ.any() else shared
+        first = int(np.argmax(differ)) if differ.any() else shared
+        return min(first, harmony.parted(self, other))
 
     # --- edit -------------------------------------------------------------------------------------
 
