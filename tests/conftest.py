@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import musicot_mlx  # noqa: F401  (OpenBLAS before MLX)
-from tests import tiny, tiny_musicgen
+from tests.support import tiny, tiny_musicgen
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,8 +9,8 @@ import pytest
 from musicot_mlx.cpu import encodec, optimise, threads
 from musicot_mlx.cpu.openblas import openblas
 from musicot_mlx.models.encodec import LSTM
-from tests.networks import randomize
-from tests.test_encodec import some_codes, tiny_codec, waveform
+from tests.models.test_encodec import some_codes, tiny_codec, waveform
+from tests.support.networks import randomize
 
 pytestmark = pytest.mark.skipif(
     mx.default_device() != mx.Device(mx.cpu), reason="these forms are for MLX's CPU backend"

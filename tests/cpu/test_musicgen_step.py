@@ -8,7 +8,7 @@ import pytest
 from musicot_mlx.cpu import matmul, musicgen_step, optimise, threads
 from musicot_mlx.generation import musicgen as loop
 from musicot_mlx.generation.musicgen import Condition
-from tests.test_musicgen import MELODY, STEREO, draw, text, tiny_lm
+from tests.models.test_musicgen import MELODY, STEREO, draw, text, tiny_lm
 
 pytestmark = pytest.mark.skipif(
     mx.default_device() != mx.Device(mx.cpu), reason="these forms are for MLX's CPU backend"

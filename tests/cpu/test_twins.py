@@ -20,9 +20,9 @@ from musicot_mlx.generation import diffusion
 from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import merge_caches
 from musicot_mlx.models.vae import VAE, VAEConfig
-from tests import tiny
-from tests.test_dit import conditions, latents, tiny_diffusion
-from tests.test_semantic_lm import tiny_lm
+from tests.models.test_dit import conditions, latents, tiny_diffusion
+from tests.models.test_semantic_lm import tiny_lm
+from tests.support import tiny
 
 on_cpu = pytest.mark.skipif(
     mx.default_device() != mx.Device(mx.cpu), reason="the fast paths are for MLX's CPU backend"

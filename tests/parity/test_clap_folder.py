@@ -13,7 +13,7 @@ import pytest
 
 import musicot_mlx as mc
 from musicot_mlx.cli import main
-from tests import tiny
+from tests.support import tiny
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -23,7 +23,7 @@ from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffu
 from musicot_mlx.reference.diffusion import SemanticDiffusion as TorchDiffusion  # noqa: E402
 from musicot_mlx.tokens.harmony import harmony_features  # noqa: E402
 from musicot_mlx.weights.checkpoint import load_strict  # noqa: E402
-from tests.test_dit import TINY  # noqa: E402
+from tests.models.test_dit import TINY  # noqa: E402
 
 BATCH, FRAMES, CODES, VECTORS = 2, 31, 40, 3
 STABLE_AUDIO_NOISE = {

@@ -19,7 +19,7 @@ from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.clap import to_int16
 from musicot_mlx.weights.checkpoint import load_arrays
-from tests import tiny
+from tests.support import tiny
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -16,7 +16,7 @@ from musicot_mlx.models.encodec import Encodec, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
 from musicot_mlx.weights.config import config_from_dict
-from tests.tiny_musicgen import (
+from tests.support.tiny_musicgen import (
     ENCODEC_32KHZ,
     PUBLISHED,
     T5_BASE,

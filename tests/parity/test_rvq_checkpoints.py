@@ -14,7 +14,7 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.training import rvq
-from tests.test_fit_rvq import vectors
+from tests.training.test_fit_rvq import vectors
 
 torch = pytest.importorskip("torch")
 vector_quantize_pytorch = pytest.importorskip("vector_quantize_pytorch")

@@ -18,7 +18,7 @@ from musicot_mlx.reference.semantic_tokenizer import (  # noqa: E402
     SemanticTokenizer as TorchSemanticTokenizer,
 )
 from musicot_mlx.weights.checkpoint import load_strict  # noqa: E402
-from tests.test_semantic_tokenizer import TINY  # noqa: E402
+from tests.models.test_semantic_tokenizer import TINY  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=[8, 16])

@@ -48,7 +48,7 @@ from musicot_mlx.reference.trainer import Trainer, TrainingConfig, load_weights 
 from musicot_mlx.tokens.harmony import harmony_features  # noqa: E402
 from musicot_mlx.tokens.tempo import TEMPO_TAGS, tempo_tag  # noqa: E402
 from musicot_mlx.tokens.vocabulary import AUD_EOS, Vocabulary  # noqa: E402
-from tests import tiny  # noqa: E402
+from tests.support import tiny  # noqa: E402
 
 # --- the loop -------------------------------------------------------------------------------------
 

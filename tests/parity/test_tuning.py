@@ -26,9 +26,9 @@ from musicot_mlx.training.losses import (  # noqa: E402
     chain_weight,
     diffusion_loss,
 )
+from tests.models.test_dit import TINY  # noqa: E402
 from tests.parity.test_diffusion import build_twins  # noqa: E402
 from tests.parity.test_semantic_lm import twins as lm_twins  # noqa: E402, F401
-from tests.test_dit import TINY  # noqa: E402
 
 
 def gradients_agree(found: dict, expected: dict[str, np.ndarray]) -> None:

@@ -25,7 +25,7 @@ from musicot_mlx.training.trainer import checkpointed  # noqa: E402
 from musicot_mlx.training.tune import task_of  # noqa: E402
 from musicot_mlx.weights import hub  # noqa: E402
 from tests.parity.test_tuning import gradients_agree, torch_gradients  # noqa: E402
-from tests.test_tuning import write_song  # noqa: E402
+from tests.training.test_tuning import write_song  # noqa: E402
 
 CAPTIONS = ["a calm piano", "drums"]
 

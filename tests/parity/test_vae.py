@@ -12,7 +12,7 @@ from musicot_mlx.models.vae import VAE, VAEConfig  # noqa: E402
 from musicot_mlx.reference.vae import CORE_RMS  # noqa: E402
 from musicot_mlx.reference.vae import VAE as TorchVAE  # noqa: E402
 from musicot_mlx.weights.checkpoint import load_strict  # noqa: E402
-from tests.test_vae import TINY  # noqa: E402
+from tests.models.test_vae import TINY  # noqa: E402
 
 CONFIGS = {
     "mono": {"audio_channels": 1},
