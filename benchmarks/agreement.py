@@ -29,7 +29,7 @@ import numpy as np
 
 import musicot_mlx as mc
 from musicot_mlx.audio.files import write_audio
-from musicot_mlx.evaluation.agreement import (
+from musicot_mlx.evaluation.measures.agreement import (
     QUIETEST_STEM,
     agreement,
     analyze,
@@ -38,7 +38,7 @@ from musicot_mlx.evaluation.agreement import (
     quantised,
     segment_seconds,
 )
-from musicot_mlx.evaluation.copying import copy_check
+from musicot_mlx.evaluation.measures.copying import copy_check
 from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.reference.band import caption, compose, render, render_stems
 

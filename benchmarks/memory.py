@@ -94,7 +94,7 @@ def _build(network: Any) -> None:
 def case(name: str) -> dict[str, Any]:
     import mlx.core as mx
 
-    from musicot_mlx.evaluation import hardware
+    from musicot_mlx.evaluation.speed import hardware
 
     run = {
         "mini": lambda: mini(20.0),

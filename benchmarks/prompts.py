@@ -16,7 +16,7 @@ from typing import Any
 
 import musicot_mlx as mc
 from musicot_mlx.audio.signals import measure
-from musicot_mlx.evaluation.plots import plot_song
+from musicot_mlx.evaluation.harness.plots import plot_song
 
 PROMPTS = (
     "fast techno beat with a synth lead",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from musicot_mlx.evaluation.agreement import Analysis as Analysis
-    from musicot_mlx.evaluation.agreement import analyze as analyze
+    from musicot_mlx.evaluation.measures.agreement import Analysis as Analysis
+    from musicot_mlx.evaluation.measures.agreement import analyze as analyze
     from musicot_mlx.pipelines.families import load as load
     from musicot_mlx.pipelines.musicot.plan import Plan as Plan
     from musicot_mlx.pipelines.song import Song as Song
@@ -25,8 +25,8 @@ _DOOR = {
     "load": "pipelines.families",
     "Song": "pipelines.song",
     "Plan": "pipelines.musicot.plan",
-    "analyze": "evaluation.agreement",
-    "Analysis": "evaluation.agreement",
+    "analyze": "evaluation.measures.agreement",
+    "Analysis": "evaluation.measures.agreement",
 }
 
 

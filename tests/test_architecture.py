@@ -139,7 +139,7 @@ def test_one_file_asks_for_the_device() -> None:
         if any(word in path.read_text(encoding="utf-8") for word in words)
         and _place(name) not in ("cpu", "reference")
     }
-    reports = {"musicot_mlx/evaluation/hardware.py", "musicot_mlx/cli/doctor.py"}
+    reports = {"musicot_mlx/evaluation/speed/hardware.py", "musicot_mlx/cli/doctor.py"}
     reports.add("musicot_mlx/evaluation/deep_checks.py")  # compares the device with the CPU
     assert asking - reports == {"musicot_mlx/generation/device.py"}
 

@@ -96,26 +96,19 @@ def share_in_key(waveform: np.ndarray, sample_rate: int) -> float:
     return float(max(total[list(scale)].sum() for scale in scales) / total.sum())
 
 
-def heard_key(heard: PitchClasses, spans: Sequence[tuple[float, float]] | None = None) -> Key:
-    """The major or minor key: the scale that the chords of `spans` (two seconds each where none are
-    given) fit best, and of its two tonics the one whose chord sounds more.
-    """
-    if spans is None:
-        end = float(heard.seconds[-1]) if len(heard.seconds) else 0.0
-        spans = [(start, start + 2.0) for start in np.arange(0.0, max(end, 2.0), 2.0)]
-    return _key(_likeness(heard, spans)[0])
-
-
-def heard_chords(
+def heard_harmony(
     heard: PitchClasses, spans: Sequence[tuple[float, float]], *, change: float = CHANGE
-) -> list[str]:
-    """The chord of each span (start, end in seconds), one of TEMPLATES as tokens/harmony.py writes
-    it; "N" where nothing sounds.
+) -> tuple[Key, list[str]]:
+    """The major or minor key, and the chord of each span (start, end in seconds).
+
+    The key's scale is the one that the chords fit best, and of its two tonics it has the one whose
+    chord sounds more. Chords are of TEMPLATES, as tokens/harmony.py writes them; "N" where nothing
+    sounds.
     """
     likeness, silent = _likeness(heard, spans)
     key = _key(likeness)
     path = _viterbi(likeness - FOREIGN * ~_inside(key.scale), change)
-    return [
+    return key, [
         NO_CHORD if quiet else CHORDS[state].name(key)
         for state, quiet in zip(path, silent, strict=True)
     ]
@@ -133,7 +126,7 @@ def chords_heard(
         return None
     edges = [start for start, _ in asked] + [seconds]
     heard = pitch_classes(waveform, sample_rate)
-    labels = heard_chords(heard, list(zip(edges[:-1], edges[1:], strict=True)))
+    labels = heard_harmony(heard, list(zip(edges[:-1], edges[1:], strict=True)))[1]
     return triads_alike([(chord, label) for (_, chord), label in zip(asked, labels, strict=True)])
 
 

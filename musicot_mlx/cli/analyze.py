@@ -20,8 +20,8 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.families import can
 
 if TYPE_CHECKING:
-    from musicot_mlx.evaluation.agreement import Analysis, StemAgreement
-    from musicot_mlx.evaluation.copying import CopyCheck
+    from musicot_mlx.evaluation.measures.agreement import Analysis, StemAgreement
+    from musicot_mlx.evaluation.measures.copying import CopyCheck
 
 
 @dataclass(kw_only=True)
@@ -66,7 +66,12 @@ def run(args: Arguments) -> int:
         raise MusicotError("--unrelated goes with --copy-of; leave it out")
 
     import musicot_mlx as mc
-    from musicot_mlx.evaluation.agreement import analyze, audible, stem_agreement, stem_files
+    from musicot_mlx.evaluation.measures.agreement import (
+        analyze,
+        audible,
+        stem_agreement,
+        stem_files,
+    )
 
     stems = stem_files(args.stems) if args.stems else {}
     waveform, rate = audible(audio) if audio else (None, None)
@@ -82,7 +87,7 @@ def run(args: Arguments) -> int:
     apart = stem_agreement(audio, stems, model=model) if stems else None
     copy = _copy_check(args, model, settings) if args.copy_of else None
     if args.png:
-        from musicot_mlx.evaluation.plots import plot_analysis
+        from musicot_mlx.evaluation.harness.plots import plot_analysis
 
         prompt = getattr(plan, "prompt", None)
         title = f"{path.name}: {prompt}" if prompt else path.name
@@ -161,7 +166,7 @@ def _plan(model: Any, source: Any, settings: dict[str, Any], *, must: bool) -> A
 
 def _copy_check(args: Arguments, model: Any, settings: dict[str, Any]) -> "CopyCheck":
     """By the tokens that the song was written in, where its settings hold them."""
-    from musicot_mlx.evaluation.copying import copy_check
+    from musicot_mlx.evaluation.measures.copying import copy_check
 
     codes = None
     if isinstance(written := _made(settings, "codes"), str):

@@ -77,7 +77,8 @@ def run(args: Arguments) -> int:
 
 
 def _songs(args: Arguments) -> dict[str, Any]:
-    from musicot_mlx.evaluation import hardware, speed
+    from musicot_mlx.evaluation.speed import bench as speed
+    from musicot_mlx.evaluation.speed import hardware
     from musicot_mlx.pipelines import memory
 
     rows = []
@@ -131,7 +132,7 @@ def _with_bits(name: str, bits: int, folder: Path) -> Path:
 
 
 def _against_torch(args: Arguments) -> dict[str, Any]:
-    from musicot_mlx.evaluation import torch_comparison
+    from musicot_mlx.evaluation.speed import torch_comparison
 
     with Progress() as progress:
         return torch_comparison.torch(

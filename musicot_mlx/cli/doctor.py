@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from musicot_mlx.cli import flags, player
-from musicot_mlx.evaluation import hardware
+from musicot_mlx.evaluation.speed import hardware
 
 GOOD, HINT, BAD, LOOK = "ok", "hint", "missing", "LOOK"
 _NARROW_KERNELS = ("haswell", "zen", "sandybridge", "nehalem")  # of OpenBLAS, without AVX-512

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from musicot_mlx.evaluation.reference_songs import CodecTrial, RealSongs
-    from musicot_mlx.evaluation.renders import Heard, Take
+    from musicot_mlx.evaluation.harness.reference_songs import CodecTrial, RealSongs
+    from musicot_mlx.evaluation.harness.renders import Heard, Take
 
 FIGURES = "figures.json"
 _WHOLE = flags.number(0, whole=True)
@@ -104,8 +104,8 @@ def run(args: Arguments) -> int:
 
     earlier = _figures(args.against) if args.against else None
     import musicot_mlx as mc
-    from musicot_mlx.evaluation import reference_songs, renders, scores
-    from musicot_mlx.evaluation.prompts import PROMPTS, read_prompts
+    from musicot_mlx.evaluation.harness import reference_songs, renders, scores
+    from musicot_mlx.evaluation.harness.prompts import PROMPTS, read_prompts
     from musicot_mlx.pipelines.tagger import load_tagger
     from musicot_mlx.weights.hub import resolve
 
@@ -217,7 +217,7 @@ def _render(
     progress: Progress,
 ) -> None:
     """Render what is not rendered yet, in this process or in several."""
-    from musicot_mlx.evaluation.renders import BASE, render, waiting
+    from musicot_mlx.evaluation.harness.renders import BASE, render, waiting
 
     left = list(waiting(takes, folder))
     done = len(takes) - len(left)
@@ -273,7 +273,7 @@ def _start(name: str, folder: str) -> None:
 
 
 def _one(take: "Take") -> None:
-    from musicot_mlx.evaluation.renders import render
+    from musicot_mlx.evaluation.harness.renders import render
 
     render(_worker["model"], take, _worker["folder"])
 
@@ -289,8 +289,8 @@ def _real(
     """What is heard in the real songs, and in the held-out ones after the codec."""
     if songs is None:
         return None, None
-    from musicot_mlx.evaluation.reference_songs import hear_songs, try_codec
-    from musicot_mlx.evaluation.renders import digest
+    from musicot_mlx.evaluation.harness.reference_songs import hear_songs, try_codec
+    from musicot_mlx.evaluation.harness.renders import digest
 
     heard: dict[str, tuple[Any, list[Heard]]] = {}
     for kind in ("training", "held_out"):
@@ -390,8 +390,8 @@ def _report(
 
     from musicot_mlx.atomic import write_text
     from musicot_mlx.audio.files import read_audio, resample
-    from musicot_mlx.evaluation import reference_songs
-    from musicot_mlx.evaluation.report import page, spectrogram
+    from musicot_mlx.evaluation.harness import reference_songs
+    from musicot_mlx.evaluation.harness.report import page, spectrogram
 
     beside = path.with_suffix("")
     beside.mkdir(exist_ok=True)

@@ -110,7 +110,7 @@ def run(args: Arguments) -> int:
         plan.save(args.output)
         files.append(args.output)
     if args.png:
-        from musicot_mlx.evaluation.plots import plot_plan
+        from musicot_mlx.evaluation.harness.plots import plot_plan
 
         title = plan.prompt or str(plan.origins[0])
         plot_plan(

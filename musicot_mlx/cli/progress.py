@@ -71,7 +71,7 @@ def peak_memory() -> dict[str, float]:
     """Peak memory in GB: of the process (resident) and of MLX's arrays."""
     import mlx.core as mx
 
-    from musicot_mlx.evaluation.hardware import peak_resident
+    from musicot_mlx.evaluation.speed.hardware import peak_resident
 
     return {
         "peak_resident_gb": round(peak_resident() / 1e9, 3),

@@ -1,1 +1,1 @@
-"""Measures and pictures of plans and audio."""
+"""Measures of songs and plans, the harness that judges a model by them, and speed."""

@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten
 
 from musicot_mlx.audio.chroma import chroma
 from musicot_mlx.audio.mel import LogMel, stft
-from musicot_mlx.evaluation.hardware import peak_resident
+from musicot_mlx.evaluation.speed.hardware import peak_resident
 from musicot_mlx.generation import device, musicgen
 from musicot_mlx.generation.sampling import draw, draw_codebooks
 from musicot_mlx.models.encodec import LSTM, Conv, ConvTranspose, Encodec, EncodecConfig

@@ -18,9 +18,10 @@ class Family:
     parts: section of config.json -> network and its config. load(folder, *, name, **options): the
     model, ready to use. options: the dataclass of what a song can be asked for; "" where it makes
     no songs. stages: the names of a song's timings -> what people call them, in order. memory: what
-    a song takes, by stage (pipelines/memory.py). costs: what a song computes (evaluation/cost.py).
-    tasks: the parts that can be tuned, networks with `layers` -> how (training/). readers: of
-    checkpoints (convert/), and what these are in words: reads. check: PyTorch beside MLX.
+    a song takes, by stage (pipelines/memory.py). costs: what a song computes
+    (evaluation/speed/cost.py). tasks: the parts that can be tuned, networks with `layers` -> how
+    (training/). readers: of checkpoints (convert/), and what these are in words: reads. check:
+    PyTorch beside MLX.
     quantised: the parts that fewer bits go to where none are named, all if empty; embeddings:
     whether theirs are too. capabilities: "songs", "plan", "clap", "batch", "to_pytorch".
     """

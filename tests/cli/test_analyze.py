@@ -15,8 +15,8 @@ import musicot_mlx as mc
 from musicot_mlx.audio.files import write_audio
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.agreement import pearson, stem_agreement, stem_files
-from musicot_mlx.evaluation.sections import section_starts
+from musicot_mlx.evaluation.measures.agreement import pearson, stem_agreement, stem_files
+from musicot_mlx.evaluation.measures.sections import section_starts
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline

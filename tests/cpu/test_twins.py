@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 import musicot_mlx as mc
 from musicot_mlx.cpu import activations, llama_step, matmul, optimise, rope, threads
 from musicot_mlx.cpu.openblas import openblas
-from musicot_mlx.evaluation import cost
+from musicot_mlx.evaluation.speed import cost
 from musicot_mlx.generation import diffusion
 from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import merge_caches

@@ -16,7 +16,8 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation import cost, hardware, speed, torch_comparison
+from musicot_mlx.evaluation.speed import bench as speed
+from musicot_mlx.evaluation.speed import cost, hardware, torch_comparison
 from musicot_mlx.generation import semantic
 from musicot_mlx.pipelines import memory, parts
 from musicot_mlx.pipelines.musicot import FAMILY as MUSICOT

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from musicot_mlx.audio.files import write_audio
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.copying import WINDOW, copy_check, longest_run, nearest
+from musicot_mlx.evaluation.measures.copying import WINDOW, copy_check, longest_run, nearest
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizerConfig
 
 RATE = 8000

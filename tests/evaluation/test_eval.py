@@ -9,7 +9,7 @@ import soundfile
 
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation import prompts, reference_songs, renders, report, scores
+from musicot_mlx.evaluation.harness import prompts, reference_songs, renders, report, scores
 from musicot_mlx.models.tagger import TaggerConfig
 from musicot_mlx.pipelines.tagger import load_tagger
 from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from musicot_mlx.evaluation import bootstrap, codec, fad, tagger_scores
+from musicot_mlx.evaluation.measures import bootstrap, codec, fad, tagger_scores
 
 RATE = 44100
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.plots import plot_plan, plot_song
+from musicot_mlx.evaluation.harness.plots import plot_plan, plot_song
 
 ANCHORS = ["drums", "bass", "piano"]
 RATE = 44100
@@ -82,7 +82,7 @@ def test_any_title_and_anchor_can_be_drawn(tmp_path: Path, title: str) -> None:
 
 
 def test_section_lines_lie_where_the_music_changes(tmp_path: Path) -> None:
-    from musicot_mlx.evaluation.sections import section_letters, step_starts
+    from musicot_mlx.evaluation.measures.sections import section_letters, step_starts
 
     rng = np.random.default_rng(0)
     kinds = np.array([[-1.0, 0.5, -1.0], [1.5, 0.4, -1.0], [-1.0, -1.0, 1.6]])
@@ -157,7 +157,7 @@ def test_nothing_half_written_remains(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_no_global_state_of_matplotlib_is_touched() -> None:
     script = (
         "import matplotlib\nbefore = dict(matplotlib.rcParams)\n"
-        "import musicot_mlx.evaluation.plots\n"
+        "import musicot_mlx.evaluation.harness.plots\n"
         "assert dict(matplotlib.rcParams) == before\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 import musicot_mlx as mc
-from musicot_mlx.evaluation import cost
+from musicot_mlx.evaluation.speed import cost
 from musicot_mlx.generation import device
 
 

@@ -11,7 +11,7 @@ import soundfile
 import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation import speed
+from musicot_mlx.evaluation.speed import bench as speed
 from musicot_mlx.pipelines import families, memory
 from musicot_mlx.weights import cache
 

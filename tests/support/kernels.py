@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from musicot_mlx.evaluation.cost import operations
+from musicot_mlx.evaluation.speed.cost import operations
 
 # A view of an array costs nothing to make.
 VIEWS = {

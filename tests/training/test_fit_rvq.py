@@ -13,7 +13,7 @@ import musicot_mlx as mc
 from musicot_mlx.audio.files import write_audio
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.cost import operations
+from musicot_mlx.evaluation.speed.cost import operations
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.training import rvq
 from tests.support import tiny

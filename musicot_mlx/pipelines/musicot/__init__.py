@@ -16,7 +16,7 @@ FAMILY = Family(
         "decode": "decode",
     },
     memory="musicot_mlx.pipelines.musicot.memory:needs",
-    costs="musicot_mlx.evaluation.cost:of_musicot",
+    costs="musicot_mlx.evaluation.speed.cost:of_musicot",
     tasks={
         "semantic_lm": "musicot_mlx.training.musicot:SemanticLMTask",
         "diffusion": "musicot_mlx.training.musicot:DiffusionTask",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from musicot_mlx.audio.harmony import heard_chords, heard_key, pitch_classes
+from musicot_mlx.audio.harmony import heard_harmony, pitch_classes
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.tokens.harmony import Key, parse_chord, parse_key
 from musicot_mlx.tokens.progressions import Bars, key_of, parse_bars, repeated
@@ -116,10 +116,9 @@ def heard(plan: "Plan", waveform: np.ndarray, sample_rate: int) -> tuple[Bars, K
     middles = (starts[:-1] + starts[1:]) / 2
     edges = np.append(np.stack([starts[:-1], middles], axis=1), starts[-1])
     spans = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-    classes = pitch_classes(waveform, sample_rate)
-    read = heard_chords(classes, spans)
+    key, read = heard_harmony(pitch_classes(waveform, sample_rate), spans)
     halves = zip(read[::2], read[1::2], strict=True)
-    return tuple(a if a == b else f"{a} {b}" for a, b in halves), heard_key(classes, spans)
+    return tuple(a if a == b else f"{a} {b}" for a, b in halves), key
 
 
 def wanted_key(text: str | None) -> Key | None:

@@ -23,8 +23,8 @@ from musicot_mlx.atomic import atomic_path
 from musicot_mlx.audio.mel import hertz_to_mel
 from musicot_mlx.audio.signals import mel_decibels, power_spectrogram
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.agreement import Analysis
-from musicot_mlx.evaluation.sections import section_letters, step_starts
+from musicot_mlx.evaluation.measures.agreement import Analysis
+from musicot_mlx.evaluation.measures.sections import section_letters, step_starts
 
 DPI = 160
 PAPER, INK, SOFT, FAINT, BED = "#fdfcfa", "#23202b", "#77727f", "#d9d5dc", "#f0edf1"

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from musicot_mlx.evaluation.agreement import pearson
-from musicot_mlx.evaluation.bootstrap import DRAWS, interval, mean_interval
-from musicot_mlx.evaluation.fad import (
+from musicot_mlx.evaluation.harness.reference_songs import CodecTrial, RealSong
+from musicot_mlx.evaluation.harness.renders import BASE, CAPTIONS, WORDINGS, Heard, Take
+from musicot_mlx.evaluation.measures.agreement import pearson
+from musicot_mlx.evaluation.measures.bootstrap import DRAWS, interval, mean_interval
+from musicot_mlx.evaluation.measures.fad import (
     Gaussian,
     fad_infinity,
     fad_of_songs,
     frechet_distance,
     gaussian,
 )
-from musicot_mlx.evaluation.reference_songs import CodecTrial, RealSong
-from musicot_mlx.evaluation.renders import BASE, CAPTIONS, WORDINGS, Heard, Take
-from musicot_mlx.evaluation.tagger_scores import (
+from musicot_mlx.evaluation.measures.tagger_scores import (
     areas_by_label,
     divergence,
     label_columns,

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation import hardware, speed
+from musicot_mlx.evaluation.speed import bench as speed
+from musicot_mlx.evaluation.speed import hardware
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.weights.checkpoint import read_config
@@ -35,7 +36,7 @@ RECIPE = (
     "key-value cache and both rows of guidance in a batch; lm-1b and musicgen-small: random "
     "weights, seconds a token after the first ones; float32"
 )
-WORKER = "from musicot_mlx.evaluation.torch_comparison import worker; worker()"
+WORKER = "from musicot_mlx.evaluation.speed.torch_comparison import worker; worker()"
 TOKENS, SKIPPED = 20, 4  # of the random shapes: the first hold the prefill and the caches' growth
 PREFIX = {"lm-1b": 40, "musicgen-small": 12}  # positions before the tokens, or of text
 _STAGES = ("audio tokens", "diffusion", "decode", "total")

@@ -22,7 +22,7 @@ from musicot_mlx.audio.files import read_audio, write_audio
 from musicot_mlx.audio.harmony import chords_heard, share_in_key
 from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.prompts import Prompt
+from musicot_mlx.evaluation.harness.prompts import Prompt
 
 WORDINGS, CAPTIONS = "wordings", "captions"  # hand-written prompts; captions of held-out songs
 BARE = "no thoughts"  # the chain left out when sampling

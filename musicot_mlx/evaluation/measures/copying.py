@@ -22,7 +22,7 @@ import numpy as np
 
 from musicot_mlx.audio.files import resample
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.agreement import audible
+from musicot_mlx.evaluation.measures.agreement import audible
 
 if TYPE_CHECKING:
     from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer

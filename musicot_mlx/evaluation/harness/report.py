@@ -13,8 +13,8 @@ from PIL import Image  # which matplotlib brings
 
 from musicot_mlx.atomic import atomic_path
 from musicot_mlx.audio.signals import mel_decibels, power_spectrogram
-from musicot_mlx.evaluation.renders import BARE, BASE, CAPTIONS, WORDINGS
-from musicot_mlx.evaluation.scores import NEAR, PAPER_FAD
+from musicot_mlx.evaluation.harness.renders import BARE, BASE, CAPTIONS, WORDINGS
+from musicot_mlx.evaluation.harness.scores import NEAR, PAPER_FAD
 
 BANDS, COLUMNS, DYNAMIC_RANGE = 96, 420, 72.0  # of a small spectrogram; dB
 SHADES = 32  # a palette keeps a picture under 25 kB

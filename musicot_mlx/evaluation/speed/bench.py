@@ -18,7 +18,7 @@ from typing import Any
 
 import musicot_mlx
 from musicot_mlx.errors import MusicotError, RunError
-from musicot_mlx.evaluation import cost, hardware
+from musicot_mlx.evaluation.speed import cost, hardware
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.pipelines.families import family_of, titles
 
@@ -27,7 +27,7 @@ RECIPE = (
     "each run a fresh process: load, a cold song, warm songs of the same seed, a stream up to its "
     "first chunk; medians over the warm songs of all runs, spread from lowest to highest"
 )
-WORKER = "from musicot_mlx.evaluation.speed import worker; worker()"
+WORKER = "from musicot_mlx.evaluation.speed.bench import worker; worker()"
 
 
 def worker() -> None:

@@ -20,9 +20,9 @@ from musicot_mlx.audio.files import resample
 from musicot_mlx.audio.harmony import chords_heard, share_in_key
 from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.codec import RoundTrip, compare
-from musicot_mlx.evaluation.prompts import Prompt
-from musicot_mlx.evaluation.renders import WINDOW, Heard, listen
+from musicot_mlx.evaluation.harness.prompts import Prompt
+from musicot_mlx.evaluation.harness.renders import WINDOW, Heard, listen
+from musicot_mlx.evaluation.measures.codec import RoundTrip, compare
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 HOP = 2.5  # seconds between windows that the metadata describes

@@ -16,16 +16,10 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.audio.files import read_audio
-from musicot_mlx.audio.harmony import (
-    bar_spans,
-    heard_chords,
-    heard_key,
-    pitch_classes,
-    triads_alike,
-)
+from musicot_mlx.audio.harmony import bar_spans, heard_harmony, pitch_classes, triads_alike
 from musicot_mlx.audio.signals import Signals, measure, tempo
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.sections import section_starts, step_starts
+from musicot_mlx.evaluation.measures.sections import section_starts, step_starts
 from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.tokens.tempo import fold
 
@@ -261,9 +255,9 @@ def _heard_harmony(
         spans = list(zip(edges[:-1], edges[1:], strict=True))
     else:
         spans = bar_spans(duration, fold(pace) if pace else 120.0)
-    heard = pitch_classes(waveform, sample_rate)
-    chords = zip((round(start, 3) for start, _ in spans), heard_chords(heard, spans), strict=True)
-    return {"key": str(heard_key(heard, spans)), "chords": tuple(chords)}
+    key, chords = heard_harmony(pitch_classes(waveform, sample_rate), spans)
+    starts = (round(start, 3) for start, _ in spans)
+    return {"key": str(key), "chords": tuple(zip(starts, chords, strict=True))}
 
 
 def stem_agreement(

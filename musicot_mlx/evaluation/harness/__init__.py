@@ -1,0 +1,1 @@
+"""What is rendered to judge a model, and what is written of it."""

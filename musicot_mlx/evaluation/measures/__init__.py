@@ -1,0 +1,1 @@
+"""Measures of songs: distances, agreement with plans, instruments, copies, the codec."""

@@ -1,0 +1,1 @@
+"""How fast songs are made, and on what."""
