@@ -244,10 +244,11 @@ def step(args: argparse.Namespace) -> None:
 
     from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen
     from musicot_mlx.nn.adapters import add_layers
+    from musicot_mlx.pipelines.parts import for_device
     from musicot_mlx.training.musicgen import Stretch, decoder_loss
     from musicot_mlx.training.trainer import checkpointed
 
-    lm, rng = Musicgen(MUSICGEN_SMALL), np.random.default_rng(0)
+    lm, rng = for_device(Musicgen(MUSICGEN_SMALL)), np.random.default_rng(0)
     add_layers(lm, kind="lora", num_layers=-1, rank=8, scale=20.0, dropout=0.0)
     codes = rng.integers(0, 2048, (4, round(10 * MUSICGEN_SMALL.frame_rate))).astype(np.int32)
     text = mx.random.normal((12, MUSICGEN_SMALL.text_hidden_size))

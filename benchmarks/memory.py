@@ -81,13 +81,16 @@ def musicgen_small(duration: float) -> dict[str, Any]:
 
 
 def _build(network: Any) -> None:
-    """Evaluate the weights one by one; the peak counts from here."""
+    """Evaluate the weights one by one, as the device runs them; the peak counts from here."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
+
+    from musicot_mlx.pipelines.parts import for_device
 
     for _, value in tree_flatten(network.parameters()):
         mx.eval(value)
         mx.clear_cache()
+    for_device(network)
     mx.reset_peak_memory()  # drawing weights and rounding them is no part of loading any
 
 

@@ -41,6 +41,7 @@ from musicot_mlx.models.encodec import ENCODEC_32KHZ, Encodec
 from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
 from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline, Sampling
+from musicot_mlx.pipelines.parts import for_device
 
 THREADS = os.cpu_count()  # what OpenBLAS takes by itself
 TEXT_TOKENS = 12
@@ -65,7 +66,7 @@ def network(config: MusicgenConfig) -> Musicgen:
         )
     )
     mx.eval(lm.parameters())
-    return lm
+    return for_device(lm)
 
 
 def conditions(songs: int) -> list[Condition]:
@@ -236,7 +237,7 @@ def step_anatomy(lm: Musicgen) -> dict[str, Any]:
 
 def codec(rounds: int) -> dict[str, Any]:
     """Decoding 10 s at 32 kHz beside transformers."""
-    model, beside = Encodec(ENCODEC_32KHZ), Beside("codec")
+    model, beside = for_device(Encodec(ENCODEC_32KHZ)), Beside("codec")
     mx.eval(model.parameters())
     codes, waveform = mx.array(some_codes()), mx.array(some_waveform())
     runs = {
@@ -320,7 +321,7 @@ def pipeline(lm: Musicgen) -> MusicgenPipeline:
     words = {word: i for i, word in enumerate(["?", *sorted(set(" ".join(PROMPTS).split()))])}
     tokenizer = Tokenizer(WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = Whitespace()
-    text_encoder, codec = T5Encoder(T5Config()), Encodec(ENCODEC_32KHZ)
+    text_encoder, codec = for_device(T5Encoder(T5Config())), for_device(Encodec(ENCODEC_32KHZ))
     mx.eval(text_encoder.parameters(), codec.parameters())
     return MusicgenPipeline(
         text_encoder=text_encoder, decoder=lm, codec=codec, tokenizer=tokenizer,

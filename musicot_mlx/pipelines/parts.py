@@ -125,5 +125,14 @@ def load_network(
         raise MusicotError(f"{folder}: the weights are broken ({error})") from error
     weights = tree_flatten(network.parameters())
     require_finite({f"{where}.{name}": value for name, value in weights}, folder)
+    return for_device(network)
+
+
+def for_device(network: nn.Module) -> nn.Module:
+    """The network as the device at hand runs it: on a CPU with the classes of cpu/, in place.
+
+    Every network that this loader makes has passed here; one that is built by hand, as benchmarks
+    do, has to.
+    """
     cpu = device.cpu()
     return cpu.optimise(network) if cpu else network

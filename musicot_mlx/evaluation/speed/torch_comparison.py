@@ -199,14 +199,17 @@ def musicgen_small(tokens: int) -> list[float]:
 
 
 def _built(network: Any) -> Any:
-    """The network with small random weights, drawn one by one, as large ones need."""
+    """The network with small random weights, drawn one by one, as large ones need; as it runs."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
+
+    from musicot_mlx.pipelines.parts import for_device
 
     for _, value in tree_flatten(network.parameters()):
         mx.eval(value)
         mx.clear_cache()
-    return network.eval() or network
+    network.eval()
+    return for_device(network)
 
 
 def table(results: dict[str, Any]) -> str:
