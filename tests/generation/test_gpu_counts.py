@@ -1,4 +1,5 @@
-"""What a GPU would run, counted here: kernels of a token, of a diffusion pass, of a VAE decode.
+"""What a GPU would run, counted here: kernels of a token, of a diffusion pass, of a decode, of a
+step of MusicGen.
 
 Counts guard the speed that this machine can't measure. One that grew is a regression to explain,
 one that fell is a number to lower here and in docs/architecture.md.
@@ -10,6 +11,10 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.evaluation.speed import cost
 from musicot_mlx.generation import device
+from musicot_mlx.generation.musicgen import Condition, DecodingRun
+from musicot_mlx.generation.sampling import draw_codebooks
+from musicot_mlx.models.encodec import LSTM, Decoder, EncodecConfig
+from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +60,50 @@ def test_a_decode(model) -> None:
     latents = mx.zeros((1, 100, model.vae.config.latent_dim))
     mx.eval(latents)
     assert cost.gpu_counts(lambda: model.vae.decode(latents))["kernels"] <= 146
+
+
+def step_of_musicgen(layers: int) -> int:
+    """Kernels of a step of two rows, with guidance and draw; what is said of width is nothing."""
+    config = MusicgenConfig(
+        hidden_size=32, ffn_dim=64, num_attention_heads=2, num_hidden_layers=layers,
+        text_hidden_size=16,
+    )  # fmt: skip
+    lm = Musicgen(config)
+    mx.eval(lm.parameters())
+    run = DecodingRun(lm, [Condition(text=mx.zeros((5, 16)))], 3.0)
+    tokens = mx.zeros((1, config.num_codebooks, 1), dtype=mx.int32)
+    run.begin(0)
+    for _ in range(2):  # the next finds its caches and position embeddings there
+        mx.eval(run.logits(tokens))
+
+    def step() -> mx.array:
+        return draw_codebooks(run.logits(tokens), mx.random.key(0)[None], temperature=1.0, top_k=250)
+
+    return cost.gpu_counts(step)["kernels"]
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_step_of_musicgen() -> None:
+    two, three = step_of_musicgen(2), step_of_musicgen(3)
+    assert three - two <= 18
+    assert two + 22 * (three - two) <= 463  # musicgen-small has 24 layers
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_upsampling_of_encodec() -> None:
+    decoder = Decoder(EncodecConfig(num_filters=16))
+    features = mx.zeros((1, 50, decoder.lstm[0].wh.shape[1]))
+    mx.eval(decoder.parameters(), features)
+    assert cost.gpu_counts(lambda: decoder.upsample(features))["kernels"] <= 58
+
+
+def test_a_layer_of_encodecs_lstm() -> None:
+    """A product and the compiled cell a step: 3 kernels, and 4 around the loop."""
+    layer, x = LSTM(8), mx.zeros((1, 50, 8))
+    mx.eval(layer.parameters(), x)
+    assert cost.gpu_counts(lambda: layer(x)[0])["kernels"] <= 154
