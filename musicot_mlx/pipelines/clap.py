@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 from tokenizers import Tokenizer
 
+from musicot_mlx.audio.waveforms import as_rate, as_waveform
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.clap import Clap, ClapConfig
 from musicot_mlx.models.roberta import ClapTextConfig
@@ -81,8 +82,8 @@ class ClapEmbedder:
     def embed_audio(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         """Embeddings of consecutive 10 s windows, float32 (windows, projection_dim).
 
-        waveform: (samples,) or (samples, channels) at sample_rate Hz; channels are averaged. See
-        `windows`.
+        waveform: (samples,) or (samples, channels) at sample_rate Hz, floats in -1..1 or integers
+        of 8, 16 or 32 bits (audio/waveforms.py); channels are averaged. See `windows`.
         """
         windows, log_mel = self.windows(waveform, sample_rate), self.config.log_mel()
         return self._batched(
@@ -99,7 +100,8 @@ class ClapEmbedder:
         empty, non-finite or wrongly shaped audio.
         """
         features = self.config.feature_config
-        mono = _mono(waveform)
+        mono, sample_rate = as_waveform(waveform), as_rate(sample_rate)
+        mono = mono if mono.ndim == 1 else mono.mean(axis=1)
         if sample_rate != features.sampling_rate:
             mono = soxr.resample(mono, sample_rate, features.sampling_rate)
         if features.int16:
@@ -156,23 +158,6 @@ def repeat_pad(waveform: np.ndarray, samples: int) -> np.ndarray:
         repeated = np.tile(waveform[:samples], max(samples // len(waveform), 1))
         out[: len(repeated)] = repeated
     return out
-
-
-def _mono(waveform: np.ndarray) -> np.ndarray:
-    waveform = np.asarray(waveform, dtype=np.float32)
-    if waveform.ndim == 2 and waveform.shape[1] > waveform.shape[0]:
-        raise MusicotError(
-            f"the waveform has shape {waveform.shape}, that is {waveform.shape[1]} channels; "
-            "pass (samples, channels), so waveform.T"
-        )
-    if waveform.ndim not in (1, 2) or waveform.size == 0:
-        raise MusicotError(
-            f"the waveform has shape {waveform.shape}; expected (samples,) or (samples, channels) "
-            "with at least one sample"
-        )
-    if not np.isfinite(waveform).all():
-        raise MusicotError("the waveform holds NaN or infinite samples; decode or render it again")
-    return waveform if waveform.ndim == 1 else waveform.mean(axis=1)
 
 
 def checked_tokenizer(
