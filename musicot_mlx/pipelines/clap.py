@@ -21,6 +21,7 @@ from musicot_mlx.pipelines.alone import CLAP
 from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.pipelines.parts import load_parts
 from musicot_mlx.weights.hub import EMBEDDED, resolve
+from musicot_mlx.weights.tokenizer import read_tokenizer
 
 PARTS = {"clap": (Clap, ClapConfig)}
 
@@ -173,10 +174,7 @@ def checked_tokenizer(
     """
     if not isinstance(tokenizer, Tokenizer):
         where = os.fspath(tokenizer)
-        try:
-            tokenizer = Tokenizer.from_file(where)
-        except Exception as error:  # the Rust side raises plain Exception
-            raise MusicotError(f"cannot read the tokenizer {where}: {error}") from error
+        tokenizer = read_tokenizer(where)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size != config.vocab_size:
         raise MusicotError(
@@ -195,6 +193,6 @@ def checked_tokenizer(
                 f"CLAP expects {expected}; "
                 "use the tokenizer.json that came with the checkpoint"
             )
-    tokenizer.no_padding()  # settings saved in the file would pad or cut a second time
+    tokenizer.no_padding()  # what its last user asked for would pad or cut a second time
     tokenizer.no_truncation()
     return tokenizer
