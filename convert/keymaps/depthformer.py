@@ -80,11 +80,15 @@ RULES: list[Rule] = [
 EXACT = r"conditioner\.style\.weight|.*norm\.(weight|bias)|.*\.scale"
 
 
-def config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+PAST = {1024: 41, 3072: 25}  # frames that a temporal layer of this width looks back on
+
+
+def config(shapes: Mapping[str, tuple[int, ...]], *, past: int | None = None) -> dict[str, Any]:
     """The `lm` section of an MLX config.json, from the shapes of the checkpoint's arrays.
 
-    The checkpoint brings no config. What shapes do not tell is how far back a temporal layer sees,
-    which goes with their width. Raises MusicotError for a width that was never published.
+    The checkpoint brings no config. What shapes do not tell is how far back a temporal layer looks;
+    unless `past` says it, that goes with the width. Raises MusicotError for a width that was never
+    published.
     """
     temporal = PREFIX + "decoder/temporal_body/transformer/x_layers_0/"
     depth = PREFIX + "decoder/depth_body/transformer/x_layers_0/"
@@ -103,7 +107,7 @@ def config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
             "depth_ffn_dim": shapes[depth + "ffn/ffn_layer1/bias"][0],
             "depth_layers": _layers(shapes, depth),
             "head_dim": head_dim,
-            "past": {1024: 41, 3072: 25}[width],
+            "past": PAST[width] if past is None else past,
         }
     except KeyError as error:
         raise MusicotError(

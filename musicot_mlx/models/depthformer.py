@@ -72,8 +72,8 @@ class DepthformerConfig:
 
     @property
     def reach(self) -> int:
-        """Frames that what comes next depends on; older ones leave no trace."""
-        return self.temporal_layers * self.past + 1
+        """Frames before one that it depends on, but for the codes just before these."""
+        return self.temporal_layers * self.past
 
     @property
     def vocabulary(self) -> int:
