@@ -147,7 +147,7 @@ def _write(
         arrays.update({f"{name}.{key}": value for key, value in piece.items()})
         checkpoint.arrays[name].clear()  # what is written is to be let go
     summary = _summary(rows)
-    card = _card(target.name, summary, rows, checkpoint.example)
+    card = _card(target.name, summary, rows, checkpoint)
     del network, exact, rest, piece
     files = {**checkpoint.files, "README.md": card}
     save_checkpoint(target, config, arrays, files, consume=True, progress=progress)
@@ -199,12 +199,13 @@ def _summary(rows: list[Row]) -> str:
     return f"{size_text(count).strip()} parameters, {size_text(size)}B, {stored}"
 
 
-def _card(name: str, summary: str, rows: list[Row], example: str) -> str:
+def _card(name: str, summary: str, rows: list[Row], checkpoint: Checkpoint) -> str:
     """The README.md of an MLX folder."""
     table = "\n".join(
         f"| {part} | {size_text(count).strip()} | {size_text(size)}B |"
         for part, count, size, _ in rows
     )
+    notice = f"\n{checkpoint.notice}\n" if checkpoint.notice else ""
     return f"""---
 library_name: musicot-mlx
 pipeline_tag: text-to-audio
@@ -213,12 +214,12 @@ pipeline_tag: text-to-audio
 # {name}
 
 Converted for musicot-mlx: {summary}.
-
+{notice}
 | part | parameters | size |
 |---|---|---|
 {table}
 
 ```
-{example.format(name=name)}
+{checkpoint.example.format(name=name)}
 ```
 """

@@ -28,7 +28,7 @@ class Checkpoint:
     the folder holds, name -> path or text. exact: by part, a pattern of names that stay float32.
     wide: parts whose sums exceed float16; they get bfloat16 instead.
     quantised: the parts that -q quantises where none are named; embeddings: whether theirs are too.
-    example: a command for the model card.
+    example: a command for the model card; notice: whose weights they are, where that must be said.
     """
 
     config: dict[str, Any]
@@ -40,6 +40,7 @@ class Checkpoint:
     quantised: tuple[str, ...] | None = None  # None: all
     embeddings: bool = True
     example: str = ""
+    notice: str = ""
 
 
 def read(source: Path, scratch: Path, **options: Any) -> Checkpoint:

@@ -9,7 +9,7 @@ Going on from codes that are there is exact: what comes next depends on the last
 `config.reach` frames alone, and those are stepped through as they were drawn, in the same slots.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 
 import mlx.core as mx
@@ -20,6 +20,7 @@ from musicot_mlx.generation.sampling import check_sampling, keys_by_step, on_hos
 from musicot_mlx.models.depthformer import Depthformer, Ring
 
 BLOCK = 25  # frames handed out at a time: a second
+LEFT = 125  # frames that a refresh leaves: 5 s
 
 
 class FrameRun:
@@ -67,10 +68,12 @@ class FrameRun:
         self.frame, self.first = frame, mx.array(frame)
         self.rings = self.lm.rings(self.rows)
 
-    def prefill(self, codes: np.ndarray) -> None:
-        """Go on from codes (rows, codebooks, frames), the beginning of the songs."""
+    def prefill(self, codes: np.ndarray, *, first: int | None = None) -> None:
+        """Go on from codes (rows, codebooks, frames), the beginning of the songs; `first`: the
+        frame from which on they count, None for all that can be seen of them.
+        """
         frames, given = codes.shape[-1], mx.array(codes)
-        first = max(0, frames - self.lm.config.reach)
+        first = max(0, frames - self.lm.config.reach, first or 0)
         self.begin(first, given[..., first - 1] if first else None)
         for frame in range(first, frames):
             self.feed(given[..., frame])
@@ -145,28 +148,40 @@ def generate_codes(
     temperature: float = 1.3,
     top_k: int = 40,
     start: np.ndarray | None = None,
+    refresh: int = 0,
     block: int = BLOCK,
+    choose: Callable[[np.ndarray], int] | None = None,
 ) -> Iterator[np.ndarray]:
     """Codes int32 (rows, codebooks, up to `block` frames), block after block.
 
     requests: int32 (rows, frames, 144), of every frame of the songs. keys: one a row. start: codes
-    (rows, codebooks, frames) that the songs begin with; they are not handed out again.
+    (rows, codebooks, frames) that the songs begin with; they are not handed out again. refresh: at
+    every so many frames all that is older than LEFT frames is forgotten; 0 is never.
+
+    choose(codes (rows, codebooks, frames of the block)) says which row's block stays: all rows go
+    on from it, and it alone is handed out.
     """
     run = FrameRun(lm, requests, temperature=temperature, top_k=top_k)
-    done = 0
-    if start is not None and start.shape[-1]:
-        done = start.shape[-1]
-        run.prefill(start)
-    noise = gumbel(lm, keys, temperature, skip=done)
-    waiting: list[mx.array] = []
     frames = requests.shape[1]
-    for frame in range(done, frames):
-        codes = run.next(next(noise))
-        mx.async_eval(codes)
-        waiting.append(codes)
-        # one frame more is queued before the host waits, so that the device never does
-        if len(waiting) > block:
-            yield on_host(waiting[:block])
-            del waiting[:block]
-        if frame == frames - 1:
-            yield on_host(waiting)
+    known = np.zeros((run.rows, lm.config.codebooks, 0), np.int32) if start is None else start
+    done = known.shape[-1]
+    noise = gumbel(lm, keys, temperature, skip=done)
+    if done:
+        run.prefill(known, first=done // refresh * refresh - LEFT if refresh else 0)
+    while done < frames:
+        stop = min(frames, (done // block + 1) * block)
+        if refresh:
+            stop = min(stop, (done // refresh + 1) * refresh)
+        drawn = []
+        for _ in range(done, stop):
+            drawn.append(run.next(next(noise)))
+            mx.async_eval(drawn[-1])
+        codes, done = on_host(drawn), stop
+        if choose is not None:
+            row = choose(codes)
+            run.choose(row)
+            codes = codes[[row] * run.rows]
+        known = np.concatenate([known, codes], axis=-1)
+        yield codes if choose is None else codes[:1]
+        if refresh and done % refresh == 0 and done < frames:
+            run.prefill(known, first=done - LEFT)

@@ -59,15 +59,11 @@ def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) ->
     """
     if plan is None:
         raise MusicotError("an earlier song is kept where an edited plan says; pass the plan")
+    where, old, codes = earlier_song(earlier, model)
     if isinstance(earlier, Song):
-        where, old, codes = "the song to keep", earlier.plan, earlier.codes[0]
         waveform, rate = earlier.waveform, earlier.sample_rate
-        if old is None:
-            raise MusicotError("the song to keep has no plan; only songs made from thoughts can be")
     else:
-        where = str(earlier)
         waveform, rate = read_audio(earlier)
-        old, codes = _from_sidecar(Path(earlier), model)
     if abs(len(waveform) / rate - old.duration) > 0.2:
         raise MusicotError(
             f"{where} lasts {len(waveform) / rate:.4g} s and its plan {old.duration:.4g} s, so it "
@@ -78,11 +74,11 @@ def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) ->
         raise MusicotError(
             f"nothing of {where} can be kept: the plan differs from its first segment on"
         )
-    frames = min(len(codes), math.floor(seconds * model.semantic_lm.config.audio_frame_rate + 1e-6))
+    frames = min(codes.shape[1], math.floor(seconds * model.semantic_lm.config.audio_frame_rate + 1e-6))
     waveform = resample(waveform, rate, model.vae.config.sample_rate)
     first, latents = _latents_before(waveform, seconds, model)
     heard = waveform[: first * model.vae.config.samples_per_latent]
-    return Kept(codes[:frames].astype(np.int32), heard, first, latents)
+    return Kept(codes[0, :frames], heard, first, latents)
 
 
 def _latents_before(
@@ -131,13 +127,23 @@ def join(
         yield chunk
 
 
-def _from_sidecar(path: Path, model: Composer) -> tuple[Plan, np.ndarray]:
-    """The plan and the audio tokens (frames,) of a saved song."""
+def earlier_song(
+    earlier: Song | str | Path, model: Composer, *, codebooks: int = 1
+) -> tuple[str, Plan, np.ndarray]:
+    """What an earlier song is called, its plan, and its codes int32 (codebooks, frames): of a Song,
+    or of a file with its .json beside it. Raises MusicotError for a song without a plan.
+    """
+    if isinstance(earlier, Song):
+        if earlier.plan is None:
+            raise MusicotError("the song to keep has no plan; only songs made from thoughts can be")
+        return "the song to keep", earlier.plan, earlier.codes
+    path = Path(earlier)
     sidecar = path.with_suffix(".json")
     try:
         settings = json.loads(sidecar.read_text(encoding="utf-8"))
         text = settings["made"]["codes"]
         codes = np.frombuffer(base64.b64decode(text, validate=True), "<u2").astype(np.int32)
+        codes = codes.reshape(codebooks, -1)
     except OSError as error:
         raise MusicotError(
             f"can't read {sidecar} ({error.strerror}), which tells how {path} was made"
@@ -147,4 +153,4 @@ def _from_sidecar(path: Path, model: Composer) -> tuple[Plan, np.ndarray]:
             f"{sidecar} doesn't tell the audio tokens of {path}; make it again with "
             f"musicot generate --config-from {sidecar}"
         ) from None
-    return Plan.load(sidecar, model), codes
+    return str(path), Plan.load(sidecar, model), codes

@@ -1,0 +1,24 @@
+"""Magenta RealTime 2: thoughts of ten seconds become frames of codes, and these a waveform."""
+
+from musicot_mlx.pipelines.family import Family
+
+FAMILY = Family(
+    model_type="magenta_rt2",
+    title="Magenta RealTime 2",
+    parts="musicot_mlx.pipelines.magenta_rt2.pipeline:PARTS",
+    load="musicot_mlx.pipelines.magenta_rt2.pipeline:load",
+    options="musicot_mlx.pipelines.magenta_rt2.options:MagentaOptions",
+    stages={
+        "text": "text encoding",
+        "plan": "thoughts",
+        "tokens": "audio tokens",
+        "decode": "decode",
+    },
+    memory="musicot_mlx.pipelines.magenta_rt2.memory:needs",
+    costs="musicot_mlx.evaluation.speed.cost:of_magenta_rt2",
+    readers=("musicot_mlx.convert.families.magenta_rt2:read",),
+    reads="Magenta RealTime 2",
+    quantised=("lm",),
+    embeddings=False,
+    capabilities=frozenset({"songs", "plan"}),
+)

@@ -1,0 +1,185 @@
+"""What a song of Magenta RealTime 2 can be asked for, option by option."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from musicot_mlx.pipelines.musicot.options import IN_MEMORY
+from musicot_mlx.pipelines.options import (
+    Options,
+    Progress,
+    Reference,
+    candidates_option,
+    option,
+    progress_option,
+    seed_option,
+)
+from musicot_mlx.tokens.magenta_rt2 import DRUMS
+
+if TYPE_CHECKING:
+    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.song import Song
+
+LONGEST = 600.0  # seconds of a song
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagentaOptions(Options):
+    """Options of `generate` and `stream`; those of planning are `plan`'s as well."""
+
+    plan: "Plan | None" = option(
+        None,
+        "render this plan (from musicot plan) instead of a new one",
+        kind=object,
+        flags=("--plan",),
+        metavar="FILE",
+        saved="given",
+    )
+    keep: "Song | str | Path | None" = option(
+        None,
+        "song made from an earlier form of the plan: kept up to the first thought that changed",
+        kind=Path,
+        flags=("--keep-from",),
+        metavar="FILE",
+        saved="given",
+    )
+    continuation: str | Path | None = option(
+        None,
+        "audio that the song begins with and goes on",
+        kind=Path,
+        flags=("--continue",),
+        metavar="FILE",
+        saved="given",
+    )
+    duration: float = option(
+        30.0,
+        "length of the song in seconds, 1 to 600 (default: 30)",
+        kind=float,
+        low=1.0,
+        high=LONGEST,
+        unit="s",
+        flags=("--duration", "--seconds"),
+        metavar="S",
+        planning=True,
+    )
+    seed: int = seed_option()
+    candidates: int = candidates_option()
+    follow: int = option(
+        1,
+        "draw K versions of each thought's ten seconds and go on from the one nearest to it "
+        "(default: 1)",
+        kind=int,
+        low=1,
+        high=8,
+        flags=("--follow",),
+        metavar="K",
+    )
+    reference: Reference | None = option(
+        None,
+        "audio of any length whose thoughts the song borrows; several are blended",
+        kind=Path,
+        several=True,
+        flags=("--reference",),
+        metavar="FILE",
+        planning=True,
+        saved="given",
+    )
+    reference_weights: Sequence[float] | None = option(
+        None,
+        "how much each reference counts (default: equal weights)",
+        kind=float,
+        low=0,
+        several=True,
+        flags=("--reference-weights",),
+        metavar="W",
+        planning=True,
+    )
+    variation: float | None = option(
+        None,
+        "how much the thoughts of a song differ, 0 to 1 (default: the model's)",
+        kind=float,
+        low=0,
+        high=1,
+        flags=("--variation",),
+        metavar="V",
+        planning=True,
+    )
+    glide: float | None = option(
+        None,
+        "seconds over which a thought becomes the next one (default: the model's)",
+        kind=float,
+        low=0,
+        high=10,
+        unit="s",
+        flags=("--glide",),
+        metavar="S",
+    )
+    drums: str | None = option(
+        None,
+        "free, none or play, in the whole song (default: free)",
+        choices=tuple(DRUMS),
+        flags=("--drums",),
+        metavar="HOW",
+    )
+    style_strength: float | None = option(
+        None,
+        "how strictly thoughts are followed, -1 to 6.8 (default: the model's)",
+        kind=float,
+        low=-1,
+        high=6.8,
+        flags=("--style-strength",),
+        metavar="S",
+    )
+    style_levels: int | None = option(
+        None,
+        "codes of a thought that are given, coarse ones first; fewer leave more free "
+        "(default: the model's)",
+        kind=int,
+        low=1,
+        high=12,
+        flags=("--style-levels",),
+        metavar="N",
+    )
+    refresh: float | None = option(
+        None,
+        "seconds after which the model forgets all but the last ones it needs, 0 is never "
+        "(default: the model's)",
+        kind=float,
+        low=0,
+        high=LONGEST,
+        unit="s",
+        flags=("--refresh",),
+        metavar="S",
+    )
+    audio_temperature: float | None = option(
+        None,
+        "temperature of the audio tokens, 0 is greedy (default: the model's)",
+        kind=float,
+        low=0,
+        high=10,
+        flags=("--audio-temp", "--temperature"),
+        metavar="T",
+    )
+    top_k: int | None = option(
+        None,
+        "draw from the K likeliest tokens, 0 is all (default: the model's)",
+        kind=int,
+        low=0,
+        flags=("--top-k",),
+        metavar="K",
+    )
+    lyrics: str | None = option(None, "it sings no words: a warning", saved="never")
+    progress: Progress | None = progress_option()
+
+    def saved(self) -> dict[str, Any]:
+        found = super().saved()
+        if self.plan is not None:
+            found["duration"] = self.plan.duration
+            found["prompt"] = self.plan.prompt if self.prompt is None else self.prompt
+        if self.keep is not None:
+            found["keep"] = str(self.keep) if isinstance(self.keep, (str, Path)) else IN_MEMORY
+        return found
+
+
+PLANNING = tuple(name for name, each in MagentaOptions.about().items() if each.metadata["planning"])

@@ -1,0 +1,419 @@
+"""Magenta RealTime 2, from a prompt to a song: thoughts, frames of codes, waveform.
+
+    prompt -> MusicCoCa -> thoughts -> the language model writes 25 frames a second -> SpectroStream
+
+Live Music Models (arXiv 2508.04651). A thought is what the model is asked for over its ten seconds,
+so a plan drives it as it is. Everything that belongs to one run lives in the run.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from musicot_mlx import __version__
+from musicot_mlx.audio.files import read_audio, resample
+from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.generation.magenta_rt2 import BLOCK, generate_codes
+from musicot_mlx.models.depthformer import Depthformer, DepthformerConfig
+from musicot_mlx.models.musiccoca import MusicCoCa, MusicCoCaConfig
+from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
+from musicot_mlx.models.spectrostream import REACH, SpectroStream, SpectroStreamConfig
+from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
+from musicot_mlx.pipelines.magenta_rt2 import FAMILY
+from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
+from musicot_mlx.pipelines.magenta_rt2.options import MagentaOptions
+from musicot_mlx.pipelines.magenta_rt2.planning import (
+    THOUGHT_SECONDS,
+    MagentaPlanner,
+    MagentaSampling,
+)
+from musicot_mlx.pipelines.musicot.continuation import earlier_song
+from musicot_mlx.pipelines.musicot.plan import Origin, Plan
+from musicot_mlx.pipelines.musicot.thoughts import SHORTEST_WINDOW, hear, quantised, slerp
+from musicot_mlx.pipelines.parts import AdapterPath, load_parts
+from musicot_mlx.pipelines.song import Clock, Song, Stream, joined, passed, soft_limit
+from musicot_mlx.tokens.magenta_rt2 import STRENGTHS, frame_ids
+
+PARTS: dict[str, tuple[type, type]] = {
+    "musiccoca": (MusicCoCa, MusicCoCaConfig),
+    "rvq": (ResidualVQ, RVQConfig),
+    "lm": (Depthformer, DepthformerConfig),
+    "codec": (SpectroStream, SpectroStreamConfig),
+}
+GLIDE_STEPS = 8
+
+
+def load(
+    folder: Path, *, name: str, adapter_path: AdapterPath = None
+) -> "MagentaPipeline":
+    """The model of an MLX folder with model_type "magenta_rt2", ready to generate.
+
+    adapter_path: one or several adapter folders; `folder:0.5` counts half. Raises MusicotError that
+    says what is wrong with the folder and what to do.
+    """
+    loaded = load_parts(
+        folder, PARTS, model_type=FAMILY.model_type, name=name, adapter_path=adapter_path
+    )
+    networks = dict(loaded.networks)
+    return MagentaPipeline(
+        embedder=MusicCoCaEmbedder(networks.pop("musiccoca"), loaded.file("tokenizer.json")),
+        sampling=loaded.section("sampling", MagentaSampling),
+        name=name,
+        adapters=loaded.adapters,
+        adapter_keys=loaded.adapter_keys,
+        **networks,
+    )
+
+
+class MagentaPipeline(MagentaPlanner):
+    """The whole model. Options are keyword-only; None takes the model's default."""
+
+    family = FAMILY
+    options = frozenset(MagentaOptions.about())
+
+    def __init__(
+        self,
+        *,
+        embedder: MusicCoCaEmbedder,
+        rvq: ResidualVQ,
+        lm: Depthformer,
+        codec: SpectroStream,
+        sampling: MagentaSampling,
+        name: str,
+        adapters: Sequence[str] = (),
+        adapter_keys: int = 0,
+    ) -> None:
+        super().__init__(
+            embedder=embedder, rvq=rvq, config=lm.config, sampling=sampling, name=name
+        )
+        self.lm, self.codec = lm, codec
+        self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
+        self.prefill_frames = lm.config.reach
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """What hidden states run in."""
+        return self.lm.dtype
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waveforms made."""
+        return self.codec.config.sample_rate
+
+    # --- a song -----------------------------------------------------------------------------------
+
+    def generate(self, prompt: str | None = None, **options: Any) -> Song:
+        """Prompt to song: waveform, codes, plan and the settings that make it again.
+
+        options are those of MagentaOptions. With `candidates` several songs are drawn in one batch,
+        and the one nearest to its prompt and plan is kept; with `follow` versions of each thought's
+        ten seconds. Raises MusicotError for input that does not fit, TypeError for an unknown
+        option.
+        """
+        wish, clock = self._wish(prompt, options), Clock()  # 1. the wish
+        if wish.candidates > 1:
+            return self._best_of(wish, clock)
+        wish, plan, start = self._begun(wish, clock)  # 2. thoughts
+        followed: list[dict[str, Any]] = []
+        with clock("tokens"):  # 3. codes
+            codes = list(self._codes(plan, wish, start, followed))
+        with clock("decode"):  # 4. the waveform
+            waveform = joined(self.waveform(plan, codes, wish), self._samples(plan), 2)
+        tokens = np.concatenate(codes, axis=-1)
+        settings = self._settings(wish) | ({"followed": followed} if followed else {})
+        return Song(waveform, self.sample_rate, tokens, plan, settings, clock.seconds)
+
+    def stream(self, prompt: str | None = None, **options: Any) -> Stream:
+        """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
+
+        The plan is made at the call, the rest as chunks are taken; joined, they are the song that
+        `generate` makes. Raises as `generate` does.
+        """
+        wish, codes = self._wish(prompt, options), []
+        wish.require_one_candidate()
+        wish, plan, start = self._begun(wish, Clock())
+        blocks = passed(self._codes(plan, wish, start, []), codes)
+        return Stream(plan, codes, self.waveform(plan, blocks, wish))
+
+    def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
+        """All that makes a song again, as JSON: what the sidecar of a song holds."""
+        return self._settings(MagentaOptions.of(self.sampling, prompt, **options))
+
+    def _settings(self, wish: MagentaOptions) -> dict[str, Any]:
+        adapters = {"adapter_path": list(self.adapters)} if self.adapters else {}
+        return {
+            **wish.saved(),
+            **adapters,
+            "model": self.name,
+            "version": __version__,
+            "space": self.space.id,
+        }
+
+    def _wish(self, prompt: str | None, options: dict[str, Any]) -> MagentaOptions:
+        wish = MagentaOptions.of(self.sampling, prompt, **options)
+        if wish.lyrics:
+            words = f"{self.name} sings no words: the lyrics are left out"
+            warnings.warn(words, MusicotWarning, stacklevel=4)
+        if wish.keep is not None and wish.continuation is not None:
+            raise MusicotError("a song goes on from an earlier one or from a recording, not both")
+        if wish.follow > 1 and wish.candidates > 1:
+            raise MusicotError("ask for candidates of the song or of each thought (follow)")
+        return wish
+
+    def _begun(
+        self, wish: MagentaOptions, clock: Clock
+    ) -> tuple[MagentaOptions, Plan, np.ndarray | None]:
+        """The wish, its plan, and the codes (codebooks, frames) that the song begins with."""
+        if wish.continuation is not None:
+            return self._continued(wish, clock)
+        plan = self._plan(wish, clock)
+        return wish, plan, self._kept(wish)
+
+    def _kept(self, wish: MagentaOptions) -> np.ndarray | None:
+        """The codes of an earlier song up to the first thought that changed."""
+        if wish.keep is None:
+            return None
+        if wish.plan is None:
+            raise MusicotError("an earlier song is kept where an edited plan says; pass the plan")
+        where, old, codes = earlier_song(wish.keep, self, codebooks=self.lm.config.codebooks)
+        kept = min(
+            round(old.changed(wish.plan) * THOUGHT_SECONDS * self.frame_rate),
+            codes.shape[1],
+            self.frames(wish.plan.duration),
+        )
+        if not kept:
+            raise MusicotError(
+                f"nothing of {where} can be kept: the plan differs from its first segment on"
+            )
+        return codes[:, :kept]
+
+    def _continued(
+        self, wish: MagentaOptions, clock: Clock
+    ) -> tuple[MagentaOptions, Plan, np.ndarray]:
+        """A plan whose first thoughts are those of a recording, and its codes."""
+        path = wish.continuation
+        waveform, rate = read_audio(path)
+        codes = self.encode(waveform, rate)
+        lasts = codes.shape[1] / self.frame_rate
+        if codes.shape[1] >= self.frames(wish.duration):
+            raise MusicotError(
+                f"{path} lasts {lasts:.1f} s and the song {wish.duration:g} s, the file included; "
+                "ask for a longer duration"
+            )
+        with clock("plan"):
+            heard = quantised(self, hear(self, (waveform, rate), THOUGHT_SECONDS))
+        plan = self._plan(wish, clock)
+        count = min(heard.shape[1], max(1, round(lasts / THOUGHT_SECONDS)), plan.segments)
+        if wish.plan is None:
+            own, origins = plan.codes.copy(), list(plan.origins)
+            own[:, :count] = heard[:, :count]
+            for segment in range(count):
+                start = segment * THOUGHT_SECONDS
+                origins[segment] = Origin("audio", file=str(path), start=start)
+            plan = replace(plan, codes=own, origins=tuple(origins))
+            plan = self.check_plan(plan, "the plan")
+        return wish, plan, codes
+
+    def encode(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Codes int32 (codebooks, frames) of the whole frames of a waveform (samples, channels)."""
+        channels = self.codec.config.channels
+        if waveform.shape[1] != channels:
+            waveform = np.repeat(waveform.mean(axis=1, keepdims=True), channels, axis=1)
+        waveform = resample(waveform, sample_rate, self.sample_rate) / self.codec.config.gain
+        whole = len(waveform) // self.codec.config.hop_length * self.codec.config.hop_length
+        if not whole:
+            raise MusicotError("the recording to go on from is shorter than 40 ms")
+        return np.array(self.codec.encode(mx.array(waveform[None, :whole])))[0]
+
+    # --- codes ------------------------------------------------------------------------------------
+
+    def render(
+        self,
+        plans: Sequence[Plan],
+        seeds: Sequence[int],
+        wish: MagentaOptions,
+        kept: np.ndarray | None = None,
+        choose: Callable[[np.ndarray], int] | None = None,
+        block: int = BLOCK,
+    ) -> Iterator[np.ndarray]:
+        """Codes of songs of one length in one batch: blocks (songs, codebooks, frames), first those
+        that are kept.
+        """
+        # the codec hears one frame ahead, so there is one more than sounds
+        frames = self.frames(plans[0].duration) + 1
+        requests = np.stack([self.requests(plan, frames, wish) for plan in plans])
+        if kept is not None:
+            start = np.repeat(kept[None], len(plans), axis=0)
+            yield start if choose is None else start[:1]
+        yield from generate_codes(
+            self.lm,
+            requests,
+            keys=[mx.random.key(seed) for seed in seeds],
+            temperature=wish.audio_temperature,
+            top_k=wish.top_k,
+            start=None if kept is None else start,
+            refresh=round(wish.refresh * self.frame_rate),
+            block=block,
+            choose=choose,
+        )
+
+    def requests(self, plan: Plan, frames: int, wish: MagentaOptions) -> np.ndarray:
+        """What each frame is asked to be, int32 (frames, 144)."""
+        levels = wish.style_levels
+        strengths = (wish.style_strength, *STRENGTHS[1:])
+        gliding = self._gliding(plan, wish.glide)
+        each: dict[tuple[int, int], np.ndarray] = {}
+        rows = []
+        for frame in range(frames):
+            seconds = frame / self.frame_rate
+            segment = min(int(seconds // THOUGHT_SECONDS), plan.segments - 1)
+            left = (segment + 1) * THOUGHT_SECONDS - seconds  # until the next thought
+            step = 0
+            if wish.glide and segment + 1 < plan.segments and left <= wish.glide:
+                step = min(GLIDE_STEPS, 1 + int((1 - left / wish.glide) * GLIDE_STEPS))
+            if (segment, step) not in each:
+                style = gliding[step - 1][:, segment] if step else plan.codes[:, segment]
+                each[segment, step] = frame_ids(
+                    style[:levels], drums=wish.drums, strengths=strengths
+                )
+            rows.append(each[segment, step])
+        return np.stack(rows)
+
+    def _gliding(self, plan: Plan, glide: float) -> list[np.ndarray]:
+        """Codes (levels, segments - 1) of the steps from each thought to the next."""
+        if not glide or plan.segments < 2:
+            return []
+        here, there = plan.embeddings[:-1], plan.embeddings[1:]
+        amounts = np.arange(1, GLIDE_STEPS + 1) / (GLIDE_STEPS + 1)
+        return [quantised(self, slerp(here, there, amount)) for amount in amounts]
+
+    def _codes(
+        self,
+        plan: Plan,
+        wish: MagentaOptions,
+        start: np.ndarray | None,
+        followed: list[dict[str, Any]],
+    ) -> Iterator[np.ndarray]:
+        """Codes of one song in blocks (codebooks, frames); `followed` learns how its versions came
+        out, thought by thought.
+        """
+        frames, done = self.frames(plan.duration) + 1, 0
+        if wish.follow == 1:
+            blocks = self.render([plan], [wish.seed], wish, start)
+        else:
+            seeds = candidate_seeds(wish.seed, wish.follow)
+            choose = self._nearest(plan, start, followed)
+            thought = round(THOUGHT_SECONDS * self.frame_rate)
+            blocks = self.render([plan] * len(seeds), seeds, wish, start, choose, thought)
+        for block in blocks:
+            done += block.shape[-1]
+            if wish.progress:
+                wish.progress("audio tokens", done, frames)
+            yield block[0]
+
+    def _nearest(
+        self, plan: Plan, start: np.ndarray | None, followed: list[dict[str, Any]]
+    ) -> Callable[[np.ndarray], int]:
+        """Of versions of a thought's frames the row that sounds most like it."""
+        known, last = [] if start is None else [start], plan.segments - 1
+
+        def choose(codes: np.ndarray) -> int:
+            new = codes.shape[-1]
+            first = sum(each.shape[-1] for each in known)
+            if new < self.frame_rate * SHORTEST_WINDOW:  # too short to be heard
+                known.append(codes[0])
+                return 0
+            segment = min(int((first + new / 2) / self.frame_rate // THOUGHT_SECONDS), last)
+            cosines = []
+            for row in codes:
+                heard = np.concatenate([*known, row], axis=-1)[None, :, -new - REACH - 1 :]
+                sound = np.array(self.codec.decode(mx.array(heard)))[0]
+                sound = sound[-new * self.codec.config.hop_length :]
+                vectors = self.clap.embed_audio(sound, self.sample_rate)
+                cosines.append(float((vectors @ plan.embeddings[segment]).mean()))
+            best = int(np.argmax(cosines))
+            known.append(codes[best])
+            shown = [round(cosine, 6) for cosine in cosines]
+            followed.append({"segment": segment, "cosines": shown, "kept": best})
+            return best
+
+        return choose
+
+    # --- sound ------------------------------------------------------------------------------------
+
+    def waveform(
+        self, plan: Plan, codes: Iterable[np.ndarray], wish: MagentaOptions, kept: Any = None
+    ) -> Iterator[np.ndarray]:
+        """The waveform of codes (codebooks, frames) in chunks (samples, channels) as they come.
+
+        They are decoded second by second wherever the blocks end, so that a song with another
+        ending has the same bits before it.
+        """
+        samples, made = self._samples(plan), 0
+        for piece in self.codec.decode_stream(mx.array(block)[None] for block in _seconds(codes)):
+            chunk = soft_limit(np.array(piece[0])[: samples - made])
+            made += len(chunk)
+            if wish.progress:
+                wish.progress("waveform", made, samples)
+            if len(chunk):
+                yield chunk
+
+    def _samples(self, plan: Plan) -> int:
+        return round(plan.duration * self.sample_rate)
+
+    # --- candidates -------------------------------------------------------------------------------
+
+    def _best_of(self, wish: MagentaOptions, clock: Clock) -> Song:
+        """Of several songs the one nearest to its prompt and plan; the scores are in its settings.
+
+        Codes are drawn in one batch; the songs are decoded one after another.
+        """
+        seeds = candidate_seeds(wish.seed, wish.candidates)
+        wishes = [replace(wish, seed=seed, candidates=1) for seed in seeds]
+        begun = [self._begun(own, clock) for own in wishes]
+        plans, start = [plan for _, plan, _ in begun], begun[0][2]
+        with clock("tokens"):
+            blocks = list(self.render(plans, seeds, wish, start))
+            codes = np.concatenate(blocks, axis=-1)
+
+        def render(number: int) -> np.ndarray:
+            with clock("decode"):
+                chunks = self.waveform(plans[number], [codes[number]], wishes[number])
+                return joined(chunks, self._samples(plans[number]), 2)
+
+        def judge(number: int, waveform: np.ndarray) -> Score:
+            return score(
+                self.clap,
+                waveform,
+                self.sample_rate,
+                seed=seeds[number],
+                prompt=None if wish.prompt is None else self.anchors([wish.prompt])[0],
+                thoughts=plans[number].embeddings,
+            )
+
+        best = best_of(seeds, render, judge)
+        number, settings = best.number, self._settings(wishes[best.number])
+        settings["chosen"] = best.to_dict(wish.seed)
+        song = codes[number]
+        return Song(best.song, self.sample_rate, song, plans[number], settings, clock.seconds)
+
+
+def _seconds(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Codes (codebooks, frames) cut anew into blocks of BLOCK frames."""
+    waiting: list[np.ndarray] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(each.shape[-1] for each in waiting) >= BLOCK:
+            joint = np.concatenate(waiting, axis=-1)
+            whole = joint.shape[-1] // BLOCK * BLOCK
+            for first in range(0, whole, BLOCK):
+                yield joint[:, first : first + BLOCK]
+            waiting = [joint[:, whole:]]
+    rest = np.concatenate(waiting, axis=-1) if waiting else np.zeros((1, 0))
+    if rest.shape[-1]:
+        yield rest
