@@ -5,11 +5,14 @@ Keys carry no part prefix: the `clap` table sees `text_model.embeddings...`, and
 Conversion is strict: a key that no rule names is an error, and each target is filled once.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from musicot_mlx.errors import MusicotError
 
@@ -37,6 +40,28 @@ def _weight_norm(g: mx.array, v: mx.array) -> mx.array:
     return (g.astype(mx.float32) * v32 / norm).astype(v.dtype)
 
 
+def _query_scale(x: mx.array) -> mx.array:
+    """Depthformer's scale of queries, a factor a channel, from what softplus makes it of."""
+    return math.log2(math.e) / math.sqrt(x.shape[-1]) * nn.softplus(x.astype(mx.float32))
+
+
+def _level_heads(x: mx.array) -> list[mx.array]:
+    """One head of all ids, kernel (dim, ids) or bias (ids,), as twelve; reserved ids fall out."""
+    x = x.T if x.ndim == 2 else x
+    return mx.split(x[len(x) % 12 :], 12)
+
+
+def _up(x: mx.array, *, time: int, frequency: int) -> mx.array:
+    """A transposed convolution (h, w, in, out) with these strides, kernels of twice as many taps
+    where there is one, as a convolution of two taps to a group of outputs a place between
+    (models/spectrostream.py): (time * frequency * out, taps, taps, in).
+    """
+    height, width, inputs, outputs = x.shape
+    x = x.reshape(height // time, time, width // frequency, frequency, inputs, outputs)
+    x = x[:, ::-1, :, ::-1]  # the first place hears the last tap of each group
+    return x.transpose(1, 3, 5, 0, 2, 4).reshape(-1, height // time, width // frequency, inputs)
+
+
 def _concatenate(*parts: mx.array) -> mx.array:
     return mx.concatenate(parts, axis=0)
 
@@ -51,10 +76,21 @@ ONE_TO_ONE: dict[str, Callable[[mx.array], mx.array]] = {
     "squeeze": lambda x: x.squeeze(),
     "transpose": lambda x: x.swapaxes(-1, -2),
     "float32": lambda x: x.astype(mx.float32),
+    # flax's kernels are (in, ..., out)
+    "hwio": lambda x: x.transpose(3, 0, 1, 2),  # (h, w, in, out) -> (out, h, w, in)
+    "heads_in": lambda x: x.reshape(len(x), -1).T,  # (in, heads, dim) -> (heads * dim, in)
+    "heads_out": lambda x: x.reshape(len(x), -1),  # (out, heads, dim) -> (out, heads * dim)
+    "query_scale": _query_scale,
+    "up_2x1": partial(_up, time=2, frequency=1),
+    "up_2x2": partial(_up, time=2, frequency=2),
+    "up_1x2": partial(_up, time=1, frequency=2),
+    "up_1x3": partial(_up, time=1, frequency=3),
 }
 ONE_TO_MANY: dict[str, Callable[[mx.array], list[mx.array]]] = {
     "split2": lambda x: mx.split(x, 2, axis=0),
     "split3": lambda x: mx.split(x, 3, axis=0),
+    "level_heads": _level_heads,
+    "first_codebooks": lambda x: [codebook.squeeze(0) for codebook in mx.split(x[:12], 12)],
     # one matrix of query, key and value -> the query, and the other two together
     "split_query": lambda x: mx.split(x, [x.shape[0] // 3], axis=0),
 }

@@ -4,12 +4,12 @@ On a GPU, and on a CPU without that folder, nothing is; the plain networks run a
 A test that wants the GPU's way on a CPU puts another `on_cpu` here, and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -83,6 +83,11 @@ def prefill() -> int:
 def fuses_draws() -> bool:
     """Whether guidance and draw are one compiled run: on a GPU it is 7 kernels in place of 30."""
     return not on_cpu()
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One graph for a GPU, made at the first call; a CPU would start a C++ compiler for it."""
+    return function if on_cpu() else mx.compile(function)
 
 
 def blas() -> str:

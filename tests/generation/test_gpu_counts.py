@@ -77,7 +77,9 @@ def step_of_musicgen(layers: int) -> int:
         mx.eval(run.logits(tokens))
 
     def step() -> mx.array:
-        return draw_codebooks(run.logits(tokens), mx.random.key(0)[None], temperature=1.0, top_k=250)
+        return draw_codebooks(
+            run.logits(tokens), mx.random.key(0)[None], temperature=1.0, top_k=250
+        )
 
     return cost.gpu_counts(step)["kernels"]
 
