@@ -16,6 +16,7 @@ import soundfile
 import soxr
 
 from musicot_mlx.atomic import atomic_path
+from musicot_mlx.audio.waveforms import scaled
 from musicot_mlx.errors import MusicotError, RunError
 
 FORMATS = ("wav", "flac", "mp3")
@@ -71,7 +72,7 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
 
 def resample(waveform: np.ndarray, sample_rate: int, target_rate: int) -> np.ndarray:
     """Waveform (frames,) or (frames, channels) at another rate, float32 (soxr, high quality)."""
-    waveform = np.asarray(waveform, dtype=np.float32)
+    waveform = scaled(waveform)
     if sample_rate == target_rate:
         return waveform
     return soxr.resample(waveform, sample_rate, target_rate).astype(np.float32, copy=False)
@@ -157,7 +158,7 @@ def write_audio(
     path: str | Path, waveform: np.ndarray, sample_rate: int, *, format: str | None = None
 ) -> Path:
     """Write a whole waveform (frames,) or (frames, channels) and return the path."""
-    waveform = np.asarray(waveform, dtype=np.float32)
+    waveform = scaled(waveform)
     if waveform.ndim == 1:
         waveform = waveform[:, None]
     if not np.isfinite(waveform).all():
@@ -243,5 +244,5 @@ class RenderCheck:
 def check_render(waveform: np.ndarray, sample_rate: int) -> None:
     """Raise RunError when a whole render (frames,) or (frames, channels) is broken: RenderCheck."""
     check = RenderCheck(sample_rate)
-    check.add(np.asarray(waveform, dtype=np.float32))
+    check.add(scaled(waveform))
     check.finish()

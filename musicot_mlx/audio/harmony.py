@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from musicot_mlx.audio.waveforms import as_waveform
 from musicot_mlx.tokens.harmony import NO_CHORD, Chord, Key, parse_chord
 
 N_FFT, HOP = 16384, 4096  # at 44.1 kHz: 2.7 Hz a bin, 10.8 frames a second
@@ -44,7 +45,7 @@ def pitch_classes(waveform: np.ndarray, sample_rate: int) -> PitchClasses:
     A peak counts by the square root of its magnitude, as a share of its frame: loud frames count no
     more than quiet ones.
     """
-    mono = np.asarray(waveform, np.float32)
+    mono = as_waveform(waveform)
     mono = mono.mean(1) if mono.ndim == 2 else mono
     size = 1 << round(np.log2(N_FFT * sample_rate / 44100))
     hop = size * HOP // N_FFT
@@ -83,7 +84,7 @@ def share_in_key(waveform: np.ndarray, sample_rate: int) -> float:
     """The share (0 to 1) of spectral peaks, 110 Hz to 1.8 kHz, on the seven notes of the best major
     or minor scale; 0 for silence. Real songs of the band have .875.
     """
-    mono = np.asarray(waveform, np.float32)
+    mono = as_waveform(waveform)
     mono = mono.mean(1) if mono.ndim == 2 else mono
     window = np.hanning(KEY_FFT)
     total = np.zeros(12)

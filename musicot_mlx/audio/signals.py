@@ -17,6 +17,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d, median_filter
 
 from musicot_mlx.audio.mel import hertz_to_mel, mel_filter_bank, mel_to_hertz
+from musicot_mlx.audio.waveforms import as_waveform
 
 WINDOW_SECONDS, HOP_SECONDS = 2048 / 44100, 512 / 44100
 LOWEST, HIGHEST = 30.0, 16000.0  # Hz that mel bands cover
@@ -98,14 +99,8 @@ def power_spectrogram(waveform: np.ndarray, sample_rate: int) -> Spectrogram:
 
     Raises ValueError for an empty waveform, other shapes, or values that are not finite.
     """
-    mono = np.asarray(waveform, np.float32)
-    if mono.ndim not in (1, 2):
-        raise ValueError(f"waveform has shape {mono.shape}; pass (samples,) or (samples, channels)")
+    mono = as_waveform(waveform)
     mono = mono if mono.ndim == 1 else mono.mean(axis=1)
-    if mono.size == 0:
-        raise ValueError("waveform is empty; pass at least one sample")
-    if not np.isfinite(mono).all():
-        raise ValueError("waveform holds NaN or infinity; check what made it")
     size = 2 * max(1, round(WINDOW_SECONDS * sample_rate / 2))
     hop = max(1, round(HOP_SECONDS * sample_rate))
     padded = np.pad(mono, size // 2)

@@ -14,6 +14,7 @@ import numpy as np
 
 from musicot_mlx.audio.files import resample
 from musicot_mlx.audio.mel import LogMel
+from musicot_mlx.audio.waveforms import as_waveform
 
 LEAST_SECONDS = 1.0  # a shorter rest of a song is no window
 
@@ -82,7 +83,7 @@ class Tagger(nn.Module):
         out unless it is all there is; a short window is heard as it is, not padded.
         """
         config = self.config
-        mono = np.asarray(waveform, np.float32)
+        mono = as_waveform(waveform)
         mono = mono if mono.ndim == 1 else mono.mean(axis=1)
         mono = resample(mono, sample_rate, config.sample_rate)
         size, least = (

@@ -1,11 +1,12 @@
 """Adapters on networks: mlx-lm's LoRA and DoRA layers put in to train, and read adapters applied.
 
-An applied adapter is added to the weights where they are float32 (on a CPU device), and where a
-layer of a float16 network is small: quantised or not it becomes a plain one in float16, whose 11
-bits are as fine as what was stored. So a song takes as many kernels as before, which is what it
-takes the time of on a GPU. Large layers would read twice the memory, and bfloat16 would round the
-change away: there `AppliedLoRA` stands around the layer, several adapters as one of the sum of
-their ranks.
+An applied adapter is added to the weights where they are float32 (on a CPU device, where the sum is
+rounded to float16 if the folder holds that, so that `musicot fuse` writes these very numbers), and
+where a layer of a float16 network is small: quantised or not it becomes a plain one in float16,
+whose 11 bits are as fine as what was stored. So a song takes as many kernels as before, which is
+what it takes the time of on a GPU. Large layers would read twice the memory, and bfloat16 would
+round the change away: there `AppliedLoRA` stands around the layer, several adapters as one of the
+sum of their ranks.
 """
 
 import math
@@ -19,7 +20,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.nn.mlx_lm_light import DoRAEmbedding, DoRALinear, LoRAEmbedding, LoRALinear
-from musicot_mlx.weights.adapters import Adapter, change, few
+from musicot_mlx.weights.adapters import Adapter, Changes, few, names_of, worn
 
 _FINGERPRINT = 32  # numbers
 _SAME_MODEL = 0.9  # cosine of fingerprints; 4 bits a weight leave 0.99, another model some 0.2
@@ -133,12 +134,17 @@ def _wanted(path: str, keys: Sequence[str] | None, *, within: bool) -> bool:
 
 
 def apply_adapters(
-    parts: Mapping[str, nn.Module], adapters: Sequence[Adapter], *, model: str
+    parts: Mapping[str, nn.Module],
+    adapters: Sequence[Adapter],
+    *,
+    model: str,
+    stored: Mapping[str, mx.Dtype] | None = None,
 ) -> int:
     """Put adapters on the parts of a loaded model; how many of their keys were applied: all.
 
-    Raises MusicotError that names an adapter made for another model, one whose keys match nothing,
-    and keys of another shape.
+    stored: dtypes in the model's folder by key; None where they are those of the parts. Raises
+    MusicotError that names an adapter made for another model, one whose keys match nothing, and
+    keys of another shape.
     """
     if not adapters:
         return 0
@@ -149,6 +155,12 @@ def apply_adapters(
         for part, network in parts.items()
         for path, layer in network.named_modules()
     }
+    if stored is None:
+        stored = {
+            f"{part}.{name}": value.dtype
+            for part, network in parts.items()
+            for name, value in tree_flatten(network.parameters())
+        }
     changes: dict[str, list[tuple[Adapter, dict[str, mx.array]]]] = {}
     for adapter in adapters:
         _require_match(adapter, modules, model)
@@ -157,7 +169,8 @@ def apply_adapters(
     dtypes = {part: _dtype(network) for part, network in parts.items()}
     for path, found in changes.items():
         part, _, inside = path.partition(".")
-        layer = _changed(modules[path], found, dtypes[part])
+        own = {name: stored[f"{path}.{name}"] for name in names_of(found)}
+        layer = _changed(modules[path], found, dtypes[part], own)
         if layer is not modules[path]:
             parts[part].update_modules(tree_unflatten([(inside, layer)]))
     for part in {path.partition(".")[0] for path in changes}:
@@ -176,13 +189,17 @@ def _dtype(network: nn.Module) -> mx.Dtype:
 
 
 def _changed(
-    layer: nn.Module, changes: Sequence[tuple[Adapter, Mapping[str, mx.array]]], dtype: mx.Dtype
+    layer: nn.Module, changes: Changes, dtype: mx.Dtype, stored: Mapping[str, mx.Dtype]
 ) -> nn.Module:
     """The layer with changes, in a network of this dtype: itself with other weights, or a layer in
-    its place.
+    its place. stored: dtypes in the folder of the parameters that change.
     """
-    if not isinstance(layer, ADAPTABLE):  # a norm, fully tuned
-        _add_whole(layer, changes)
+    others = [name for name in stored if name != "weight" or not isinstance(layer, ADAPTABLE)]
+    for name in others:  # biases, and norms: fully tuned
+        before = layer[name]
+        moved = worn(before.astype(mx.float32), changes, name, embedding=False, stored=stored[name])
+        layer[name] = moved.astype(before.dtype)
+    if len(others) == len(stored):
         return layer
     embedding = isinstance(layer, _EMBEDDINGS)
     packed = isinstance(layer, _QUANTISED)
@@ -193,37 +210,16 @@ def _changed(
     if not adds and all(adapter.kind == "lora" for adapter, _ in changes):
         return _stacked(layer, changes, embedding, dtype)
     weight = dense_weight(layer)
-    total = weight + sum(change(weight, a, t, embedding=embedding) for a, t in changes)
+    total = worn(weight, changes, "weight", embedding=embedding, stored=stored["weight"])
     if packed:
         before, layer = layer, nn.Embedding(1, 1) if embedding else nn.Linear(1, 1, bias=False)
         if "bias" in before:
             layer.bias = before.bias
     layer.weight = total.astype(dtype)
-    if "bias" in layer:
-        _add_whole(layer, changes, skip=("weight",))
     return layer
 
 
-def _add_whole(
-    layer: nn.Module,
-    changes: Sequence[tuple[Adapter, Mapping[str, mx.array]]],
-    skip: Sequence[str] = (),
-) -> None:
-    """Move parameters towards those that fully tuned adapters hold."""
-    before = dict(layer.items())
-    for adapter, tensors in changes:
-        if adapter.kind == "full":
-            for name in set(tensors) - set(skip):
-                step = tensors[name].astype(mx.float32) - before[name].astype(mx.float32)
-                layer[name] = (layer[name] + adapter.strength * step).astype(before[name].dtype)
-
-
-def _stacked(
-    layer: nn.Module,
-    changes: Sequence[tuple[Adapter, Mapping[str, mx.array]]],
-    embedding: bool,
-    dtype: mx.Dtype,
-) -> nn.Module:
+def _stacked(layer: nn.Module, changes: Changes, embedding: bool, dtype: mx.Dtype) -> nn.Module:
     """One LoRA layer for several adapters: their ranks side by side."""
     made = (LoRAEmbedding if embedding else LoRALinear).from_base(layer, r=1, scale=1.0)
     if not embedding:

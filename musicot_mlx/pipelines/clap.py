@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 from tokenizers import Tokenizer
 
+from musicot_mlx.audio.waveforms import as_rate, as_waveform
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.clap import Clap, ClapConfig
 from musicot_mlx.models.roberta import ClapTextConfig
@@ -20,6 +21,7 @@ from musicot_mlx.pipelines.alone import CLAP
 from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.pipelines.parts import load_parts
 from musicot_mlx.weights.hub import EMBEDDED, resolve
+from musicot_mlx.weights.tokenizer import read_tokenizer
 
 PARTS = {"clap": (Clap, ClapConfig)}
 
@@ -81,8 +83,8 @@ class ClapEmbedder:
     def embed_audio(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         """Embeddings of consecutive 10 s windows, float32 (windows, projection_dim).
 
-        waveform: (samples,) or (samples, channels) at sample_rate Hz; channels are averaged. See
-        `windows`.
+        waveform: (samples,) or (samples, channels) at sample_rate Hz, floats in -1..1 or integers
+        of 8, 16 or 32 bits (audio/waveforms.py); channels are averaged. See `windows`.
         """
         windows, log_mel = self.windows(waveform, sample_rate), self.config.log_mel()
         return self._batched(
@@ -99,7 +101,8 @@ class ClapEmbedder:
         empty, non-finite or wrongly shaped audio.
         """
         features = self.config.feature_config
-        mono = _mono(waveform)
+        mono, sample_rate = as_waveform(waveform), as_rate(sample_rate)
+        mono = mono if mono.ndim == 1 else mono.mean(axis=1)
         if sample_rate != features.sampling_rate:
             mono = soxr.resample(mono, sample_rate, features.sampling_rate)
         if features.int16:
@@ -158,23 +161,6 @@ def repeat_pad(waveform: np.ndarray, samples: int) -> np.ndarray:
     return out
 
 
-def _mono(waveform: np.ndarray) -> np.ndarray:
-    waveform = np.asarray(waveform, dtype=np.float32)
-    if waveform.ndim == 2 and waveform.shape[1] > waveform.shape[0]:
-        raise MusicotError(
-            f"the waveform has shape {waveform.shape}, that is {waveform.shape[1]} channels; "
-            "pass (samples, channels), so waveform.T"
-        )
-    if waveform.ndim not in (1, 2) or waveform.size == 0:
-        raise MusicotError(
-            f"the waveform has shape {waveform.shape}; expected (samples,) or (samples, channels) "
-            "with at least one sample"
-        )
-    if not np.isfinite(waveform).all():
-        raise MusicotError("the waveform holds NaN or infinite samples; decode or render it again")
-    return waveform if waveform.ndim == 1 else waveform.mean(axis=1)
-
-
 def checked_tokenizer(
     tokenizer: Tokenizer | str | os.PathLike[str],
     config: ClapTextConfig,
@@ -188,10 +174,7 @@ def checked_tokenizer(
     """
     if not isinstance(tokenizer, Tokenizer):
         where = os.fspath(tokenizer)
-        try:
-            tokenizer = Tokenizer.from_file(where)
-        except Exception as error:  # the Rust side raises plain Exception
-            raise MusicotError(f"cannot read the tokenizer {where}: {error}") from error
+        tokenizer = read_tokenizer(where)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size != config.vocab_size:
         raise MusicotError(
@@ -210,6 +193,6 @@ def checked_tokenizer(
                 f"CLAP expects {expected}; "
                 "use the tokenizer.json that came with the checkpoint"
             )
-    tokenizer.no_padding()  # settings saved in the file would pad or cut a second time
+    tokenizer.no_padding()  # what its last user asked for would pad or cut a second time
     tokenizer.no_truncation()
     return tokenizer

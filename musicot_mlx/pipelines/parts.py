@@ -81,6 +81,7 @@ def load_parts(
     arrays = load_arrays(folder, lazy=True)
     require_parts(arrays, parts, where=str(folder))
     stored = {section: part(arrays, section) for section in (parts if only is None else only)}
+    kinds = {key: value.dtype for key, value in arrays.items()}
     del arrays
     networks = {}
     for section in list(stored):
@@ -91,7 +92,7 @@ def load_parts(
             made, quantization, stored.pop(section), folder=folder, where=section
         )
     mx.clear_cache()
-    applied = apply_adapters(networks, adapters, model=name or str(folder))
+    applied = apply_adapters(networks, adapters, model=name or str(folder), stored=kinds)
     specs = tuple(adapter.spec for adapter in adapters)
     return Loaded(folder, config, networks, specs, applied)
 

@@ -1,9 +1,12 @@
 """An adapter melted into its model: a folder that generates what model and adapter do.
 
-Only the layers that the adapter changes are touched; every other array is copied as it is stored.
-A quantised layer is expanded, changed and quantised again, as mlx-lm does it, which costs the
-rounding of one more quantisation (its LoRALinear.fuse takes one adapter, in the layer's dtype; here
-several with strengths are added in float32); `dequantize` writes every layer unquantised instead.
+Only the layers that the adapter changes are touched; every other array is copied as it is stored,
+and a PyTorch checkpoint's are those of its conversion. A changed layer holds the very numbers that
+are played with the adapter worn: float16 stays float16, bfloat16 would round the change away and
+becomes float32. A quantised layer is expanded, changed and quantised again, as mlx-lm does it,
+which costs the rounding of one more quantisation (its LoRALinear.fuse takes one adapter, in the
+layer's dtype; here several with strengths are added in float32); `dequantize` writes every layer
+unquantised instead.
 """
 
 from collections.abc import Callable
@@ -16,7 +19,15 @@ import mlx.nn as nn
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.nn.mlx_lm_light import LoRAEmbedding
-from musicot_mlx.weights.adapters import Adapter, change, read_adapters
+from musicot_mlx.pipelines.conversion_cache import mlx_folder
+from musicot_mlx.weights.adapters import (
+    Adapter,
+    few,
+    kept_as,
+    names_of,
+    read_adapters,
+    worn,
+)
 from musicot_mlx.weights.checkpoint import (
     load_arrays,
     quantization_of,
@@ -38,7 +49,12 @@ class Fused:
     error: float
 
     def __str__(self) -> str:
-        rounding = f"; stored weights are within {self.error:.1e} of exact" if self.error else ""
+        rounding = (
+            f"; stored weights are within {self.error:.1e} of exact, which --dequantize --dtype "
+            "float32 writes"
+            if self.error
+            else ""
+        )
         return f"{self.folder}: {self.keys} adapter keys fused into {self.layers} layers{rounding}"
 
 
@@ -51,44 +67,60 @@ def fuse(
     dequantize: bool = False,
     dtype: str | None = None,
 ) -> Fused:
-    """Write the folder `save_path`: `model` with the adapters in its weights.
+    """Write the folder `save_path`: `model` with the adapters in its weights, always an MLX folder.
 
-    dtype: "float16", "bfloat16" or "float32" for all that is not quantised; as stored where None.
-    Raises MusicotError for adapters that don't fit, which loading them tells.
+    dtype: "float16", "bfloat16" or "float32" for all that is not quantised; as stored where None,
+    and float32 where adapters change bfloat16. Raises MusicotError for adapters that don't fit,
+    which loading them tells.
     """
     adapters = read_adapters(adapter_path)
     if not adapters:
         raise MusicotError("nothing to fuse; pass --adapter-path")
-    folder, target = resolve(model), Path(save_path)
-    if target.resolve() == folder.resolve():
+    folder, target = mlx_folder(model), Path(save_path)
+    if target.resolve() in (folder.resolve(), resolve(model).resolve()):
         raise MusicotError(f"{target} is the model itself; pass another --save-path")
     loaded = load(str(model), adapter_path=adapter_path)  # refuses what does not fit
     config, arrays = read_config(folder, model_types=None), load_arrays(folder)
     kind = getattr(mx, dtype) if dtype else None
-    stored = kind or next(v.dtype for v in arrays.values() if mx.issubdtype(v.dtype, mx.floating))
     changes: dict[str, list[tuple[Adapter, dict[str, mx.array]]]] = {}
     for adapter in adapters:
         for path, tensors in adapter.layers().items():
             changes.setdefault(path, []).append((adapter, tensors))
 
-    worst = 0.0
-    for path, found in changes.items():
-        if f"{path}.weight" in arrays:
-            packing = _packing(config, path) if f"{path}.scales" in arrays else None
-            weight = _dense(arrays, path, packing)
+    missing = [
+        f"{path}.{name}"
+        for path, found in changes.items()
+        for name in names_of(found)
+        if f"{path}.{name}" not in arrays
+    ]
+    if missing:
+        raise MusicotError(f"{folder} holds no {few(missing)}, which the adapters change")
+
+    worst, packed = 0.0, {key[: -len(".scales")] for key in arrays if key.endswith(".scales")}
+
+    def write(path: str, name: str, packing: dict[str, Any] | None) -> None:
+        """A parameter with what the adapters do to it, stored as it was or unquantised."""
+        nonlocal worst
+        value, stored = _dense(arrays, path, name, packing), arrays[f"{path}.{name}"].dtype
+        if found := changes.get(path):
             embedding = _is_embedding(loaded, path)
-            wanted = [(a, t) for a, t in found if "weight" in t or "lora_a" in t]
-            exact = weight + sum(change(weight, a, t, embedding=embedding) for a, t in wanted)
-            keep = packing if not dequantize else None
-            arrays.update(_stored(path, exact, keep, stored))
-            error = mx.abs(_dense(arrays, path, keep) - exact).max() / mx.abs(exact).max()
-            worst = max(worst, error.item())
-        _move_others(arrays, path, found)
+            value = worn(value, found, name, embedding=embedding, stored=stored)
+        stored = kind or (kept_as(stored) if packing is None else _scale_dtype(arrays, path))
+        if packing is not None and dequantize:
+            for gone in ("scales", "biases"):
+                arrays.pop(f"{path}.{gone}", None)
+            packing = None
+        arrays.update(_stored(path, name, value.astype(stored), packing))
+        error = mx.abs(_dense(arrays, path, name, packing) - value).max() / mx.abs(value).max()
+        worst = max(worst, error.item())
+
+    for path, found in changes.items():
+        for name in names_of(found):
+            quantised = name == "weight" and path in packed
+            write(path, name, _packing(config, path) if quantised else None)
     if dequantize:
-        packed = [k for k, v in arrays.items() if k.endswith(".scales") and v is not None]
-        for path in (key[: -len(".scales")] for key in packed):
-            weight = _dense(arrays, path, _packing(config, path))
-            arrays.update(_stored(path, weight, None, stored))
+        for path in packed - set(changes):
+            write(path, "weight", _packing(config, path))
         config.pop("quantization", None)
         config.pop("quantization_config", None)
     if kind is not None:
@@ -101,7 +133,7 @@ def fuse(
         for file in folder.iterdir()
         if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name != "config.json"
     }
-    save_checkpoint(target, config, {k: v for k, v in arrays.items() if v is not None}, others)
+    save_checkpoint(target, config, arrays, others)
     keys = sum(len(adapter.arrays) for adapter in adapters)
     return Fused(target, keys, len(changes), worst)
 
@@ -118,43 +150,31 @@ def _packing(config: dict[str, Any], path: str) -> dict[str, Any]:
     }
 
 
-def _dense(arrays: dict[str, Any], path: str, packing: dict[str, Any] | None) -> mx.array:
-    """The weight of a layer, float32."""
-    weight = arrays[f"{path}.weight"]
+def _dense(
+    arrays: dict[str, mx.array], path: str, name: str, packing: dict[str, Any] | None
+) -> mx.array:
+    """A parameter of a layer, float32."""
+    value = arrays[f"{path}.{name}"]
     if packing is None:
-        return weight.astype(mx.float32)
+        return value.astype(mx.float32)
     scales, biases = arrays[f"{path}.scales"], arrays.get(f"{path}.biases")
-    return mx.dequantize(weight, scales, biases, **packing, dtype=mx.float32)
+    return mx.dequantize(value, scales, biases, **packing, dtype=mx.float32)
+
+
+def _scale_dtype(arrays: dict[str, mx.array], path: str) -> mx.Dtype:
+    """What a quantised layer computes in; the scales of mxfp4 and its like tell nothing."""
+    dtype = arrays[f"{path}.scales"].dtype
+    return dtype if mx.issubdtype(dtype, mx.floating) else mx.float16
 
 
 def _stored(
-    path: str, weight: mx.array, packing: dict[str, Any] | None, dtype: mx.Dtype
-) -> dict[str, mx.array | None]:
-    """A layer's arrays as they go to disk; None for those that are no more."""
+    path: str, name: str, value: mx.array, packing: dict[str, Any] | None
+) -> dict[str, mx.array]:
+    """A parameter's arrays as they go to disk."""
     if packing is None:
-        gone = {f"{path}.scales": None, f"{path}.biases": None}
-        return {f"{path}.weight": weight.astype(dtype), **gone}
-    packed = mx.quantize(weight.astype(dtype), **packing)
-    names = (f"{path}.{name}" for name in ("weight", "scales", "biases"))
-    return dict(zip(names, packed, strict=False))
-
-
-def _move_others(
-    arrays: dict[str, Any], path: str, changes: list[tuple[Adapter, dict[str, mx.array]]]
-) -> None:
-    """Biases and norms of full tuning, by each adapter's strength."""
-    before = {
-        name: arrays[f"{path}.{name}"].astype(mx.float32)
-        for adapter, tensors in changes
-        if adapter.kind == "full"
-        for name in tensors
-        if name != "weight"
-    }
-    for adapter, tensors in changes:
-        for name in set(tensors) & set(before):
-            step = adapter.strength * (tensors[name].astype(mx.float32) - before[name])
-            value = arrays[f"{path}.{name}"]
-            arrays[f"{path}.{name}"] = (value.astype(mx.float32) + step).astype(value.dtype)
+        return {f"{path}.{name}": value}
+    names = (f"{path}.{each}" for each in ("weight", "scales", "biases"))
+    return dict(zip(names, mx.quantize(value, **packing), strict=False))
 
 
 def _is_embedding(loaded: Any, path: str) -> bool:
@@ -163,8 +183,7 @@ def _is_embedding(loaded: Any, path: str) -> bool:
     return isinstance(layer, (nn.Embedding, nn.QuantizedEmbedding, LoRAEmbedding))
 
 
-def _is_plain_float(key: str, value: Any, arrays: dict[str, Any]) -> bool:
-    if value is None or not mx.issubdtype(value.dtype, mx.floating):
-        return False
+def _is_plain_float(key: str, value: mx.array, arrays: dict[str, mx.array]) -> bool:
     path, _, name = key.rpartition(".")
-    return name not in ("scales", "biases") or arrays.get(f"{path}.scales") is None
+    packing = name in ("scales", "biases") and f"{path}.scales" in arrays
+    return mx.issubdtype(value.dtype, mx.floating) and not packing

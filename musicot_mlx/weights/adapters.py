@@ -159,15 +159,52 @@ def save_adapter(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, m
     write_text(folder / ADAPTER_CONFIG, text)
 
 
+Changes = Sequence[tuple[Adapter, Mapping[str, mx.array]]]  # of one layer, adapter by adapter
+
+
+def names_of(changes: Changes) -> set[str]:
+    """The parameters of a layer that adapters change."""
+    full = {name for adapter, tensors in changes if adapter.kind == "full" for name in tensors}
+    return full if all(adapter.kind == "full" for adapter, _ in changes) else full | {"weight"}
+
+
+def kept_as(stored: mx.Dtype) -> mx.Dtype:
+    """How a changed weight is kept whose layer is stored so: bfloat16 would round the change away,
+    and packed weights are no numbers.
+    """
+    return mx.float16 if stored == mx.float16 else mx.float32
+
+
+def worn(
+    value: mx.array, changes: Changes, name: str, *, embedding: bool, stored: mx.Dtype
+) -> mx.array:
+    """A layer's parameter with adapters in it, float32: the numbers that `musicot fuse` writes.
+
+    value: float32; stored: the dtype that the parameter has in the model's folder.
+    """
+    steps = [
+        change(value, adapter, tensors, embedding=embedding, name=name)
+        for adapter, tensors in changes
+        if name in tensors or (name == "weight" and "lora_a" in tensors)
+    ]
+    return sum(steps, value).astype(kept_as(stored)).astype(mx.float32)
+
+
 def change(
-    weight: mx.array, adapter: Adapter, tensors: Mapping[str, mx.array], *, embedding: bool
+    weight: mx.array,
+    adapter: Adapter,
+    tensors: Mapping[str, mx.array],
+    *,
+    embedding: bool,
+    name: str = "weight",
 ) -> mx.array:
     """What an adapter adds to one layer's dense weight, float32 of its shape.
 
-    weight: float32 (out, in), or (rows, dim) of an embedding.
+    weight: float32 (out, in), or (rows, dim) of an embedding. name: of another parameter, which
+    full tuning alone changes.
     """
     if adapter.kind == "full":
-        return adapter.strength * (tensors["weight"].astype(mx.float32) - weight)
+        return adapter.strength * (tensors[name].astype(mx.float32) - weight)
     a, b = tensors["lora_a"].astype(mx.float32), tensors["lora_b"].astype(mx.float32)
     delta = adapter.scale * (a @ b if embedding else b.T @ a.T)
     if adapter.kind == "dora":

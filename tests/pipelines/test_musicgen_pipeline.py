@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import soundfile
+from tokenizers import Tokenizer
 
 import musicot_mlx as mc
 from musicot_mlx.cli import main
@@ -84,6 +85,37 @@ def test_duration_is_in_seconds(mono: MusicgenPipeline, duration: float) -> None
     assert len(song.waveform) == round(duration * 8000) == round(song.duration * 8000)
     assert song.codes.shape[1] == round(duration * 50)
     assert delays(4, 1)[-1] == 3
+
+
+def test_a_tokenizer_saved_after_a_padded_call(
+    mono: MusicgenPipeline, tiny_musicgen_upstream: Path, tmp_path: Path
+) -> None:
+    """transformers saves padding and cutting along; pad ids have no mask, so would be words."""
+    transformers = pytest.importorskip("transformers")
+    folder = shutil.copytree(tiny_musicgen_upstream, tmp_path / "padded")
+    words = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>", eos_token="</s>"
+    )
+    words(["a"], padding="max_length", max_length=12, truncation=True)
+    words.save_pretrained(folder)
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    assert saved["padding"] and saved["truncation"]
+    for prompt in ("piano", "a prompt of more than twelve tokens"):
+        expected = mono.generate(prompt, duration=2, audio_temperature=0).codes
+        found = mc.load(folder).generate(prompt, duration=2, audio_temperature=0).codes
+        assert (found == expected).all()
+
+
+def test_a_tokenizer_that_is_not_the_models(tiny_musicgen_upstream: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_musicgen_upstream, tmp_path / "other")
+    words = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    words.add_tokens(["zyx"])
+    words.save(str(folder / "tokenizer.json"))
+    with pytest.raises(MusicotError, match="has 260 tokens but text_encoder.vocab_size is 259"):
+        mc.load(folder)
+    (folder / "tokenizer.json").write_text("<html>")
+    with pytest.raises(MusicotError, match="cannot read the tokenizer"):
+        mc.load(folder)
 
 
 def test_stereo_decodes_its_own_codebooks(stereo: MusicgenPipeline) -> None:

@@ -11,11 +11,12 @@ from mlx.utils import tree_flatten
 
 import musicot_mlx as mc
 from musicot_mlx.cli import main
+from musicot_mlx.convert.convert import convert
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.nn import adapters as nn_adapters
 from musicot_mlx.nn.adapters import add_layers, apply_adapters, dense_weight, fingerprint
 from musicot_mlx.training.fuse import fuse
-from musicot_mlx.weights.adapters import read_adapters, save_adapter
+from musicot_mlx.weights.adapters import change, read_adapters, save_adapter
 from musicot_mlx.weights.checkpoint import load_arrays, part, quantize_arrays, save_checkpoint
 from tests.models.test_semantic_lm import tiny_lm
 from tests.support import tiny
@@ -123,9 +124,7 @@ def test_where_weights_are_not_float32(
     weight = dense_weight(before)
     for adapter in adapters:
         tensors = adapter.layers()["semantic_lm.model.layers.0.mlp.gate_proj"]
-        weight = weight + nn_adapters.change(
-            dense_weight(before), adapter, tensors, embedding=False
-        )
+        weight = weight + change(dense_weight(before), adapter, tensors, embedding=False)
     x = mx.random.normal((4, weight.shape[1]), key=mx.random.key(0)).astype(one.dtype)
     expected = np.array(x.astype(mx.float32) @ weight.T)
     found = layer(x)
@@ -360,3 +359,44 @@ def test_a_quantised_model_is_fused(tmp_path: Path, dequantize: bool) -> None:
         assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
         untouched = "semantic_lm.lm_head.weight"
         assert (stored[untouched] == load_arrays(packed)[untouched]).all()
+
+
+@pytest.mark.parametrize("dtype", ["", "bfloat16", "float32"])  # "": the PyTorch folder itself
+@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+def test_a_fused_musicgen_is_the_worn_one_code_for_code(
+    tiny_musicgen_upstream: Path,
+    tmp_path: Path,
+    dtype: str,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MUSICOT_CACHE", str(tmp_path / "cache"))
+    model = tiny_musicgen_upstream
+    if dtype:
+        model = tmp_path / dtype
+        convert(tiny_musicgen_upstream, model, dtype=dtype)
+    base = mc.load(model)
+    song = {"prompt": "piano", "duration": 3, "seed": 1}
+    plain = base.generate(**song).codes
+    adapter = write_adapter(tmp_path / "a", base.decoder, "decoder", kind=kind)
+    fused = tmp_path / "fused"
+    made = fuse(model, adapter, fused, load=mc.load)
+    assert made.error == 0
+    worn = mc.load(model, adapter_path=adapter).generate(**song).codes
+    assert (worn != plain).mean() > 0.3, "the adapter should do something"
+    assert (mc.load(fused).generate(**song).codes == worn).all()
+    with pytest.raises(MusicotError, match="is the model itself"):
+        fuse(model, adapter, model, load=mc.load)
+
+
+def test_no_adapter_path_passes_without_a_weight(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = write_adapter(tmp_path / "a", mc.load(tiny_model).diffusion, "diffusion")
+    monkeypatch.setattr(
+        "musicot_mlx.training.fuse.load_arrays",
+        lambda folder: {f"other.{key}": value for key, value in load_arrays(folder).items()},
+    )
+    with pytest.raises(MusicotError, match=r"holds no diffusion.*weight.*, which the adapters"):
+        fuse(tiny_model, adapter, tmp_path / "fused", load=mc.load)
+    assert not (tmp_path / "fused").exists()

@@ -22,6 +22,7 @@ from matplotlib.patches import Rectangle
 from musicot_mlx.atomic import atomic_path
 from musicot_mlx.audio.mel import hertz_to_mel
 from musicot_mlx.audio.signals import mel_decibels, power_spectrogram
+from musicot_mlx.audio.waveforms import as_waveform
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.measures.agreement import Analysis
 from musicot_mlx.evaluation.measures.sections import section_letters, step_starts
@@ -216,7 +217,7 @@ def _draw_activity(
         axes.set_xticks([])
     _time_axis(last, whole, step, across)
     if waveform is not None:
-        mono = np.asarray(waveform, np.float32)
+        mono = as_waveform(waveform)
         mono = mono if mono.ndim == 1 else mono.mean(axis=1)
         above = _axes(figure, left, foot + under + down + 0.12, across, wave - 0.1)
         _envelope(above, mono, seconds)
@@ -328,7 +329,7 @@ def plot_song(waveform: np.ndarray, sample_rate: int, path: str | Path, title: s
     MusicotError when the file can't be written.
     """
     spectrogram = power_spectrogram(waveform, sample_rate)
-    mono = np.asarray(waveform, np.float32)
+    mono = as_waveform(waveform)
     mono = mono if mono.ndim == 1 else mono.mean(axis=1)
     seconds = len(mono) / sample_rate
     width, left, right = 11.0, 0.75, 0.85

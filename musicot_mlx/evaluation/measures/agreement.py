@@ -18,6 +18,7 @@ import numpy as np
 from musicot_mlx.audio.files import read_audio
 from musicot_mlx.audio.harmony import bar_spans, heard_harmony, pitch_classes, triads_alike
 from musicot_mlx.audio.signals import Signals, measure, tempo
+from musicot_mlx.audio.waveforms import as_rate, as_waveform
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.measures.sections import section_starts, step_starts
 from musicot_mlx.pipelines.musicot.activity import activity
@@ -179,11 +180,11 @@ def analyze(
 ) -> Analysis:
     """What audio holds over time, what a plan asks for, and whether the one followed the other.
 
-    audio: a file, or a waveform (samples,) or (samples, channels) with its sample_rate in Hz; plan:
-    a Plan of the same model; either may be left out. model: as `load` gives it, a MusicotPipeline
-    or, for audio alone, a CLAP. A longer plan is cut to the audio, a shorter
-    one goes on as NaN. Raises MusicotError for audio that can't be read, lasts
-    less than 1 s, or is silent from end to end.
+    audio: a file, or a waveform (samples,) or (samples, channels) with its sample_rate in Hz,
+    floats in -1..1 or integers of 8, 16 or 32 bits; plan: a Plan of the same model; either may be
+    left out. model: as `load` gives it, a MusicotPipeline or, for audio alone, a CLAP. A longer
+    plan is cut to the audio, a shorter one goes on as NaN. Raises MusicotError for audio that can't
+    be read, lasts less than 1 s, or is silent from end to end.
     """
     anchors = _checked_anchors(anchors)
     if plan is None and audio is None:
@@ -373,6 +374,8 @@ def audible(
         audio, sample_rate = read_audio(audio)
     elif sample_rate is None:
         raise MusicotError("a waveform needs its sample_rate in Hz; pass it, or pass a file")
+    else:
+        audio, sample_rate = as_waveform(audio), as_rate(sample_rate)
     seconds = len(audio) / sample_rate
     if seconds < SHORTEST:
         raise MusicotError(f"{where} lasts {seconds:.2f} s; at least {SHORTEST:g} s are needed")

@@ -32,6 +32,7 @@ from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
 from musicot_mlx.pipelines.options import Embedder, files_of
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
 from musicot_mlx.pipelines.song import Clock, Song, Stream, joined, passed, soft_limit
+from musicot_mlx.weights.tokenizer import read_tokenizer
 
 PARTS: dict[str, tuple[type, type]] = {
     "text_encoder": (T5Encoder, T5Config),
@@ -55,8 +56,15 @@ def load(
     loaded = load_parts(
         folder, PARTS, model_type=FAMILY.model_type, name=name, adapter_path=adapter_path
     )
+    words = loaded.file("tokenizer.json")
+    tokenizer, text = read_tokenizer(words), loaded.networks["text_encoder"].config
+    if tokenizer.get_vocab_size() > text.vocab_size:  # ids beyond the embedding read past its end
+        raise MusicotError(
+            f"{words} has {tokenizer.get_vocab_size()} tokens but text_encoder.vocab_size is "
+            f"{text.vocab_size}; use the tokenizer.json that came with the checkpoint"
+        )
     return MusicgenPipeline(
-        tokenizer=Tokenizer.from_file(str(loaded.file("tokenizer.json"))),
+        tokenizer=tokenizer,
         sampling=loaded.section("sampling", Sampling),
         name=name,
         adapters=loaded.adapters,

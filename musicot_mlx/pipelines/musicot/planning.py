@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx.audio.files import audio_frames, read_audio
+from musicot_mlx.audio.files import read_audio
 from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.semantic import plan_many
@@ -25,7 +25,9 @@ from musicot_mlx.pipelines.musicot.plan import Origin, Plan
 from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
     blended,
+    checked_audio,
     hear,
+    length_of,
     quantised,
     unit,
     vectors_of,
@@ -237,9 +239,8 @@ class Planner:
         neither the call nor the prompt names them; bars are counted from the beginning. Raises
         MusicotError for audio that can't be read, or is shorter than `duration`.
         """
-        frames, rate = (
-            (len(audio[0]), audio[1]) if isinstance(audio, tuple) else audio_frames(audio)
-        )
+        audio = checked_audio(audio)
+        frames, rate = length_of(audio)
         name = "the audio" if isinstance(audio, tuple) else str(audio)
         lasts = frames / rate
         duration = lasts if duration is None else duration
@@ -272,7 +273,7 @@ class Planner:
     def _overheard(self, plan: Plan, audio: Audio, wish: MusicotOptions, *, free: bool) -> Plan:
         """The plan with the tempo, the key and the chords that the audio has."""
         waveform, rate = audio if isinstance(audio, tuple) else read_audio(audio)
-        waveform = np.asarray(waveform, np.float32)[: round(plan.duration * rate)]
+        waveform = waveform[: round(plan.duration * rate)]
         pace, names = tempo(waveform, rate), self.semantic_lm.config.tags
         if pace and free and not named_tempo(plan.prompt) and tempo_tag(pace) in names:
             kept = [tag for tag in plan.tags if not is_tempo(tag)]

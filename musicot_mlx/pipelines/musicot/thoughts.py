@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.audio.files import audio_frames, read_audio
+from musicot_mlx.audio.waveforms import as_rate, as_waveform
 from musicot_mlx.errors import MusicotError
 
 if TYPE_CHECKING:
@@ -97,11 +98,16 @@ def window_count(audio: Audio, seconds: float, offset: float = 0.0) -> int:
     """How many thoughts of `seconds` an audio file or waveform holds from `offset` seconds on; at
     least one. Raises MusicotError where it ends before.
     """
-    frames, rate = (len(audio[0]), audio[1]) if isinstance(audio, tuple) else audio_frames(audio)
+    frames, rate = length_of(audio)
     if frames and frames <= round(offset * rate):
         raise MusicotError(f"the audio lasts {frames / rate:.4g} s; it can't begin at {offset:g} s")
     whole, rest = divmod(frames - round(offset * rate), round(seconds * rate))
     return max(1, int(whole + (rest >= SHORTEST_WINDOW * rate)))
+
+
+def length_of(audio: Audio) -> tuple[int, int]:
+    """How many frames a file or a waveform has, and its sample rate in Hz."""
+    return (len(audio[0]), audio[1]) if isinstance(audio, tuple) else audio_frames(audio)
 
 
 def hear(
@@ -125,7 +131,7 @@ def hear(
             continue
         start = offset + window * seconds
         if isinstance(audio, tuple):
-            waveform, rate = np.asarray(audio[0], np.float32), audio[1]
+            waveform, rate = audio
             first = round(start * rate)
             piece = waveform[first : first + round(seconds * rate)]
         else:
@@ -175,9 +181,20 @@ def audio_of(source: Audio) -> Audio:
         return Path(source.removeprefix("@"))
     if isinstance(source, Path):
         return source
-    if isinstance(source, tuple) and len(source) == 2:
-        return np.asarray(source[0], dtype=np.float32), int(source[1])
+    if isinstance(source, (tuple, list)) and len(source) == 2:
+        return checked_audio(source)
     raise MusicotError(
         f"a segment can't be made of {type(source).__name__}; pass a text, a Path or '@file' of "
         "audio, (waveform, rate), or a plan"
+    )
+
+
+def checked_audio(audio: Audio) -> Audio:
+    """A file as it is; a waveform as float32 with a whole rate, as audio/waveforms.py takes it."""
+    if isinstance(audio, (str, Path)):
+        return audio
+    if isinstance(audio, (tuple, list)) and len(audio) == 2:
+        return as_waveform(audio[0], "the audio"), as_rate(audio[1], "the audio")
+    raise MusicotError(
+        f"audio can't be {type(audio).__name__}; pass a file, or (waveform, rate in Hz)"
     )
