@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers
 
 from musicot_mlx.errors import MusicotError
@@ -110,7 +111,7 @@ def _normalizer(spec: dict[int, int | bytes]) -> normalizers.Normalizer:
         elif name.startswith(b"nfkc"):
             steps.append(normalizers.NFKC())
         steps.append(normalizers.Replace("\r\n", "\n\n"))  # one grapheme, two spaces
-        steps.append(normalizers.Precompiled(_bytes(charsmap)))
+        steps.append(normalizers.Precompiled(_checked_map(_bytes(charsmap))))
     if spec.get(4, 1):
         steps.append(normalizers.Replace(Regex(r"\A +"), ""))
         steps.append(normalizers.Replace(Regex(r" {2,}"), " "))
@@ -120,6 +121,30 @@ def _normalizer(spec: dict[int, int | bytes]) -> normalizers.Normalizer:
     if spec.get(4, 1):
         steps.append(normalizers.Replace(Regex(rf"{SPACE}+\z"), ""))
     return normalizers.Sequence(steps)
+
+
+def _checked_map(charsmap: bytes) -> bytes:
+    """The map of characters, if nothing in it points outside: tokenizers would crash on a text.
+
+    It is a double-array trie (darts-clone), 32 bits a node, and the texts that its leaves name.
+    """
+    size = int.from_bytes(charsmap[:4], "little")
+    if size % 4 or not 0 < size <= len(charsmap) - 4:
+        raise _Broken("has a damaged map of characters")
+    nodes, texts = np.frombuffer(charsmap[4 : 4 + size], "<u4"), charsmap[4 + size :]
+    leaf, inner = nodes[nodes >> 31 == 1] & 0x7FFFFFFF, nodes >> 31 == 0
+    offset = nodes >> 10 << ((nodes & 512) >> 6)
+    below = np.arange(len(nodes), dtype=np.uint32) ^ offset  # a node's block of 256 children
+    # each text begins where another one ended
+    begins = np.concatenate([[True], np.frombuffer(texts, np.uint8) == 0])
+    if (
+        (below[inner] | 255 >= len(nodes)).any()
+        or inner[below[inner & (nodes & 256 != 0)]].any()  # where a text should be named
+        or (leaf >= len(texts)).any()
+        or not begins[leaf].all()
+    ):
+        raise _Broken("has a damaged map of characters")
+    return charsmap
 
 
 def _merges(pieces: list[_Piece]) -> list[tuple[str, str]]:

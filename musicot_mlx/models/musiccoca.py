@@ -1,4 +1,4 @@
-"""MusicCoCa: a text or ten seconds of music to one vector of a shared space, and from text to music.
+"""MusicCoCa: a text or ten seconds of music to a vector of one space, and from text to music.
 
 Live Music Models (arXiv 2508.04651), after CoCa (arXiv 2205.01917) and MuLan (arXiv 2208.12415);
 upstream publishes it as TFLite files (magenta-rt 2.0.3), whose arrays convert reads. Two pre-norm

@@ -137,9 +137,7 @@ def test_two_of_one_name_are_refused_unless_they_share_the_buffer(tmp_path):
 
 def test_a_tail_of_a_name_counts_only_where_no_head_fits(tmp_path, expected):
     """Keys whose tail names values are no values; a name found in a tail alone is good."""
-    changed = {
-        key: value for key, value in ARRAYS.items() if key != "text_encoder/position_emb"
-    }
+    changed = {key: value for key, value in ARRAYS.items() if key != "text_encoder/position_emb"}
     graphs = tiny.files(changed)["text_encoder"]
     graphs[0].append(("add;position_emb", ARRAYS["text_encoder/position_emb"]))
     tiny.write_files(tmp_path, ARRAYS)

@@ -1,4 +1,4 @@
-"""The TFLite reader on files that the packages `flatbuffers` and `tflite` wrote, and on broken ones."""
+"""The TFLite reader on files that `flatbuffers` and `tflite` wrote, and on broken ones."""
 
 from pathlib import Path
 
