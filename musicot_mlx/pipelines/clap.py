@@ -5,19 +5,18 @@ cut into windows in order instead of one random crop.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-import soxr
 from tokenizers import Tokenizer
 
-from musicot_mlx.audio.waveforms import as_rate, as_waveform
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.clap import Clap, ClapConfig
 from musicot_mlx.models.roberta import ClapTextConfig
 from musicot_mlx.pipelines.alone import CLAP
+from musicot_mlx.pipelines.embedding import batched, cut, mono_at
 from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.pipelines.parts import load_parts
 from musicot_mlx.weights.hub import EMBEDDED, resolve
@@ -54,9 +53,10 @@ class ClapEmbedder:
         if isinstance(texts, str):
             raise ValueError("embed_text takes a list of texts, got one text; write [text]")
         ids, mask = self.text_ids(texts)
-        return self._batched(
+        return batched(
             lambda rows: self.clap.embed_text_ids(mx.array(ids[rows]), mx.array(mask[rows])),
             len(ids),
+            self.config.projection_dim,
             batch_size=32,
         )
 
@@ -87,9 +87,10 @@ class ClapEmbedder:
         of 8, 16 or 32 bits (audio/waveforms.py); channels are averaged. See `windows`.
         """
         windows, log_mel = self.windows(waveform, sample_rate), self.config.log_mel()
-        return self._batched(
+        return batched(
             lambda rows: self.clap.embed_mel(log_mel(mx.array(windows[rows]))),
             len(windows),
+            self.config.projection_dim,
             batch_size=self.batch_size,
         )
 
@@ -101,27 +102,11 @@ class ClapEmbedder:
         empty, non-finite or wrongly shaped audio.
         """
         features = self.config.feature_config
-        mono, sample_rate = as_waveform(waveform), as_rate(sample_rate)
-        mono = mono if mono.ndim == 1 else mono.mean(axis=1)
-        if sample_rate != features.sampling_rate:
-            mono = soxr.resample(mono, sample_rate, features.sampling_rate)
+        mono = mono_at(waveform, sample_rate, features.sampling_rate)
         if features.int16:
             mono = to_int16(mono)
         size = features.window_samples
-        rest = len(mono) % size
-        if rest < min(features.sampling_rate, size) and len(mono) > size:
-            mono = mono[: len(mono) - rest]
-        pieces = [mono[start : start + size] for start in range(0, max(len(mono), 1), size)]
-        return np.stack([repeat_pad(piece, size) for piece in pieces])
-
-    def _batched(
-        self, embed: Callable[[slice], mx.array], count: int, *, batch_size: int
-    ) -> np.ndarray:
-        out = np.zeros((count, self.config.projection_dim), dtype=np.float32)
-        for start in range(0, count, batch_size):
-            rows = slice(start, start + batch_size)
-            out[rows] = np.array(embed(rows))
-        return out
+        return np.stack([repeat_pad(p, size) for p in cut(mono, size, features.sampling_rate)])
 
 
 def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) -> ClapEmbedder:

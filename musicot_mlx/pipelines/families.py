@@ -10,6 +10,7 @@ from musicot_mlx.pipelines.family import Family, named
 FAMILIES = {
     "musicot": "musicot_mlx.pipelines.musicot:FAMILY",
     "musicgen": "musicot_mlx.pipelines.musicgen:FAMILY",
+    "magenta_rt2": "musicot_mlx.pipelines.magenta_rt2:FAMILY",
     "clap": "musicot_mlx.pipelines.alone:CLAP",
     "rvq": "musicot_mlx.pipelines.alone:RVQ",
 }
