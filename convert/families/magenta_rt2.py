@@ -167,9 +167,7 @@ def _tower_norm(
     )
 
 
-def _compare_styles(
-    table: mx.array, codebooks: Mapping[str, mx.array], source: Path
-) -> None:
+def _compare_styles(table: mx.array, codebooks: Mapping[str, mx.array], source: Path) -> None:
     """Tell where the language model's styles are not the quantiser's vectors, as upstream says."""
     rows = table.reshape(RVQ.codebooks, -1, RVQ.dim)[:, STYLE_SPECIAL:]
     vectors = mx.stack([codebooks[f"codebooks.{n}.weight"] for n in range(RVQ.codebooks)])

@@ -70,7 +70,9 @@ class MusicCoCaEmbedder:
         return self._mapped(np.asarray(vectors) * self.config.tower_norm, noise)
 
     def _mapped(self, vectors: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        vectors, noise = (np.asarray(x, np.float32).reshape(-1, self.config.dim) for x in (vectors, noise))
+        vectors, noise = (
+            np.asarray(x, np.float32).reshape(-1, self.config.dim) for x in (vectors, noise)
+        )
         return batched(
             lambda rows: self.coca.map_text(mx.array(vectors[rows]), mx.array(noise[rows])),
             len(vectors),

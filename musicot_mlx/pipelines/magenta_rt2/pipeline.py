@@ -48,9 +48,7 @@ PARTS: dict[str, tuple[type, type]] = {
 GLIDE_STEPS = 8
 
 
-def load(
-    folder: Path, *, name: str, adapter_path: AdapterPath = None
-) -> "MagentaPipeline":
+def load(folder: Path, *, name: str, adapter_path: AdapterPath = None) -> "MagentaPipeline":
     """The model of an MLX folder with model_type "magenta_rt2", ready to generate.
 
     adapter_path: one or several adapter folders; `folder:0.5` counts half. Raises MusicotError that
@@ -88,9 +86,7 @@ class MagentaPipeline(MagentaPlanner):
         adapters: Sequence[str] = (),
         adapter_keys: int = 0,
     ) -> None:
-        super().__init__(
-            embedder=embedder, rvq=rvq, config=lm.config, sampling=sampling, name=name
-        )
+        super().__init__(embedder=embedder, rvq=rvq, config=lm.config, sampling=sampling, name=name)
         self.lm, self.codec = lm, codec
         self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
         self.prefill_frames = lm.config.reach

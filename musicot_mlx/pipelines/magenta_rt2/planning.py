@@ -141,9 +141,7 @@ class MagentaPlanner:
         vectors = hear(self, audio, THOUGHT_SECONDS, windows)
         vector = unit(vectors.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
         file = None if isinstance(audio, tuple) else str(audio)
-        origins = [
-            Origin("audio", file=file, start=window * THOUGHT_SECONDS) for window in windows
-        ]
+        origins = [Origin("audio", file=file, start=window * THOUGHT_SECONDS) for window in windows]
         wish = MagentaOptions(prompt=prompt, duration=duration, seed=seed)
         return self._made(quantised(self, vectors), vector, origins, wish)
 

@@ -74,7 +74,9 @@ def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) ->
         raise MusicotError(
             f"nothing of {where} can be kept: the plan differs from its first segment on"
         )
-    frames = min(codes.shape[1], math.floor(seconds * model.semantic_lm.config.audio_frame_rate + 1e-6))
+    frames = min(
+        codes.shape[1], math.floor(seconds * model.semantic_lm.config.audio_frame_rate + 1e-6)
+    )
     waveform = resample(waveform, rate, model.vae.config.sample_rate)
     first, latents = _latents_before(waveform, seconds, model)
     heard = waveform[: first * model.vae.config.samples_per_latent]
