@@ -212,3 +212,22 @@ def test_the_published_tables_fill_the_published_network():
                     filled[target] = shape
     network = {name: v.shape for name, v in tree_flatten(MusicCoCa(MUSICCOCA).parameters())}
     assert filled == network
+
+
+def test_each_published_name_is_found_by_one_line():
+    """Twelve layers: the second is not the eleventh or twelfth, and no name is left over."""
+    named = shapes(config_to_dict(MUSICCOCA))
+    for file, tables in FILES.items():
+        lines = [line for table in tables.values() for line in table(MUSICCOCA)]
+        theirs = [name for name in named if name.startswith(file.removesuffix("tflite")[:-1] + "/")]
+        used = []
+        for line in lines:
+            fit = [
+                name
+                for name in theirs
+                if named[name] == line.shape
+                and re.search(line.pattern, tiny.tensor_name(name).partition(";")[0])
+            ]
+            assert len(fit) == 1, (line, fit)
+            used += fit
+        assert sorted(used) == sorted(theirs)

@@ -49,9 +49,9 @@ def test_tensors_and_operators(file):
     assert not graphs[2].operators
 
 
-def test_every_truncation_is_one_line(file, tmp_path):
+def test_truncations_are_one_line(file, tmp_path):
     whole, short = file.read_bytes(), tmp_path / "short.tflite"
-    for size in range(len(whole)):
+    for size in range(0, len(whole), 5):
         short.write_bytes(whole[:size])
         try:
             graphs = read_tflite(short)
@@ -65,7 +65,7 @@ def test_every_truncation_is_one_line(file, tmp_path):
 def test_noise_raises_nothing_else(file, tmp_path):
     whole, path = file.read_bytes(), tmp_path / "noise.tflite"
     rng, refused = np.random.default_rng(1), 0
-    for _ in range(1500):
+    for _ in range(400):
         data = bytearray(whole)
         for place in rng.integers(0, len(data), rng.integers(1, 4)):
             data[place] = rng.choice([0, 1, 127, 128, 255, rng.integers(256)])
@@ -75,7 +75,7 @@ def test_noise_raises_nothing_else(file, tmp_path):
         except MusicotError as error:
             assert str(path) in str(error) and "\n" not in str(error)
             refused += 1
-    assert 100 < refused < 1500
+    assert 30 < refused < 400
 
 
 @pytest.mark.parametrize(

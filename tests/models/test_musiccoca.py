@@ -103,7 +103,7 @@ def test_each_seed_is_a_thought_and_the_same_each_time():
     assert np.allclose(first[0], first[2], atol=1e-5) and np.abs(first[0] - first[1]).max() > 0.01
     words = embedder.map_text(["slow jazz", "fast rock"], [5, 5])
     assert np.abs(words[0] - words[1]).max() > 0.01
-    coca, raw = embedder.coca, embedder._raw_text(["slow jazz"])
+    coca, raw = embedder.coca, embedder.raw_text(["slow jazz"])
     noise = np.random.RandomState(1).randn(16).astype(np.float32)
     ours = np.array(coca.map_text(mx.array(raw), mx.array(noise[None])))[0]
     assert np.abs(ours - first[1]).max() < 1e-6

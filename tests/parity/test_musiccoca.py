@@ -1,4 +1,4 @@
-"""MusicCoCa against PyTorch, by way of .tflite files with upstream's names: 1e-4 relative."""
+"""MusicCoCa against PyTorch, by way of .tflite files with upstream's names: 5e-6 relative."""
 
 import mlx.core as mx
 import numpy as np
@@ -32,7 +32,8 @@ def close(ours: mx.array, theirs: "torch.Tensor") -> None:
     theirs = theirs.numpy()
     assert ours.shape == theirs.shape and np.isfinite(theirs).all()
     assert theirs.std(axis=0).min() > 1e-3  # rows differ, so the inputs are seen
-    assert np.abs(np.array(ours) - theirs).max() < 1e-4 * np.abs(theirs).max()
+    # as near as float32 adds up; 1e-4 would let one GELU pass for the other
+    assert np.abs(np.array(ours) - theirs).max() < 5e-6 * np.abs(theirs).max()
 
 
 def test_texts_of_any_length(both):
