@@ -41,7 +41,7 @@ def tempo_of(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The tempo tag of a song's metadata, by its `bpm`; none where that is no tempo."""
     try:
         return (tempo_tag(float(record["bpm"])),)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ()
 
 
