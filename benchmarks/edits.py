@@ -1,12 +1,19 @@
-"""Does an edit of a plan reach the sound? One segment set to two texts, and the speed of planning.
+"""Is an edit of a plan heard, and how soon? Four kinds of edit, and what costs them time.
 
     python benchmarks/edits.py --seeds 1 2 3 4 5 6 7 8 9 10 --json benchmarks/results/edits.json
 
-For every prompt and seed one song is planned, its segment 1 is set to "solo piano" and to "full
-drum kit", and both are rendered with the song's own seed as far as that segment. Its percussive
-share (musicot_mlx/audio/signals.py, which knows nothing of CLAP or the model) should be higher
-with the drums. All other thoughts must be the very same. `--plan-runs` times `musicot plan` of
-180 s, whole process. The table is printed from the JSON.
+A song is planned, its seconds 10 to 20 are set to other words, and it is rendered from there on as
+`musicot generate --keep-from` does. Two judges that know nothing of the model's thoughts say when
+the change is heard:
+
+by onset and spectrum, half seconds of the mel spectrogram and of its rises are told apart on the
+    line from what sounded before (the 3 s before the boundary) to what the segment settles to (from
+    1.5 s after it); the edit is heard from where three of four are nearer the latter;
+by the tagger, the instrument in question plays, or does not, in the 1.5 s that begin one second
+    after the boundary.
+
+An edit is in time where both hear it within a second. `--plan-runs` times `musicot plan` of 180 s,
+whole process. The table is printed from the JSON.
 """
 
 import argparse
@@ -21,53 +28,82 @@ from typing import Any
 import numpy as np
 
 import musicot_mlx as mc
-from musicot_mlx.audio.signals import percussive_share
+from musicot_mlx.audio.signals import mel_decibels, power_spectrogram
+from musicot_mlx.pipelines.tagger import load_tagger
 
-PROMPTS = (
-    "mellow lo-fi hip hop with electric piano",
-    "heavy metal guitar riff",
-)
-QUIET, LOUD = "solo piano", "full drum kit"
-DURATION, SEGMENT = 30.0, 1
-ANCHORS = ["drums", "piano"]
+JAZZ = "jazz trio with piano, bass and drums"
+KINDS = {  # prompt, words of the edit, what the tagger listens for, whether it should play
+    "drums in": ("relaxing piano melody", "full drum kit and bass", "drums", True),
+    "drums out": ("mellow lo-fi hip hop with electric piano", "solo cello", "drums", False),
+    "solo piano": (JAZZ, "solo piano", "drums", False),
+    "strings in": (JAZZ, "string section", "strings", True),
+}
+DURATION, SEGMENT = 20.0, 1
+BOUNDARY, IN_TIME = 10.0, 1.0  # seconds
+AFTER = 6.0  # seconds rendered after the boundary
 
 
 def segment_of(model: Any, plan: Any, before: Any, seed: int) -> np.ndarray:
-    """The rendered waveform of the edited segment (frames, channels), after what both songs share;
-    no later audio is made.
-    """
-    first, last = (round((SEGMENT + i) * plan.thought_seconds * model.sample_rate) for i in (0, 1))
-    pieces, made = [], 0
+    """The song (frames,) up to AFTER seconds past the boundary; no later audio is made."""
+    last = round((BOUNDARY + AFTER) * model.sample_rate)
+    pieces: list[np.ndarray] = []
     for chunk in model.stream(plan=plan, keep=before, seed=seed):
-        pieces.append(chunk)
-        made += len(chunk)
-        if made >= last:
+        pieces.append(chunk.mean(axis=1))
+        if sum(map(len, pieces)) >= last:
             break
-    return np.concatenate(pieces)[first:last]
+    return np.concatenate(pieces)[:last]
 
 
-def one_song(model: Any, prompt: str, seed: int) -> dict[str, Any]:
+def heard_after(waveform: np.ndarray, rate: int, boundary: float = BOUNDARY) -> float:
+    """Seconds after the boundary from which the sound is what it settles to; NaN for never."""
+    spectrogram = power_spectrogram(waveform, rate)
+    mel = mel_decibels(spectrogram, 32, 60.0)
+    rises = np.maximum(np.diff(mel, axis=0, prepend=mel[:1]), 0)
+    frames, step, size = np.concatenate([mel, rises], axis=1), 0.25, 0.5
+    times = np.arange(boundary - 3.5, boundary + 4.75, step)
+    cells = np.stack(
+        [
+            frames[round(t * spectrogram.frame_rate) : round((t + size) * spectrogram.frame_rate)]
+            .mean(axis=0)
+            for t in times
+        ]
+    )  # fmt: skip
+    before, after = cells[times + size <= boundary], cells[times >= boundary + 1.5]
+    way = (after.mean(0) - before.mean(0)) / ((before.var(0) + after.var(0)) / 2 + 1)
+    nearer = (cells - (after.mean(0) + before.mean(0)) / 2) @ way > 0
+    for i, t in enumerate(times):
+        if t > boundary - size and nearer[i : i + 4].mean() >= 0.75:
+            return max(0.0, float(t - boundary))
+    return float("nan")
+
+
+def one_edit(model: Any, tagger: Any, kind: str, seed: int, befores: dict) -> dict[str, Any]:
+    prompt, words, label, plays = KINDS[kind]
     plan = model.plan(prompt, duration=DURATION, seed=seed)
-    found: dict[str, Any] = {"prompt": prompt, "seed": seed, "others_unchanged": True}
-    before = model.generate(plan=plan[:SEGMENT], seed=seed)
-    for text in (QUIET, LOUD):
-        edited = plan.replace(SEGMENT, text, seed=seed)
-        others = np.delete(np.arange(plan.segments), SEGMENT)
-        found["others_unchanged"] &= bool((edited.codes[:, others] == plan.codes[:, others]).all())
-        share = percussive_share(segment_of(model, edited, before, seed), model.sample_rate)
-        activity = edited.activity(ANCHORS)[SEGMENT]
-        found[text] = {
-            "percussive_share": round(float(share), 4),
-            **{name: round(float(value), 2) for name, value in zip(ANCHORS, activity, strict=True)},
-        }
-    found["right"] = found[LOUD]["percussive_share"] > found[QUIET]["percussive_share"]
+    if (prompt, seed) not in befores:
+        befores[prompt, seed] = model.generate(plan=plan[:SEGMENT], seed=seed)
+    edited = plan.replace(SEGMENT, words, seed=seed)
+    waveform = segment_of(model, edited, befores[prompt, seed], seed)
+    rate, others = model.sample_rate, np.delete(np.arange(plan.segments), SEGMENT)
+    first = round((BOUNDARY + IN_TIME) * rate)
+    chances = tagger.tag(waveform[first : first + round(1.5 * rate)], rate)[0]
+    chance = float(chances[tagger.config.labels.index(label)])
+    after = heard_after(waveform, rate)
+    found = {
+        "kind": kind,
+        "seed": seed,
+        "heard_after_seconds": None if np.isnan(after) else after,
+        f"tagger_{label}": round(chance, 3),
+        "in_time": after <= IN_TIME and (chance > 0.5) == plays,
+        "others_unchanged": bool((edited.codes[:, others] == plan.codes[:, others]).all()),
+    }
     print(json.dumps(found), file=sys.stderr, flush=True)
     return found
 
 
 def plan_seconds(model: str, runs: int) -> list[float]:
     """Seconds of `musicot plan --duration 180`, whole process, each run."""
-    command = [sys.executable, "-m", "musicot_mlx", "plan", "--model", model, "-p", PROMPTS[0]]
+    command = [sys.executable, "-m", "musicot_mlx", "plan", "--model", model, "-p", JAZZ]
     spent = []
     for _ in range(runs):
         began = time.perf_counter()
@@ -78,20 +114,19 @@ def plan_seconds(model: str, runs: int) -> list[float]:
 
 def table(results: dict[str, Any]) -> str:
     lines = [
-        f"| song | {QUIET} | {LOUD} | right direction | other thoughts |",
+        "| edit | before, then | heard after (median, longest) | in time | other thoughts |",
         "|---|---|---|---|---|",
     ]
-    for prompt in results["prompts"]:
-        songs = [song for song in results["songs"] if song["prompt"] == prompt]
-        cells = [prompt]
-        for text in (QUIET, LOUD):
-            shares = [song[text]["percussive_share"] for song in songs]
-            low, high = min(shares), max(shares)
-            cells.append(f"{statistics.median(shares):.2f} ({low:.2f}-{high:.2f})")
-        cells.append(f"{sum(song['right'] for song in songs)} of {len(songs)}")
-        kept = all(song["others_unchanged"] for song in songs)
-        cells.append("unchanged" if kept else "CHANGED")
-        lines.append(f"| {' | '.join(cells)} |")
+    for kind, (prompt, words, *_) in KINDS.items():
+        edits = [edit for edit in results["edits"] if edit["kind"] == kind]
+        spent = [e["heard_after_seconds"] for e in edits]
+        spent = [float("inf") if seconds is None else seconds for seconds in spent]
+        kept = all(edit["others_unchanged"] for edit in edits)
+        lines.append(
+            f"| {kind} | {prompt}, then {words} | {statistics.median(spent):.2f} s, "
+            f"{max(spent):.2f} s | {sum(e['in_time'] for e in edits)} of {len(edits)} | "
+            f"{'unchanged' if kept else 'CHANGED'} |"
+        )
     if seconds := results["plan_180_s_seconds"]:
         median = statistics.median(seconds)
         lines.append(f"\na plan of 180 s, whole process: {median:.1f} s ({len(seconds)} runs)")
@@ -101,21 +136,21 @@ def table(results: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="musicot-mini")
-    parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 11)))
     parser.add_argument("--plan-runs", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the results here")
     args = parser.parse_args()
     seconds = plan_seconds(args.model, args.plan_runs)
-    model = mc.load(args.model)
-    songs = [one_song(model, prompt, seed) for prompt in args.prompts for seed in args.seeds]
+    model, tagger, befores = mc.load(args.model), load_tagger(), {}
     results = {
         "model": args.model,
-        "recipe": f"{DURATION:g} s songs, segment {SEGMENT}: percussive share of its render",
-        "prompts": args.prompts,
+        "recipe": f"{DURATION:g} s songs, {BOUNDARY:g} s to the end set to other words; in time: "
+        f"within {IN_TIME:g} s by spectrum and by the tagger",
         "seeds": args.seeds,
         "plan_180_s_seconds": seconds,
-        "songs": songs,
+        "edits": [
+            one_edit(model, tagger, kind, seed, befores) for seed in args.seeds for kind in KINDS
+        ],
     }
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -7,7 +7,6 @@ query, key and value in one matrix, the three adapters stand side by side in one
 ranks, its lora_b zero wherever one does not write. No torch and no peft is needed.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import read_json, read_text
 from musicot_mlx.weights.adapters import ADAPTER_CONFIG, few, save_adapter
 
 WEIGHTS = "adapter_model.safetensors"
@@ -114,7 +114,10 @@ class Layer:
 def is_peft(folder: Path) -> bool:
     """Whether a folder holds a PEFT checkpoint."""
     file = folder / ADAPTER_CONFIG
-    return file.is_file() and "peft_type" in file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return file.is_file() and "peft_type" in read_text(file)
+    except MusicotError:
+        return False  # whoever loads it says what is wrong
 
 
 def convert_peft(source: Path, target: Path) -> str:
@@ -123,7 +126,7 @@ def convert_peft(source: Path, target: Path) -> str:
     Raises MusicotError for other kinds of PEFT than LoRA and DoRA, and for layers that our networks
     do not have.
     """
-    config = json.loads((source / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config = read_json(source / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise MusicotError(f"{source} is PEFT's {config.get('peft_type')}; only LORA is converted")
     if not (source / WEIGHTS).is_file():

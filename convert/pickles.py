@@ -4,7 +4,6 @@ A pickle may hold code that runs when it is read. torch.load(weights_only=True) 
 plain containers and refuses everything else, and so do we.
 """
 
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import read_json
 
 PICKLES = (".pt", ".pth", ".ckpt")  # endings of files that torch.save wrote
 _PIECE = 256 << 20  # bytes of tensors a scratch file
@@ -115,7 +115,7 @@ def load_bin(folder: Path, scratch: Path) -> dict[str, mx.array]:
     if not index.is_file():
         return lazy_arrays(unpickle(folder / "pytorch_model.bin"), scratch)
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MusicotError(f"{index} is not a valid index; get the model again") from error

@@ -1,6 +1,5 @@
 """RoBERTa's tokenizer as tokenizer.json, from wherever it lies: CLAP's text tower reads its ids."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from musicot_mlx.errors import MusicotError, RunError
 from musicot_mlx.models.clap import ClapConfig
 from musicot_mlx.pipelines.clap import checked_tokenizer
+from musicot_mlx.texts import read_json
 from musicot_mlx.weights.hub import fetch_file
 
 HUB = "FacebookAI/roberta-base"
@@ -62,7 +62,7 @@ def _byte_level(vocab: Path) -> Tokenizer:
         raise MusicotError(f"{vocab.parent} holds vocab.json but no merges.txt; get both")
     try:
         tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges), unk_token="<unk>"))
-        added = json.loads(vocab.read_text(encoding="utf-8"))
+        added = read_json(vocab)
     except Exception as error:  # the Rust side raises plain Exception
         raise MusicotError(f"cannot read {vocab} and {merges.name}: {error}") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

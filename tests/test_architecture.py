@@ -26,7 +26,7 @@ FLOORS = {
     "weights": 2,
     "tokens": 1,
 }
-ANYWHERE = {"errors", "atomic", ""}  # "" is the package itself
+ANYWHERE = {"errors", "atomic", "texts", ""}  # "" is the package itself
 TORCH = {"torch", "transformers", "diffusers", "vector_quantize_pytorch", "accelerate"}
 SOURCES = sorted([*(ROOT / "musicot_mlx").rglob("*.py"), *(ROOT / "convert").rglob("*.py")])
 

@@ -6,7 +6,6 @@ kind. source is a folder or one file of weights, config is config.json, or {} wh
 Options that a reader does not know are not its business.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import mlx.core as mx
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.families import FAMILIES, known
 from musicot_mlx.pipelines.family import named
+from musicot_mlx.texts import read_json
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read(source: Path, scratch: Path, **options: Any) -> Checkpoint:
     """
     path = source / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        config = read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise MusicotError(f"{path} is not valid JSON ({error}); get the model again") from error
     if not isinstance(config, dict):

@@ -4,7 +4,6 @@ laion/larger_clap_music, laion/larger_clap_general and laion/clap-htsat-unfused.
 RoBERTa's, as tokenizer.json or as vocab.json and merges.txt.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from musicot_mlx.convert.roberta import roberta_tokenizer
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.clap import Clap, ClapConfig
+from musicot_mlx.texts import read_json
 from musicot_mlx.weights.checkpoint import load_arrays
 
 PARTS = {"clap": (Clap, ClapConfig)}
@@ -71,7 +71,7 @@ def checkpoint(section: dict[str, Any], arrays: dict[str, mx.array], tokenizer: 
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object of the folder, {} where the file is missing."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        values = read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise MusicotError(f"{path} is not valid JSON ({error}); get the model again") from error
     if not isinstance(values, dict):

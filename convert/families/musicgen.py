@@ -5,7 +5,6 @@ safetensors or pytorch_model.bin. audiocraft: `state_dict.bin` (the decoder) and
 `compression_state_dict.bin` (the codec, or the name of one); T5 comes from a T5 checkpoint.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from musicot_mlx.convert.pickles import lazy_arrays, load_bin, unpickle
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.musicgen.pipeline import PARTS
+from musicot_mlx.texts import read_json
 from musicot_mlx.weights.checkpoint import load_arrays, part, read_config
 from musicot_mlx.weights.hub import resolve
 
@@ -148,7 +148,7 @@ def _sampling(folder: Path) -> dict[str, Any]:
     """What generation_config.json says; what it doesn't say is audiocraft's default."""
     path = folder / "generation_config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        values = read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise MusicotError(f"{path} is not valid JSON ({error}); get the model again") from error
     names = {

@@ -16,58 +16,42 @@ import soundfile
 import soxr
 
 from musicot_mlx.atomic import atomic_path
+from musicot_mlx.audio.reading import audio_frames as audio_frames
+from musicot_mlx.audio.reading import file_name
+from musicot_mlx.audio.reading import read_audio as read_audio
 from musicot_mlx.audio.waveforms import scaled
 from musicot_mlx.errors import MusicotError, RunError
 
 FORMATS = ("wav", "flac", "mp3")
+# What a folder of songs is searched for. libsndfile reads the first three lines; the others are
+# named as what can't be read, where leaving them out would pass unsaid.
+AUDIO_SUFFIXES = frozenset(
+    ".wav .wave .bwf .rf64 .w64 .flac .mp3 .mp2 .mp1 .mpga .ogg .oga .opus .aif .aiff .aifc .afc "
+    ".caf .au .snd .voc .sf .ircam .avr .paf .pvf .svx .8svx .iff .nist .sph .sd2 .sds .htk .xi "
+    ".wve .gsm .vox "
+    ".m4a .m4b .m4r .m4p .mp4 .m4v .mov .3gp .aac .adts .alac .wma .asf .webm .mka .mkv .avi .ape "
+    ".wv .tta .tak .ofr .shn .mpc .dsf .dff .ac3 .eac3 .dts .amr .ra .rm .spx .at3 .oma".split()
+)
 _SUBTYPE = {"wav": "PCM_16", "flac": "PCM_16", "mp3": "MPEG_LAYER_III"}
 _BLOCK = 1 << 20  # frames handled at a time, so that long songs need no second copy in memory
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
-def read_audio(
-    path: str | Path, *, start: float = 0.0, seconds: float | None = None
-) -> tuple[np.ndarray, int]:
-    """Waveform float32 (frames, channels) and its sample rate in Hz, from any file soundfile reads:
-    all of it, or up to `seconds` from `start` on.
-
-    Raises MusicotError for a missing, broken or empty file, and for samples that are not finite.
+def audio_files(folder: str | Path, *, below: bool = True) -> list[Path]:
+    """The audio files of a folder, and of the folders below it, by their endings, sorted; what is
+    hidden is left out. Some of them may be of kinds that can't be read.
     """
-    with _opened(path) as file:
-        sample_rate = file.samplerate
-        file.seek(min(round(start * sample_rate), file.frames))
-        frames = -1 if seconds is None else round(seconds * sample_rate)
-        waveform = file.read(frames, dtype="float32", always_2d=True)
-    if not len(waveform):
-        raise MusicotError(f"audio file {path} holds no samples")
-    if not np.isfinite(waveform).all():
-        raise MusicotError(f"audio file {path} holds NaN or infinite samples")
-    return waveform, int(sample_rate)
+    folder = Path(folder)
+    return sorted(
+        path
+        for path in (folder.rglob("*") if below else folder.iterdir())
+        if path.suffix.lower() in AUDIO_SUFFIXES and visible(path, folder) and not path.is_dir()
+    )
 
 
-def audio_frames(path: str | Path) -> tuple[int, int]:
-    """How many frames an audio file has, and its sample rate in Hz; the samples stay unread.
-
-    Raises MusicotError for a missing or broken file.
-    """
-    with _opened(path) as file:
-        return file.frames, int(file.samplerate)
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    path = Path(path)
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "doesn't exist"
-        raise MusicotError(f"audio file {path} {kind}")
-    try:
-        with soundfile.SoundFile(path) as file:
-            yield file
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        why = getattr(error, "error_string", None) or str(error)
-        raise MusicotError(
-            f"can't read {path} as audio ({why.strip().rstrip('.')}); pass a WAV, FLAC or MP3 file"
-        ) from error
+def visible(path: Path, folder: Path) -> bool:
+    """Whether neither a file nor a folder between it and `folder` is hidden (".trash/a.wav")."""
+    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def resample(waveform: np.ndarray, sample_rate: int, target_rate: int) -> np.ndarray:
@@ -127,7 +111,7 @@ def audio_writer(
     with atomic_path(path) as temporary:
         try:
             with soundfile.SoundFile(
-                temporary,
+                file_name(temporary),
                 "w",
                 samplerate=int(sample_rate),
                 channels=channels,

@@ -18,6 +18,7 @@ from musicot_mlx.cli.plan import ANCHORS
 from musicot_mlx.cli.progress import peak_memory
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.families import can
+from musicot_mlx.texts import read_json
 
 if TYPE_CHECKING:
     from musicot_mlx.evaluation.measures.agreement import Analysis, StemAgreement
@@ -45,7 +46,7 @@ class Arguments:
     unrelated: list[str] | None = flags.flag(
         "FILE...", "other songs, to know better what chance gives (with --copy-of)"
     )
-    png: str | None = flags.flag("FILE", "draw it")
+    png: str | None = flags.flag("FILE", "draw it", check=flags.place)
     model: str | None = flags.flag(
         "NAME", "model that listens, a CLAP too: name, folder or Hub id (default: the song's)"
     )
@@ -131,7 +132,7 @@ def _sources(path: Path, plan: str | None) -> tuple[Path | None, Any, dict[str, 
 def _settings(path: Path) -> dict[str, Any] | None:
     """What stands beside a song of a model with thoughts; None for any other file, or none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and "thought_temperature" in found else None

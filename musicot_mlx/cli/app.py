@@ -12,7 +12,7 @@ import traceback
 import warnings
 from functools import cache
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     # Raising lets `finally` remove half-written files, as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     show, warnings.showwarning = warnings.showwarning, _show_warning
+    strict = _write_any_letter()
     try:
         if not argv or argv[0] == "help":
             argv = [*argv[1:], "--help"]
@@ -83,6 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
         warnings.showwarning = show
+        for stream in strict:
+            stream.reconfigure(errors="strict")
 
 
 def arguments(name: str) -> type:
@@ -161,6 +164,17 @@ def _usage(error: typer.TyperException) -> str:
     ctx = getattr(error, "ctx", None)
     where = ctx.command_path if ctx else "musicot"
     return f"{message.rstrip('.')}{hint} ({where} --help lists the options)"
+
+
+def _write_any_letter() -> list[Any]:
+    """Let a terminal that has not all letters show the others as \\xe9: a song that is written must
+    not fail by its own name. The streams that were changed.
+    """
+    strict = [s for s in (sys.stdout, sys.stderr) if getattr(s, "errors", None) == "strict"]
+    strict = [stream for stream in strict if hasattr(stream, "reconfigure")]
+    for stream in strict:
+        stream.reconfigure(errors="backslashreplace")
+    return strict
 
 
 def _fail(message: str, code: int) -> int:

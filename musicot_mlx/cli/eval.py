@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.texts import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +190,7 @@ def run(args: Arguments) -> int:
 def _figures(path: str) -> dict[str, Any]:
     """The figures of another run, less those that it was compared with."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise MusicotError(f"can't read the figures {path} ({error})") from error
     if not isinstance(found, dict) or not {"groups", "fingerprint", "settings"} <= set(found):

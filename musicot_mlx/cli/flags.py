@@ -8,6 +8,7 @@ what was given; the defaults are the dataclass's own.
 import dataclasses
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,7 @@ from typing import (
 import typer
 from typer.core import TyperCommand
 
+from musicot_mlx import texts
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import families
 
@@ -284,14 +286,33 @@ def names(text: str) -> list[str]:
     return found
 
 
+def place(text: str) -> str:
+    """A check: a file or folder to write, which standard output is not."""
+    if text == "-":
+        raise ValueError("standard output is not written to; name a file (a file - is ./-)")
+    return text
+
+
 def read_text(path: str, what: str) -> str:
-    """A text file, or a one-line error."""
+    """A text file without byte-order marks, or a one-line error."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return texts.read_text(path).replace(texts.MARK, "")
     except OSError as error:
         raise MusicotError(f"can't read the {what} {path} ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise MusicotError(f"the {what} {path} is not UTF-8 text") from error
+    except MusicotError as error:
+        raise MusicotError(f"the {what} {error}") from None
+
+
+def read_prompt(given: str) -> str:
+    """A prompt of the command line on one line, read from standard input where it is "-"."""
+    if given == "-":
+        raw = getattr(sys.stdin, "buffer", None)  # a notebook's is text alone
+        where = "the prompt on standard input"
+        given = sys.stdin.read() if raw is None else texts.decoded(raw.read(), where)
+    prompt = texts.one_line(given)
+    if not prompt:
+        raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
+    return prompt
 
 
 song = partial(flag, panel="The song")

@@ -27,7 +27,9 @@ class Arguments(flags.Asked):
         "same seed, same file; several seeds make several songs (default: 0 or the plan's)",
         check=flags.seed,
     )
-    output: str | None = _output("FILE", "file to write (default: song.wav)", "--output", "-o")
+    output: str | None = _output(
+        "FILE", "file to write (default: song.wav)", "--output", "-o", check=flags.place
+    )
     format: Literal["wav", "flac", "mp3"] | None = _output(
         "", "audio format (default: by the file name)"
     )

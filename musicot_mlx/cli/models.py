@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from musicot_mlx.cli import flags
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import read_json
 from musicot_mlx.weights import cache, hub
 from musicot_mlx.weights.published import PUBLISHED
 
@@ -135,7 +136,7 @@ def _rate(folder: Path) -> int | None:
                 yield value
             yield from named(value)
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     # of a codec or VAE before that of what listens
     ordered = [config.get("vae"), config.get("codec"), config]
     return next((rate for section in ordered for rate in named(section)), None)

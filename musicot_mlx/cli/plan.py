@@ -79,9 +79,13 @@ class Arguments(flags.Asked):
         check=flags.seed,
     )
     output: str | None = _output(
-        "FILE", "write the plan, for musicot generate --plan", "--output", "-o"
+        "FILE",
+        "write the plan, for musicot generate --plan",
+        "--output",
+        "-o",
+        check=flags.place,
     )
-    png: str | None = _output("FILE", "draw the arrangement")
+    png: str | None = _output("FILE", "draw the arrangement", check=flags.place)
     anchors: list[str] = _output(
         "A,B",
         f"texts to hold the thoughts against (default: {','.join(ANCHORS)})",
@@ -158,10 +162,8 @@ def run(args: Arguments) -> int:
 
 def _check(args: Arguments) -> None:
     """What can be told before the model is loaded."""
-    if args.prompt == "-":
-        args.prompt = sys.stdin.read()
-    if args.prompt is not None and not args.prompt.strip():
-        raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
+    if args.prompt is not None:
+        args.prompt = flags.read_prompt(args.prompt)
     if args.plan is not None:
         for name in (*MADE_BY, "from_audio"):
             if getattr(args, name) is not None:
@@ -219,7 +221,7 @@ def _first_plan(model: Any, args: Arguments) -> "Plan":
 
     if args.plan is not None:
         return mc.Plan.load(args.plan, model)
-    prompt = " ".join(args.prompt.split()) if args.prompt else None
+    prompt = args.prompt
     lyrics = flags.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
     common_options = {"seed": args.seed or 0, "lyrics": lyrics, "tags": args.tags}
     common_options |= {"key": args.key, "chords": args.chords}

@@ -1,6 +1,5 @@
 """What musicot generate is asked for: flags and settings read and checked before a model loads."""
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from musicot_mlx.cli import flags
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import families
+from musicot_mlx.texts import lines_of, one_line, read_json
 
 # Options of families that are files, and flags of files that a song could be written over.
 _FILES = ("plan", "keep", "melody", "continuation")
@@ -101,7 +101,7 @@ def settings_of(path: str | None, arguments: type) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        settings = read_json(path)
     except OSError as error:
         raise MusicotError(f"can't read the settings {path} ({error.strerror})") from error
     except ValueError as error:
@@ -130,15 +130,12 @@ def _prompts(args: Any, settings: dict[str, Any]) -> list[str | None]:
         raise MusicotError("pass --prompt or --prompt-file, not both")
     if args.prompt_file is not None:
         text = flags.read_text(args.prompt_file, "prompt file")
-        prompts = [line.strip() for line in text.splitlines() if line.strip()]
+        prompts = [found for line in lines_of(text) if (found := one_line(line))]
         if not prompts:
             raise MusicotError(f"the prompt file {args.prompt_file} holds no prompt")
         return prompts
     if args.prompt is not None:
-        text = sys.stdin.read() if args.prompt == "-" else args.prompt
-        if not text.strip():
-            raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
-        return [" ".join(text.split())]
+        return [flags.read_prompt(args.prompt)]
     if settings:
         return [settings.get("prompt")]
     if any((args.plan, args.reference, args.melody, args.continuation)):

@@ -22,7 +22,9 @@ class Arguments:
         "CLAP that embeds the audio, or a model with one: embedded name, folder or Hub id "
         "(default: musicot-mini)",
     )
-    output: str = flags.flag("FOLDER", "folder to write", "--output", "-o", required=True)
+    output: str = flags.flag(
+        "FOLDER", "folder to write", "--output", "-o", required=True, check=flags.place
+    )
     codebooks: int = flags.flag(
         "L",
         "levels, each for what the ones before leave (default: 8)",

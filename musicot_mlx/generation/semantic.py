@@ -48,7 +48,8 @@ class Condition:
 
     Ids are vocabulary ids: Vocabulary.tag_id and Vocabulary.lyrics_ids make them. bpm goes to the
     audio tokens of a model that knows beats (`beat_harmonics`), from the song's start on; chords,
-    (second, chord) at every change of the whole song, to one that knows `harmony`.
+    (second, chord) at every change of the whole song, to one that knows `harmony`. part: what a
+    segment belongs to, "" for the song itself: it is written as if only its part were there.
     """
 
     clap: np.ndarray | None = None
@@ -56,6 +57,7 @@ class Condition:
     lyrics: Sequence[int] = ()
     bpm: float = 0.0
     chords: Sequence[tuple[float, str]] = ()
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,10 @@ def audio_many(
     """audio_tokens for several songs of one length in one batch: blocks (songs, codes).
 
     thoughts: (songs, levels, segments); start: (songs, codes); a condition and a key each.
-    changes: the conditions from a segment on, where a song is asked for something else there.
+    changes: the conditions from a segment on, where a song is asked for something else there. Of
+    the codes and thoughts a segment hears those of its own part alone: with the song's before it,
+    a model this small plays on as it did ("solo piano" amid a jazz trio kept its drums for a second
+    or more in 5 of 10, without in none). Beats and chords, which are told, go on across a change.
     thought_bias: how much of log p(token | its segment's thought) - log p(token) is added to each
     token's, where the model has it (ThoughtBias) and there are thoughts; 0 is the paper's eq 8.
     """
@@ -262,6 +267,7 @@ def audio_many(
     for changed in asked.values():
         _check_conditions(vocabulary, changed, keys)
     told = _told(lm, asked, frames, guidance_scale)
+    parts = _parts(asked, segments)
 
     def blocks() -> Iterator[np.ndarray]:
         codes = kept.astype(np.int32)  # (songs, frames so far)
@@ -271,12 +277,14 @@ def audio_many(
             stop = min(frames, config.first_frame(last))
             if stop <= codes.shape[1]:
                 continue
-            past = codes[:, config.first_frame(window.start) :]
-            held = _held_thoughts(config, thoughts, window)
+            alike = [s for s in range(window.start, window.stop) if parts[s] == parts[first]]
+            past = range(config.first_frame(window.start), codes.shape[1])
+            past = [frame for frame in past if config.segment(frame) in alike]
+            held = _held_thoughts(config, thoughts, window, alike)
             now = asked[max(segment for segment in asked if segment <= first)]
-            rows = _audio_rows(lm, now, held, past, guidance_scale, unconditional)
-            if told is not None:  # from <aud_bos>, which predicts the window's first frame
-                heard = told[:, config.first_frame(window.start) : codes.shape[1] + 1]
+            rows = _audio_rows(lm, now, held, codes[:, past], guidance_scale, unconditional)
+            if told is not None:  # from <aud_bos>, which predicts the part's first frame
+                heard = told[:, mx.array([*past, codes.shape[1]])]
                 rows = [_add_last(row, heard[i : i + 1]) for i, row in enumerate(rows)]
             run = DecodingRun(lm, rows, songs)
             waiting: list[mx.array] = []
@@ -493,12 +501,24 @@ def _audio_rows(
     return rows if guidance_scale == 1.0 else rows + without
 
 
-def _held_thoughts(config: SemanticLMConfig, thoughts: np.ndarray, window: Window) -> np.ndarray:
-    """The thoughts a window is written under.
+def _parts(asked: Mapping[int, Sequence[Condition]], segments: int) -> list[str]:
+    """What each segment belongs to."""
+    parts = [""] * segments
+    for start, conditions in sorted(asked.items()):
+        parts[start:] = [conditions[0].part] * len(parts[start:])
+    return parts
 
-    In a song of one window that is the whole chain, be it a reference longer or shorter than the
-    song (section 5.4), up to the context.
+
+def _held_thoughts(
+    config: SemanticLMConfig, thoughts: np.ndarray, window: Window, alike: Sequence[int]
+) -> np.ndarray:
+    """The thoughts that segments of a window are written under: those of their own part, `alike`.
+
+    In a song of one window and one part that is the whole chain, be it a reference longer or
+    shorter than the song (section 5.4), up to the context.
     """
+    if len(alike) < window.stop - window.start:
+        return thoughts[..., [segment for segment in alike if segment < thoughts.shape[-1]]]
     if window.start == 0:
         return thoughts[..., : config.context_segments]
     return thoughts[..., window.start : window.stop]

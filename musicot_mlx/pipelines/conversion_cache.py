@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from musicot_mlx.texts import read_json
 from musicot_mlx.weights import cache
 from musicot_mlx.weights.hub import EMBEDDED, hub_id, resolve
 
@@ -52,7 +53,7 @@ def is_pytorch(folder: Path) -> bool:
     if not path.is_file():
         return any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except ValueError:
         return False  # whoever loads it says what is wrong
     if not isinstance(config, dict):

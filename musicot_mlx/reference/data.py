@@ -11,7 +11,6 @@ and a `.npz` beside the audio with `roll`, the score at 25 frames a second; the 
 writes them all.
 """
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import soundfile
 import soxr
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import read_json
 from musicot_mlx.tokens.harmony import parse_chord, parse_key
 from musicot_mlx.tokens.tempo import fold, tempo_of
 
@@ -152,7 +152,7 @@ class SongData:
     def _read(self) -> None:
         self.written = self.metadata.stat().st_mtime_ns
         try:
-            records = json.loads(self.metadata.read_text())
+            records = read_json(self.metadata)
         except ValueError as error:
             raise MusicotError(f"{self.metadata} is not JSON: {error}") from error
         if not isinstance(records, list):

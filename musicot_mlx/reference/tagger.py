@@ -27,6 +27,7 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.reference.band.tables import FAMILIES, INSTRUMENTS
 from musicot_mlx.reference.data import SongData, read_window
 from musicot_mlx.reference.trainer import Batch, Metrics, Trainer, TrainingConfig, load_weights
+from musicot_mlx.texts import read_json
 
 WINDOW = 10.0  # seconds
 CONFIG = {
@@ -157,7 +158,7 @@ class Songs:
     """Log-mels of whole songs, kept on disk as float16, and who plays in each of their windows."""
 
     def __init__(self, data: SongData, folder: Path) -> None:
-        records = json.loads(data.metadata.read_text())
+        records = read_json(data.metadata)
         self.windows = [_playing(record) for record in records]
         self.frames = int(WINDOW * CONFIG["sample_rate"]) // CONFIG["hop_length"] + 1
         file = folder / "log_mels.npz"

@@ -41,7 +41,7 @@ def tempo_of(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The tempo tag of a song's metadata, by its `bpm`; none where that is no tempo."""
     try:
         return (tempo_tag(float(record["bpm"])),)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ()
 
 
@@ -55,13 +55,24 @@ def named_tempo(words: str | None) -> float | None:
     return float(found[1]) if found and float(found[1]) > 0 else None
 
 
-def asked_tempo(tags: Iterable[str], words: Iterable[str | None]) -> float:
+def asked_tempo(tags: Iterable[str], words: Iterable[str | None], *, exact: float = 0.0) -> float:
     """The BPM, folded, that the first of `words` to name one names, or else a tempo tag; 0 where
-    nothing tells.
+    nothing tells. exact: what a tag near it was rounded from, which then counts instead.
     """
-    told = [named_tempo(text) for text in words]
-    told += [float(found[1]) for tag in tags if (found := _TAG.fullmatch(tag))]
-    return next((fold(bpm) for bpm in told if bpm), 0.0)
+    told = [(named_tempo(text), bool(_TAG.fullmatch(text or ""))) for text in words]
+    told += [(float(found[1]), True) for tag in tags if (found := _TAG.fullmatch(tag))]
+    bpm, rounded = next(((fold(bpm), is_tag) for bpm, is_tag in told if bpm), (0.0, False))
+    near = rounded and exact > 0 and abs(math.log(exact / bpm)) < 1.6 * math.log(STEP)
+    return exact if near else bpm
+
+
+def nearest_tempo(names: Iterable[str], bpm: float) -> str | None:
+    """The tempo tag among `names` nearest to a tempo, doubled or halved into what has a tag; None
+    where there are none.
+    """
+    tempi = [name for name in names if is_tempo(name)]
+    away = {name: abs(math.log(float(name.split()[0]) / fold(bpm))) for name in tempi}
+    return min(tempi, key=away.__getitem__, default=None)
 
 
 def paced_tempi(names: Iterable[str], words: str | None) -> list[str]:

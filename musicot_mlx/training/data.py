@@ -1,33 +1,33 @@
 """Data sets for tuning: which files there are, what is said of them, and which can't be used.
 
-Three forms, told apart by what lies in the folder:
+Four forms, told apart by what lies in the folder (records.py reads them):
 
 - `train.jsonl` (and `valid.jsonl`, `test.jsonl`), a song a line: `audio` and `caption`, or the
   field names below;
 - the metadata JSON of the reference trainer (`metadata.json`, or the file itself): `audio_file,
   text_prompt, lyrics, genre_tags, instrument_tags, ...`;
+- the Hub's AudioFolder: `metadata.jsonl` or `metadata.csv` with `file_name`, in the folder or in
+  one for each split (`train`, `validation`, `test`);
 - audio files, each with its caption in a `.txt` of the same name.
 
-Without a valid.jsonl every tenth song is held out, the first one always. Nothing that is wrong with
-one file stops a run: it is named, left out and counted.
+Without songs for validation every tenth song is held out, the first one always. Nothing that is
+wrong with one file stops a run: it is named, left out and counted.
 """
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
+from musicot_mlx.audio.files import audio_frames
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import one_line
 from musicot_mlx.tokens.tempo import tempo_of
+from musicot_mlx.training.records import AUDIO_FIELDS, Skipped, first_of, records_of, shown
 
-AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff"}
-SPLITS = ("train", "valid", "test")
 HELD_OUT = 10  # every tenth song, where the data set does not say
 FEWEST = 2
-_AUDIO_FIELDS = ("audio_file", "audio", "file", "path")
 _CAPTION_FIELDS = ("text_prompt", "caption", "prompt", "text")
 
 
@@ -48,17 +48,6 @@ class Entry:
         """Captions of the stretch that starts at `start` seconds, else of the song."""
         near = [w for w in self.windows if abs(w[0] - start) <= within]
         return min(near, key=lambda w: abs(w[0] - start))[1] if near else self.captions
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file or line that can't be used, and why."""
-
-    name: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"skipped {self.name}: {self.why}"
 
 
 @dataclass
@@ -85,20 +74,7 @@ def read_data(
     if not path.exists():
         raise MusicotError(f"no data at {path}; pass a folder with train.jsonl or audio files")
     skipped: list[Skipped] = []
-    if path.is_file():
-        found = {"": list(_metadata(path, skipped))}
-    elif (path / "train.jsonl").is_file():
-        files = {split: path / f"{split}.jsonl" for split in SPLITS}
-        found = {s: list(_lines(f, skipped)) for s, f in files.items() if f.is_file()}
-    elif (path / "metadata.json").is_file():
-        found = {"": list(_metadata(path / "metadata.json", skipped))}
-    else:
-        found = {"": list(_captioned(path))}
-        if not found[""]:
-            raise MusicotError(
-                f"{path} holds no train.jsonl, no metadata.json and no audio; put songs there, "
-                "each with its caption in a .txt of the same name"
-            )
+    found = records_of(path, skipped)
     splits = {}
     for split, records in found.items():
         splits[split] = []
@@ -120,107 +96,74 @@ def require_enough(usable: int, skipped: Sequence[Skipped], where: str | Path) -
         )
 
 
-Record = tuple[str, Path, dict[str, Any]]  # what to call it, its folder, its fields
-
-
-def _lines(file: Path, skipped: list[Skipped]) -> Iterator[Record]:
-    for number, line in enumerate(_text(file).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            skipped.append(Skipped(f"{file.name}:{number}", f"not JSON ({error})"))
-            continue
-        yield from _named(f"{file.name}:{number}", file.parent, record, skipped)
-
-
-def _metadata(file: Path, skipped: list[Skipped]) -> Iterator[Record]:
-    try:
-        records = json.loads(_text(file))
-    except ValueError as error:
-        raise MusicotError(f"{file} is not JSON: {error}") from error
-    if not isinstance(records, list):
-        raise MusicotError(f"{file} must hold a list with an entry a song")
-    for number, record in enumerate(records, start=1):
-        yield from _named(f"{file.name}, entry {number}", file.parent, record, skipped)
-
-
-def _named(where: str, folder: Path, record: Any, skipped: list[Skipped]) -> Iterator[Record]:
-    name = _first(record, _AUDIO_FIELDS) if isinstance(record, dict) else None
-    if name is None:
-        skipped.append(Skipped(where, f"it names no audio file; give {_AUDIO_FIELDS[1]!r}"))
-    else:
-        yield str(name), folder, record
-
-
-def _captioned(folder: Path) -> Iterator[Record]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
-            caption = path.with_suffix(".txt")
-            record: dict[str, Any] = {"audio": str(path.relative_to(folder))}
-            if caption.is_file():
-                record["caption"] = caption.read_text(encoding="utf-8", errors="replace")
-            yield record["audio"], folder, record
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MusicotError(f"can't read {file} ({error})") from error
-
-
-def _first(record: dict[str, Any], names: Sequence[str]) -> Any:
-    return next((record[name] for name in names if record.get(name)), None)
-
-
 def _entry(folder: Path, record: dict[str, Any], trigger: str | None, minutes: float) -> Entry:
-    path = folder / str(_first(record, _AUDIO_FIELDS))
+    path = folder / first_of(record, AUDIO_FIELDS)
     _look_at(path, minutes)
-    caption = " ".join(str(_first(record, _CAPTION_FIELDS) or "").split())
-    if not caption and not trigger:
+    named = next((name for name in _CAPTION_FIELDS if record.get(name)), _CAPTION_FIELDS[1])
+    captions = _texts(record, named)
+    if not captions and not trigger:
         raise MusicotError("the caption is empty; describe the music in words")
-    others = _strings(record.get("captions"), commas=False)
-
-    def triggered(texts: Sequence[str]) -> tuple[str, ...]:
-        if not trigger:
-            return tuple(texts)
-        return tuple(f"{trigger}, {text}" if text else trigger for text in texts)
-
+    captions = [*(captions or [""]), *_texts(record, "captions")]
+    lyrics = record.get("lyrics")
+    if lyrics is not None and not isinstance(lyrics, str):
+        raise MusicotError(f"the lyrics must be a text, got {shown(lyrics)}")
+    fields = ("tags", "genre_tags", "instrument_tags")
+    tags = [tag for name in fields for tag in _texts(record, name, commas=True)]
     return Entry(
         path=path,
-        captions=triggered(list(dict.fromkeys([caption, *others]))),
-        lyrics=str(record.get("lyrics") or ""),
-        tags=tuple(
-            dict.fromkeys(
-                tag
-                for tags in (
-                    *(_strings(record.get(n)) for n in ("tags", "genre_tags", "instrument_tags")),
-                    tempo_of(record),
-                )
-                for tag in tags
-            )
-        ),
-        windows=tuple(
-            (float(w["start"]), triggered(_strings(w["captions"], commas=False)))
-            for w in record.get("windows") or ()
-            if isinstance(w, dict) and w.get("captions") and "start" in w
-        ),
+        captions=_triggered(list(dict.fromkeys(captions)), trigger),
+        lyrics=_sound(lyrics or "", "the lyrics"),
+        tags=tuple(dict.fromkeys([*tags, *tempo_of(record)])),
+        windows=tuple(_windows(record, trigger)),
     )
+
+
+def _windows(
+    record: dict[str, Any], trigger: str | None
+) -> Iterator[tuple[float, tuple[str, ...]]]:
+    """(start in seconds, captions) of the stretches that have captions."""
+    windows = record.get("windows") or []
+    if not isinstance(windows, list) or not all(isinstance(each, dict) for each in windows):
+        raise MusicotError(f"the windows must be a list of objects, got {shown(windows)}")
+    for each in windows:
+        captions = _texts(each, "captions")
+        if captions:
+            yield _seconds(each.get("start")), _triggered(captions, trigger)
+
+
+def _seconds(value: Any) -> float:
+    """Where a window starts; MusicotError for what is no number of seconds from 0."""
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise MusicotError(f"a window must start at seconds from 0 on, got {shown(value)}")
+    return found
+
+
+def _triggered(texts: Sequence[str], trigger: str | None) -> tuple[str, ...]:
+    if not trigger:
+        return tuple(texts)
+    return tuple(f"{trigger}, {text}" if text else trigger for text in texts)
 
 
 def _look_at(path: Path, minutes: float) -> None:
     """Raise MusicotError for a file that is absent, empty, no audio, or too long."""
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # a name that is too long
+        raise MusicotError(f"there can be no such file ({error.strerror})") from None
+    if not there:
         raise MusicotError("there is no such file")
     if not path.stat().st_size:
         raise MusicotError("the file is empty (0 bytes)")
     try:
-        seconds = soundfile.info(path).duration
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        why = getattr(error, "error_string", None) or str(error)
-        raise MusicotError(f"not readable as audio ({why.strip().rstrip('.')})") from error
+        frames, rate = audio_frames(path)
+    except MusicotError as error:
+        why = str(error).removeprefix(f"can't read {path} as audio").strip()
+        raise MusicotError(f"not readable as audio {why}") from error
+    seconds = frames / rate
     if seconds > 60 * minutes:
         raise MusicotError(
             f"{seconds / 60:.0f} minutes long; cut it into songs of at most {minutes:g} minutes"
@@ -229,13 +172,26 @@ def _look_at(path: Path, minutes: float) -> None:
         raise MusicotError(f"{seconds:.2f} s long; at least 1 s is needed")
 
 
-def _strings(value: Any, *, commas: bool = True) -> list[str]:
-    """A field's strings, given as a list or as one string (with commas between)."""
-    if not value:
-        return []
-    if isinstance(value, str):
-        value = value.split(",") if commas else [value]
-    return [str(item).strip() for item in value if str(item).strip()]
+def _texts(record: dict[str, Any], name: str, *, commas: bool = False) -> list[str]:
+    """The texts of a field, given as a list or as one text (with commas between), each on a line.
+
+    Raises MusicotError for anything else.
+    """
+    value = record.get(name)
+    given = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(each, str) for each in given):
+        raise MusicotError(f"{name} must be a text or a list of texts, got {shown(value)}")
+    parts = value.split(",") if commas and isinstance(value, str) else given
+    return [found for part in parts if (found := one_line(_sound(part, name)))]
+
+
+def _sound(text: str, name: str) -> str:
+    """A text that has no half characters, as "\\ud83d" in JSON is one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MusicotError(f"{name} has half a character at {error.start} (a surrogate)") from None
+    return text
 
 
 def _with_held_out(splits: dict[str, list[Entry]]) -> dict[str, list[Entry]]:

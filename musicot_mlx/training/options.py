@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import read_text
 from musicot_mlx.weights.adapters import KINDS
 from musicot_mlx.weights.config import config_from_dict
 
@@ -155,10 +156,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader) or {}
+        values = yaml.load(read_text(file), Loader) or {}
     except OSError as error:
         raise MusicotError(f"can't read the config {file} ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, MusicotError) as error:
         raise MusicotError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise MusicotError(f"{file} should hold names and values")

@@ -7,6 +7,7 @@ is the reference. It moves all levels at once; here each level is fitted to what
 before it leave, so that no level aims at residuals that are still moving.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,14 +17,14 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from musicot_mlx.audio.files import read_audio
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.audio.files import audio_files, read_audio
+from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.training.records import Skipped
 from musicot_mlx.weights.checkpoint import save_checkpoint
 from musicot_mlx.weights.config import config_to_dict
 
-AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".aiff", ".aif")
 _ROWS = 4096  # vectors handled at a time, so that distances need no memory to speak of
 
 
@@ -220,20 +221,28 @@ def embeddings_of_folder(
 ) -> tuple[np.ndarray, np.ndarray]:
     """CLAP embeddings (windows, dim) of every audio file below a folder, and each one's file.
 
-    Raises MusicotError for a folder without audio, and for a file that can't be read.
+    A file that can't be read is left out with a MusicotWarning. Raises MusicotError where none is
+    left.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO)
+    files = audio_files(folder)
     if not files:
-        raise MusicotError(f"{folder} holds no audio ({', '.join(AUDIO)})")
-    found, groups = [], []
+        raise MusicotError(f"{folder} holds no audio; put WAV, FLAC or MP3 files there")
+    found, groups, reasons = [], [], []
     for number, path in enumerate(files):
         if progress:
             progress(number, len(files))
-        windows = clap.embed_audio(*read_audio(path))
+        try:
+            windows = clap.embed_audio(*read_audio(path))
+        except MusicotError as error:
+            reasons.append(str(Skipped(str(path.relative_to(folder)), str(error))))
+            warnings.warn(reasons[-1], MusicotWarning, stacklevel=2)
+            continue
         found.append(windows)
         groups += [number] * len(windows)
     if progress:
         progress(len(files), len(files))
+    if not found:
+        raise MusicotError(f"{folder} holds no audio that can be read ({reasons[0]})")
     return np.concatenate(found), np.array(groups)
 
 

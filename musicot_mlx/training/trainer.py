@@ -24,6 +24,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from musicot_mlx.atomic import write_text
 from musicot_mlx.errors import MusicotError, RunError
 from musicot_mlx.nn.distributed import World
+from musicot_mlx.texts import read_json
 from musicot_mlx.training.options import FREE_TO_CHANGE, LoraOptions, schedule
 from musicot_mlx.weights.adapters import ADAPTER_CONFIG, ADAPTER_FILE, save_adapter, save_arrays
 
@@ -334,7 +335,7 @@ class Trainer:
         self.say(f"Resumed at iteration {self.step}")
 
     def _require_same_options(self) -> None:
-        before = json.loads((self.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        before = read_json(self.folder / ADAPTER_CONFIG)
         for name, value in json.loads(json.dumps(self.config)).items():
             if name in FREE_TO_CHANGE or before.get(name, value) == value:
                 continue

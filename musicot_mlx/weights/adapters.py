@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from musicot_mlx.atomic import atomic_path, write_text
 from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.texts import read_json
 from musicot_mlx.weights.hub import resolve
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
@@ -110,7 +111,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MusicotError(f"{path.parent} holds no {ADAPTER_CONFIG}, so it is no adapter folder")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except ValueError as error:
         raise MusicotError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(config, dict):

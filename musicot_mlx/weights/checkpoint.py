@@ -22,6 +22,7 @@ from mlx.utils import tree_flatten
 
 from musicot_mlx.atomic import explain
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import read_json
 
 SHARD_BYTES = 5 << 30  # as mlx-lm and the Hub split
 _INDEX = "model.safetensors.index.json"
@@ -45,7 +46,7 @@ def read_config(
             raise _pytorch(folder)
         raise MusicotError(f"{folder} holds no config.json, so it is not a model folder")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except ValueError as error:
         raise MusicotError(f"{path} is not valid JSON ({error}); get the model again") from error
     if not isinstance(config, dict):
@@ -104,7 +105,7 @@ def _shards(folder: Path) -> list[tuple[Path, set[str] | None]]:
     index = folder / _INDEX
     if index.is_file():
         try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = read_json(index)["weight_map"]
             names: dict[str, set[str]] = {}
             for key, name in weight_map.items():
                 names.setdefault(name, set()).add(key)

@@ -5,6 +5,7 @@ import os
 from tokenizers import Tokenizer
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import read_text
 
 
 def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -14,7 +15,7 @@ def read_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Raises MusicotError for a file that can't be read.
     """
     try:
-        tokenizer = Tokenizer.from_file(os.fspath(path))
+        tokenizer = Tokenizer.from_str(read_text(path))
     except Exception as error:  # the Rust side raises plain Exception
         raise MusicotError(f"cannot read the tokenizer {os.fspath(path)}: {error}") from error
     tokenizer.no_padding()

@@ -69,9 +69,21 @@ def test_steady_sounds_have_no_onsets() -> None:
         assert onset_rate(waveform, RATE) <= 1.5 / 8  # where it begins
 
 
-@pytest.mark.parametrize("bpm", [70, 90, 120, 128, 140, 160])
+@pytest.mark.parametrize("bpm", [70, 73, 90, 120, 128, 140, 147, 154, 160, 173, 180])
 def test_tempo_of_clicks(bpm: float) -> None:
+    """A metronome's tempo is that of its clicks, not of every second one."""
     assert tempo(_beat(bpm, 16), RATE) == pytest.approx(bpm, rel=0.01)
+    accents = _clicks(np.arange(0.2, 15.9, 240 / bpm), 16)
+    assert tempo(_beat(bpm, 16) + accents, RATE) == pytest.approx(bpm, rel=0.01)
+
+
+def test_tempo_by_how_much_happens_in_a_beat() -> None:
+    """A quick backbeat repeats every two beats, so at half its tempo; its hats tell better."""
+    beat = 60 / 170
+    waveform = _clicks(np.arange(0.1, 19, 2 * beat), 20) + _clicks(
+        np.arange(0.1, 19, beat / 2), 20, 0.06
+    )
+    assert tempo(waveform, RATE) == pytest.approx(170, rel=0.02)
 
 
 def test_tempo_of_a_beat_with_offbeats() -> None:

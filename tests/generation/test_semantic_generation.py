@@ -350,6 +350,42 @@ def test_a_segment_may_be_asked_for_something_else(lm, condition):
     assert (changed != plain).any()
 
 
+def test_a_part_is_written_as_if_it_were_alone(condition):
+    """What went before drowns out a wish; so a guest hears nothing of it, and the song, when it
+    comes back, goes on from where it was left. Of the bar both hear where it stands.
+    """
+    four = 4 * tiny_lm().config.thought_seconds
+    lm = tiny_lm(beat_harmonics=5, context_seconds=four)
+    config = lm.config
+    thoughts = np.arange(12, dtype=np.int32).reshape(1, 3, 4) % 8
+    frames = config.first_frame(1)  # of a segment
+    a_bar = 240 / config.thought_seconds  # BPM of four beats a segment: the bar begins with it
+
+    def draw(asked, thoughts, frames=4 * frames, **more) -> np.ndarray:
+        settings = {"frames": frames, "keys": [KEY], "temperature": 0.0}
+        return np.concatenate([*audio_many(lm, [asked], thoughts, **settings, **more)], axis=1)
+
+    song = replace(condition, bpm=a_bar)
+    guest = Condition(clap=-condition.clap, tags=[31], bpm=a_bar, part="drums")
+    changes = {1: [guest], 2: [guest], 3: [song]}
+    made = draw(song, thoughts, changes=changes)
+    alone = draw(guest, thoughts[..., 1:3], frames=2 * frames)
+    np.testing.assert_array_equal(made[:, frames : 3 * frames], alone)
+    went_on = draw(song, thoughts[..., [0, 3]], frames=2 * frames, start=made[:, :frames])
+    np.testing.assert_array_equal(made[:, 3 * frames :], went_on)
+    for kept in (frames - 3, frames + 7, 3 * frames + 1):
+        rest = draw(song, thoughts, changes=changes, start=made[:, :kept])
+        np.testing.assert_array_equal(rest, made[:, kept:])
+    # a bar that has not ended goes on
+    song, guest = replace(song, bpm=0.7 * a_bar), replace(guest, bpm=0.7 * a_bar)
+    made = draw(song, thoughts, changes={1: [guest], 3: [song]})
+    alone = draw(guest, thoughts[..., 1:3], frames=2 * frames)
+    assert (made[:, frames : 3 * frames] != alone).any()
+    # a part that fills the song is the song
+    whole = draw(replace(song, part="all"), thoughts)
+    np.testing.assert_array_equal(whole, draw(song, thoughts))
+
+
 def test_thought_bias_leans_to_the_tokens_of_each_segment(condition):
     lm = tiny_lm(thought_bias_rank=4)
     thoughts = np.arange(9, dtype=np.int32).reshape(3, 3) % 8

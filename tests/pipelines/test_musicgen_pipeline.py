@@ -78,6 +78,27 @@ def test_a_song(mono: MusicgenPipeline, tmp_path: Path) -> None:
     assert [file.name for file in files] == ["a.wav", "a.json"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_tokenizer_that_an_editor_saved(
+    tiny_musicgen_upstream: Path, tmp_path: Path, encoding: str
+) -> None:
+    folder = shutil.copytree(tiny_musicgen_upstream, tmp_path / "edited")
+    words = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_bytes(words.encode(encoding))
+    assert mc.load(folder).tokenizer.to_str() == Tokenizer.from_str(words).to_str()
+
+
+@pytest.mark.parametrize("option", ["melody", "continuation"])
+@pytest.mark.parametrize("rate", [8000, 44100, 192000])
+def test_a_file_of_a_sample_is_too_short(
+    melody: MusicgenPipeline, tmp_path: Path, option: str, rate: int
+) -> None:
+    for samples in (1, 2, rate // 100):
+        soundfile.write(tmp_path / "a.wav", np.full((samples, 2), 0.5), rate)
+        with pytest.raises(MusicotError, match="a.wav is shorter than 20 ms"):
+            melody.generate("piano", duration=1, **{option: tmp_path / "a.wav"})
+
+
 @pytest.mark.parametrize("duration", [1.0, 5.94, 2.013])
 def test_duration_is_in_seconds(mono: MusicgenPipeline, duration: float) -> None:
     # 300 steps are 297 frames: the delay's steps are not audio

@@ -613,3 +613,28 @@ def test_words_ask_the_render_for_themselves(model: MusicotPipeline, plan: mc.Pl
     assert changes[3][0].tags == model.conditioning.condition(plan.vector, plan.tags, "").tags
     near = model.conditioning.tags(model.clap.embed_text(["drums"])[0], None, "drums")
     assert changes[1][0].tags == model.conditioning.condition(plan.vector, near, "").tags
+
+
+def test_guests_of_a_song_are_asked_for_themselves(
+    model: MusicotPipeline, plan: mc.Plan, tmp_path: Path
+) -> None:
+    file = _noise(tmp_path / "a.wav", 20)
+    other = model.plan("a drum kit", duration=10, seed=1)
+    edited = plan.replace(0, file).replace(1, other).replace(2, plan[3])
+    kinds = [guest and guest.kind for guest in edited.guests()]
+    assert kinds == ["audio", "drawn", None, None]
+    assert edited.words() == [None, "a drum kit", None, None]
+    np.testing.assert_array_equal(edited.vectors()[:2], edited.embeddings[:2])
+    changes = model.conditioning.changes(edited, 1)
+    assert [changes[i][0].part for i in range(3)] == [f"audio: {file}", "drawn: a drum kit", ""]
+    # what the whole song was heard in, or drawn for, is no guest
+    heard = model.plan_from_audio(file)
+    assert heard.guests() == [None, None] == plan.morph(other, 0.4)[:2].guests()
+    assert not any(heard.extend(10).guests())
+    assert heard.replace(1, "drums").words() == [None, "drums"]
+
+
+def test_chords_stay_where_the_first_segment_is_edited(model: MusicotPipeline) -> None:
+    plan = replace(model.plan("piano", duration=20), chords=("Am", "F") * 4, bpm=96.0)
+    changes = model.conditioning.changes(plan.replace(0, "drums"), 1)
+    assert changes[0][0].chords == plan.chord_changes() == changes[1][0].chords

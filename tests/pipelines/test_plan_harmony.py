@@ -1,5 +1,6 @@
 """Plans in key: where key and chords come from, how edits carry them, who hears them."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,28 @@ def test_audio_lends_its_chords(model: MusicotPipeline, tmp_path: Path) -> None:
     assert plan.key in ("A minor", "C major")
     asked = model.plan_from_audio(song, chords="Dm", key="D minor")
     assert set(asked.chords) == {"Dm"} and asked.key == "D minor"
+
+
+def test_audio_lends_its_tempo(tiny_model: Path, tmp_path: Path) -> None:
+    """The one that analyze tells, whatever stretch is planned; to the tenth of a BPM, though the
+    model's nearest tag may be some percent away.
+    """
+    bars = _chords(("Am", "F", "C", "G") * 3)
+    bars[: 8 * 8000] *= np.float32(0.01)  # its beginning has next to no beat
+    song = write_audio(tmp_path / "song.wav", bars, 8000)
+    config = copy.deepcopy(tiny.CONFIG)
+    config["semantic_lm"] |= {"tags": [*tiny.TAGS, "piano solo", "117 bpm", "62 bpm"]}
+    config["semantic_lm"]["harmony"] = True
+    model = mc.load(tiny.write_model(tmp_path, config))
+    told = mc.analyze(song, model=model).tempo
+    assert told == pytest.approx(120, rel=0.01)
+    for duration in (8, 20):
+        plan = model.plan_from_audio(song, duration=duration)
+        assert "117 bpm" in plan.tags and "62 bpm" not in plan.tags
+        assert plan.bpm == told == model.conditioning.of_plan(plan).bpm
+        assert plan.replace(0, "piano").chord_changes() == plan.chord_changes()
+    named = model.plan_from_audio(song, "piano at 90 BPM")
+    assert model.conditioning.of_plan(named).bpm == 90 and "117 bpm" not in named.tags
 
 
 def test_command_line(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from musicot_mlx.tokens.tempo import (
     asked_tempo,
     is_tempo,
     named_tempo,
+    nearest_tempo,
     paced_tempi,
     tempo_of,
     tempo_tag,
@@ -61,6 +62,20 @@ def test_named_tempo(words: str | None, bpm: float | None) -> None:
 )
 def test_asked_tempo(tags: tuple[str, ...], words: tuple[str | None, ...], bpm: float) -> None:
     assert asked_tempo(tags, words) == bpm
+
+
+def test_a_tempo_that_was_heard_counts_more_than_the_tag_it_was_rounded_to() -> None:
+    assert asked_tempo(("122 bpm",), (None,), exact=120.2) == 120.2
+    assert asked_tempo((), (None, "122 bpm"), exact=120.2) == 120.2  # a tag among the words
+    assert asked_tempo(("80 bpm",), (None,), exact=120.2) == 80
+    assert asked_tempo(("122 bpm",), ("at 118 BPM",), exact=120.2) == 118
+    assert asked_tempo((), (None,), exact=120.2) == 0
+
+
+def test_the_nearest_tempo_that_a_model_has() -> None:
+    names = ["piano", "73 bpm", "79 bpm", "122 bpm"]
+    assert [nearest_tempo(names, bpm) for bpm in (75.0, 77.0, 244.0)] == names[1:]
+    assert nearest_tempo(names[:1], 75.0) is None
 
 
 def test_tempo_tags_are_taken_from_words_alone() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+import soundfile
 
 import musicot_mlx as mc
 from musicot_mlx.audio.files import write_audio
@@ -180,6 +181,35 @@ def test_command_from_audio_then_from_its_embeddings(
     again = mc.load(tmp_path / "b")
     for one, other in zip(quantiser.codebooks, again.codebooks, strict=True):
         assert mx.array_equal(one.weight, other.weight)
+
+
+def test_a_bad_file_is_named_and_left_out(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        write_audio(folder / f"{number}.wav", 0.1 * rng.standard_normal(192000), 8000)
+    (folder / "text.wav").write_text("no audio")
+    (folder / "empty.mp3").write_bytes(b"")
+    (folder / "song.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
+    soundfile.write(folder / "nan.wav", np.full(8000, np.nan), 8000, subtype="FLOAT")
+    (folder / ".hidden.wav").write_text("no audio, and nobody's business")
+    command = ["rvq", str(folder), "--model", str(tiny_model), "--codebooks", "1"]
+    command += ["--codebook-size", "2", "--held-out", "0"]
+    assert main([*command, "-o", str(tmp_path / "out"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["vectors"] == 9
+    lines = said.err.splitlines()
+    assert [line.partition(": skipped ")[2].partition(":")[0] for line in lines] == [
+        *("empty.mp3", "nan.wav", "song.m4a", "text.wav")
+    ]
+    for file in folder.glob("[0-9].wav"):
+        file.unlink()
+    assert main([*command, "-o", str(tmp_path / "other")]) == 2
+    assert "holds no audio that can be read (skipped empty.mp3" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_command_prints_cosines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import lines_of, one_line, read_text
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,15 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, MusicotError) as error:
         raise MusicotError(f"can't read the prompts {path} ({error})") from error
     if path.suffix.lower() != ".json":
-        found = tuple(Prompt(line.strip()) for line in text.splitlines() if line.strip())
+        found = tuple(Prompt(line) for each in lines_of(text) if (line := one_line(each)))
     else:
         try:
             entries = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MusicotError(f"{path} is not JSON ({error})") from error
         if not isinstance(entries, list):
             raise MusicotError(f"{path} must hold a list of prompts")
@@ -114,7 +115,7 @@ def _parse(entry: Any, where: str) -> Prompt:
         raise MusicotError(f"{where}: no field {', '.join(sorted(unknown))} in a prompt")
     try:
         return Prompt(
-            text=" ".join(str(entry["text"]).split()),
+            text=one_line(str(entry["text"])),
             asked=tuple(map(str, entry.get("asked", ()))),
             open=tuple(map(str, entry.get("open", ()))),
             bpm=float(entry.get("bpm", 0.0)),

@@ -6,25 +6,24 @@ captions serve as prompts, and the codec is tried on them. Without it every four
 held out. Nothing is kept of the songs but what was heard in them.
 """
 
-import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from musicot_mlx.atomic import atomic_path
-from musicot_mlx.audio.files import resample
+from musicot_mlx.audio.files import audio_files, audio_frames, read_audio, resample
 from musicot_mlx.audio.harmony import chords_heard, share_in_key
 from musicot_mlx.audio.signals import tempo
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.evaluation.harness.prompts import Prompt
 from musicot_mlx.evaluation.harness.renders import WINDOW, Heard, listen
 from musicot_mlx.evaluation.measures.codec import RoundTrip, compare
+from musicot_mlx.texts import read_json
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 HOP = 2.5  # seconds between windows that the metadata describes
 LEAST = 2  # songs of either kind
 
@@ -73,14 +72,23 @@ def real_songs(folder: str | Path, *, most: int, held_out: int = 24, windows: in
 
 
 def _files(folder: Path) -> list[Callable[[int], RealSong]]:
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    paths = [path for path in audio_files(folder, below=False) if _readable(path)]
     return [lambda windows, path=path: RealSong(path, _starts(path, windows)) for path in paths]
+
+
+def _readable(path: Path) -> bool:
+    """Whether a file is audio; one that isn't is named in a warning."""
+    try:
+        return audio_frames(path)[0] > 0
+    except MusicotError as error:
+        warnings.warn(f"skipped {path.name}: {error}", MusicotWarning, stacklevel=2)
+        return False
 
 
 def _listed(folder: Path) -> list[Callable[[int], RealSong]]:
     """Songs of a metadata.json, whose files are opened when they are chosen."""
     try:
-        entries = json.loads((folder / "metadata.json").read_text())
+        entries = read_json(folder / "metadata.json")
         names = [entry["audio_file"] for entry in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MusicotError(f"{folder / 'metadata.json'} lists no songs ({error})") from error
@@ -117,10 +125,8 @@ def _bars(entry: dict[str, Any], bpm: float) -> tuple[tuple[float, str], ...]:
 
 def _starts(path: Path, windows: int) -> tuple[float, ...]:
     """Where windows of a song start: evenly over it, on the grid that captions follow."""
-    try:
-        seconds = soundfile.info(path).duration
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise MusicotError(f"can't read {path} as audio ({error})") from error
+    frames, rate = audio_frames(path)
+    seconds = frames / rate
     last = max(0.0, seconds - WINDOW)
     count = max(1, min(windows, int(seconds // WINDOW)))
     starts = np.linspace(0, last, count + 2)[1:-1] if count > 1 else [last / 2]
@@ -129,10 +135,8 @@ def _starts(path: Path, windows: int) -> tuple[float, ...]:
 
 def window(song: RealSong, start: float, seconds: float = WINDOW) -> tuple[np.ndarray, int]:
     """So many seconds of a song from `start`, mono float32 (samples,), and its rate in Hz."""
-    with soundfile.SoundFile(song.path) as file:
-        file.seek(min(round(start * file.samplerate), file.frames))
-        audio = file.read(round(seconds * file.samplerate), dtype="float32", always_2d=True)
-        return audio.mean(axis=1), file.samplerate
+    audio, rate = read_audio(song.path, start=start, seconds=seconds)
+    return audio.mean(axis=1), rate
 
 
 def hear_songs(

@@ -342,18 +342,22 @@ class MusicgenPipeline:
 
         Raises MusicotError for a file that can't be read or is shorter than a frame.
         """
-        waveform = self._read(path, self.channels)
-        whole = len(waveform) // self.codec.config.hop_length * self.codec.config.hop_length
-        if not whole:
-            raise MusicotError(f"{path} is shorter than {1000 / self.codec.config.frame_rate:g} ms")
+        waveform, hop = self._read(path, self.channels), self.codec.config.hop_length
+        whole = len(waveform) // hop * hop
         return np.array(self.codec.encode(mx.array(waveform[None, :whole])))[0]
 
     def _read(self, path: str | Path, channels: int) -> np.ndarray:
-        """Waveform (samples, channels) at the codec's rate; channels are averaged or repeated."""
+        """Waveform (samples, channels) at the codec's rate; channels are averaged or repeated.
+
+        Raises MusicotError for a file that can't be read or is shorter than a frame.
+        """
         waveform, sample_rate = read_audio(path)
         if waveform.shape[1] != channels:
             waveform = np.repeat(waveform.mean(axis=1, keepdims=True), channels, axis=1)
-        return resample(waveform, sample_rate, self.sample_rate)
+        waveform = resample(waveform, sample_rate, self.sample_rate)
+        if len(waveform) < self.codec.config.hop_length:
+            raise MusicotError(f"{path} is shorter than {1000 / self.codec.config.frame_rate:g} ms")
+        return waveform
 
     def _start(self, wish: MusicgenOptions) -> np.ndarray | None:
         """Codes (codebooks, frames) of the audio that the song begins with."""

@@ -52,21 +52,27 @@ class Conditioning:
     def of_plan(self, plan: "Plan") -> Condition:
         """What the whole song is asked for."""
         condition = self.condition(plan.vector, plan.tags, plan.lyrics, plan.prompt)
-        return replace(condition, chords=plan.chord_changes())
+        bpm = asked_tempo(plan.tags, [plan.prompt], exact=plan.bpm)
+        return replace(condition, chords=plan.chord_changes(), bpm=bpm)
 
     def changes(self, plan: "Plan", songs: int) -> dict[int, list[Condition]]:
-        """What the LM is asked for from a segment on: where a segment was set to words, these and
-        its own thought, as in training, where the vector is that of audio; then the song again.
+        """What the LM is asked for from a segment on: of a guest its own words and its own thought,
+        as in training, where the vector is that of audio; then the song again.
         """
         changes: dict[int, list[Condition]] = {}
-        words = plan.words()
-        for segment, text in enumerate(words):
-            if text is not None:
-                said = (text, plan.prompt, *plan.tags)  # the first to tell a tempo counts
-                tags = self.tags(self.clap.embed_text([text])[0], None, *said)
-                own = self.condition(plan.embeddings[segment], tags, plan.lyrics, *said)
-                changes[segment] = [own] * songs
-            elif segment and words[segment - 1] is not None:
+        guests = plan.guests()
+        for segment, guest in enumerate(guests):
+            if guest is not None:
+                own, said = plan.embeddings[segment], (guest.text, plan.prompt, *plan.tags)
+                near = own if guest.text is None else self.clap.embed_text([guest.text])[0]
+                tags = self.tags(near, None, *said)  # the first to tell a tempo counts
+                condition = self.condition(own, tags, plan.lyrics, *said)
+                bpm = asked_tempo(tags, said, exact=plan.bpm)
+                condition = replace(
+                    condition, chords=plan.chord_changes(), bpm=bpm, part=guest.part
+                )
+                changes[segment] = [condition] * songs
+            elif segment and guests[segment - 1] is not None:
                 changes[segment] = [self.of_plan(plan)] * songs
         return changes
 

@@ -7,7 +7,6 @@ what follows is made, and what the listener liked stays the very same.
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from musicot_mlx.models.vae import VAE
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.musicot.thoughts import Composer
 from musicot_mlx.pipelines.song import Song, soft_limit
+from musicot_mlx.texts import read_json
 
 SEAM_SECONDS = 0.02  # over which kept and new sound are cross-faded
 
@@ -142,7 +142,7 @@ def earlier_song(
     path = Path(earlier)
     sidecar = path.with_suffix(".json")
     try:
-        settings = json.loads(sidecar.read_text(encoding="utf-8"))
+        settings = read_json(sidecar)
         text = settings["made"]["codes"]
         codes = np.frombuffer(base64.b64decode(text, validate=True), "<u2").astype(np.int32)
         codes = codes.reshape(codebooks, -1)

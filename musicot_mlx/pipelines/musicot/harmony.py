@@ -26,9 +26,8 @@ def tempi(plan: "Plan") -> np.ndarray:
     """Beats a minute of each segment's bars, (segments,), at least one: what the language model is
     told, and where it is told nothing the plan's own tempo.
     """
-    whole = asked_tempo(plan.tags, [plan.prompt])
     told = [
-        whole if text is None else asked_tempo((), (text, plan.prompt, *plan.tags))
+        asked_tempo(plan.tags, (text, plan.prompt), exact=plan.bpm)
         for text in plan.words() or [None]
     ]
     return np.array([bpm or plan.bpm or UNTOLD for bpm in told])

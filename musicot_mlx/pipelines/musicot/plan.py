@@ -18,6 +18,7 @@ from musicot_mlx.atomic import write_json
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.activity import activity
+from musicot_mlx.pipelines.musicot.origin import Origin, guests
 from musicot_mlx.pipelines.musicot.plan_file import FORMAT, VERSION, checked, plan_within, read_plan
 from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
@@ -35,25 +36,6 @@ from musicot_mlx.tokens.progressions import chord_changes, transposed
 
 Where = int | slice | Sequence[int]
 BEGINS, NEAR = 8, 0.02  # numbers of each vector that a file keeps; 16-bit weights differ by less
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a thought came from: drawn by the LM for a prompt, or for words of its own; heard in an
-    audio file, `start` seconds into it; between two others. What is not known is None.
-    """
-
-    kind: str  # "drawn", "words", "audio", "morph", "unknown"
-    words: str | None = None
-    file: str | None = None
-    start: float | None = None
-    seed: int | None = None
-
-    def __str__(self) -> str:
-        if self.kind == "audio":
-            name = Path(self.file).name if self.file else self.words or "audio"
-            return name if self.start is None else f"{name} at {self.start:g} s"
-        return self.words or self.kind
 
 
 @dataclass(frozen=True)
@@ -112,15 +94,21 @@ class Plan:
         places = self._places(where)
         return self._arranged(places, {"edit": "take", "segments": places})
 
+    def guests(self) -> list[Origin | None]:
+        """Where each segment came from that was put in from outside, None where it is the song's
+        own (origin.py).
+        """
+        return guests(self.origins, self.prompt, self.history)
+
     def words(self) -> list[str | None]:
         """What each segment was set to in words, None where the song's own prompt holds."""
-        return [origin.words if origin.kind == "words" else None for origin in self.origins]
+        return [guest and guest.text for guest in self.guests()]
 
     def vectors(self) -> np.ndarray:
-        """What each segment is asked to be, float32 (segments, dim): the song's vector, and in a
-        segment that was set to words its own thought. (dim,) where no segment was.
+        """What each segment is asked to be, float32 (segments, dim): the song's vector, and of a
+        guest its own thought. (dim,) where there is none.
         """
-        own = [text is not None for text in self.words()]
+        own = [guest is not None for guest in self.guests()]
         if not any(own):
             return self.vector
         return np.where(np.array(own)[:, None], self.embeddings, self.vector)

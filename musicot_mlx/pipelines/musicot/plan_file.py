@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.texts import read_json
 
 FORMAT, VERSION = "musicot-plan", 3
 LARGEST = 32 << 20  # bytes; a plan of 300 s has some 20 kB
@@ -32,7 +33,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise MusicotError(f"{path} is too large to be a plan; {_MAKE}")
-        value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_constant)
+        value = read_json(path, parse_constant=_no_constant)
     except OSError as error:
         raise MusicotError(f"can't read the plan {path} ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

@@ -37,7 +37,7 @@ from musicot_mlx.pipelines.options import LONGEST, SHORTEST, files_of
 from musicot_mlx.pipelines.renderer import Space
 from musicot_mlx.pipelines.song import Clock
 from musicot_mlx.tokens.progressions import named_bars, named_key, usual
-from musicot_mlx.tokens.tempo import asked_tempo, fold, is_tempo, named_tempo, tempo_tag
+from musicot_mlx.tokens.tempo import asked_tempo, fold, is_tempo, named_tempo, nearest_tempo
 
 
 @dataclass(frozen=True)
@@ -271,18 +271,20 @@ class Planner:
         return self.check_plan(plan, "the plan")
 
     def _overheard(self, plan: Plan, audio: Audio, wish: MusicotOptions, *, free: bool) -> Plan:
-        """The plan with the tempo, the key and the chords that the audio has."""
+        """The plan with the tempo, the key and the chords that the audio has. The tempo is that of
+        all of it, as `musicot analyze` tells it: the beginning of a recording may have no beat.
+        """
         waveform, rate = audio if isinstance(audio, tuple) else read_audio(audio)
-        waveform = waveform[: round(plan.duration * rate)]
-        pace, names = tempo(waveform, rate), self.semantic_lm.config.tags
-        if pace and free and not named_tempo(plan.prompt) and tempo_tag(pace) in names:
+        pace = tempo(waveform, rate)
+        tag = nearest_tempo(self.semantic_lm.config.tags, pace) if pace else None
+        if tag and free and not named_tempo(plan.prompt):
             kept = [tag for tag in plan.tags if not is_tempo(tag)]
-            plan = replace(plan, tags=(*kept, tempo_tag(pace)))
+            plan = replace(plan, tags=(*kept, tag))
         named = wish.key is not None or wish.chords is not None or named_bars(plan.prompt)
         if named or not pace:
             return self._harmonised(plan, wish)
         plan = replace(plan, bpm=fold(pace))
-        bars, found = harmony.heard(plan, waveform, rate)
+        bars, found = harmony.heard(plan, waveform[: round(plan.duration * rate)], rate)
         return replace(plan, chords=bars, key=str(named_key(plan.prompt) or found))
 
     def frames(self, duration: float) -> int:

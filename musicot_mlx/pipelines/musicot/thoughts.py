@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TRIES = 8  # thoughts drawn for words, of which the nearest is taken
 SHORTEST_WINDOW = 1.0  # seconds; a shorter rest of a file has no thought of its own
+SHORTEST_HEARD = 0.1  # seconds; less has no sound to tell
 
 Audio = str | Path | tuple[np.ndarray, int]  # a file, or a waveform with its rate in Hz
 
@@ -101,7 +102,13 @@ def window_count(audio: Audio, seconds: float, offset: float = 0.0) -> int:
     frames, rate = length_of(audio)
     if frames and frames <= round(offset * rate):
         raise MusicotError(f"the audio lasts {frames / rate:.4g} s; it can't begin at {offset:g} s")
-    whole, rest = divmod(frames - round(offset * rate), round(seconds * rate))
+    left = frames - round(offset * rate)
+    if 0 < left < SHORTEST_HEARD * rate:
+        where = "the audio" if isinstance(audio, tuple) else str(audio)
+        raise MusicotError(
+            f"{where} has {left / rate:.2g} s to hear; at least {SHORTEST_HEARD} s are needed"
+        )
+    whole, rest = divmod(left, round(seconds * rate))
     return max(1, int(whole + (rest >= SHORTEST_WINDOW * rate)))
 
 

@@ -22,6 +22,7 @@ from musicot_mlx.reference.semantic_tokenizer import SemanticTokenizer
 from musicot_mlx.reference.train.warm_start import FIRST, WarmStart
 from musicot_mlx.reference.trainer import Batch, Metrics, Trainer, TrainingConfig, load_weights
 from musicot_mlx.reference.vae import VAE
+from musicot_mlx.texts import read_text
 
 MINI = Path(__file__).parent.parent / "configs" / "mini.yaml"
 STAGE_OPTIONS = {
@@ -87,7 +88,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 def _read_yaml(file: Path) -> Any:
     try:
-        return yaml.safe_load(file.read_text())
+        return yaml.safe_load(read_text(file))
     except OSError as error:
         raise MusicotError(f"can't read {file}: {error.strerror}") from error
     except yaml.YAMLError as error:

@@ -1,0 +1,218 @@
+"""Audio files in: every kind that libsndfile reads, as much of each as there is.
+
+A header may promise what a file doesn't hold: a FLAC that was streamed tells no length, an MP3 that
+was cut off tells its old one, a recorder that crashed left a WAV of no length at all. So what is
+promised is tried first, and where it fails the samples are read in order, to where they end.
+"""
+
+import mmap
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from musicot_mlx.audio.waveforms import as_waveform
+from musicot_mlx.errors import MusicotError, MusicotWarning
+
+_BLOCK = 1 << 18  # frames read at a time where they are read in order
+_CUT = re.compile(r"(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)")  # in libsndfile's log
+_TO_THE_END = 0x7F000000  # bytes: a size from here on is a pipe's, ffmpeg's, sox's or arecord's
+_MOST = 1 << 28  # frames, 1.7 hours at 44.1 kHz: more are no promise to make room for at once
+
+
+def read_audio(
+    path: str | Path, *, start: float = 0.0, seconds: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Waveform float32 (frames, channels) and its sample rate in Hz, from any file soundfile reads:
+    all of it, or up to `seconds` from `start` on.
+
+    What a cut or damaged file still holds is read, with a MusicotWarning. Raises MusicotError for a
+    missing, broken or empty file, and for samples that are not finite.
+    """
+    with _opened(path) as file:
+        rate, promised = int(file.samplerate), _promised(file)
+        first = round(start * rate)
+        count = None if seconds is None else round(seconds * rate)
+        waveform = _as_promised(file, first, count)
+    found = promised if waveform is None or count is not None else first + len(waveform)
+    if waveform is None:
+        waveform, found = _in_order(path, first, count)
+    if count is None or found < first + count:
+        _tell(path, promised, found, rate)
+    if not len(waveform):
+        raise MusicotError(f"audio file {path} holds no samples")
+    return as_waveform(waveform, f"audio file {path}"), rate
+
+
+def audio_frames(path: str | Path) -> tuple[int, int]:
+    """How many frames can be read of an audio file, and its sample rate in Hz; the samples stay
+    unread where its header is right.
+
+    Raises MusicotError for a missing or broken file.
+    """
+    with _opened(path) as file:
+        rate, promised = int(file.samplerate), _promised(file)
+        found = file.frames if not file.frames or _ends_as_promised(file) else None
+    if found is None:
+        found = sum(map(len, _blocks(path)))
+    _tell(path, promised, found, rate)
+    return found, rate
+
+
+class _InOrder(soundfile.SoundFile):
+    """A file read from front to back: soundfile seeks after every read of what can be sought in,
+    which fails at an end that the header didn't tell.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _promised(file: soundfile.SoundFile) -> int:
+    """The frames that the header speaks of, which libsndfile cuts down to those that a WAV, AIFF or
+    AU has room for; where it says but "to the end", as programs write into a pipe, it is those.
+    """
+    cut = _CUT.search(file.extra_info)
+    if cut is None or int(cut[1]) >= _TO_THE_END:
+        return file.frames
+    return round(file.frames * int(cut[1]) / max(int(cut[2]), 1))
+
+
+def _as_promised(file: soundfile.SoundFile, first: int, count: int | None) -> np.ndarray | None:
+    """The frames from `first` on, `count` of them or all; None where they aren't what the header
+    promises.
+    """
+    first = min(first, file.frames)
+    wanted = file.frames - first if count is None else min(count, file.frames - first)
+    if wanted > _MOST:
+        return None
+    try:
+        if first:
+            file.seek(first)
+        waveform = file.read(wanted, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError:
+        return None
+    return waveform if len(waveform) == wanted else None
+
+
+def _ends_as_promised(file: soundfile.SoundFile) -> bool:
+    """Whether the last frame that the header promises is there."""
+    if not file.seekable() or file.frames > _MOST:
+        return False
+    try:
+        file.seek(file.frames - 1)
+        return len(file.read(1)) == 1
+    except soundfile.SoundFileError:
+        return False
+
+
+def _in_order(path: str | Path, first: int, count: int | None) -> tuple[np.ndarray, int]:
+    """The same by reading from the beginning, and where in the file that ended."""
+    last = None if count is None else first + count
+    kept, at = [], 0
+    for block in _blocks(path):
+        kept.append(block[max(0, first - at) : None if last is None else max(0, last - at)])
+        at += len(block)
+        if last is not None and at >= last:
+            break
+    return np.concatenate(kept) if kept else np.zeros((0, 1), np.float32), at
+
+
+def _blocks(path: str | Path) -> Iterator[np.ndarray]:
+    """float32 (frames, channels) from the beginning to where the samples end or can't be read."""
+    with _opened(path, _InOrder) as file:
+        came = False
+        while True:
+            block = np.full((_BLOCK, file.channels), np.nan, np.float32)
+            try:
+                found = file.read(out=block)
+            except soundfile.SoundFileError:
+                found = block[~np.isnan(block).all(axis=1)]  # what came before the damage
+                if not came and not len(found):
+                    raise
+                yield found
+                return
+            if not len(found):
+                return
+            came = True
+            yield found
+
+
+def _tell(path: str | Path, promised: int, found: int, rate: int) -> None:
+    """Say what is missing of a file; a file that promised nothing has all that it can have."""
+    if found < promised <= _MOST:
+        _warn(
+            f"{path} is cut off or damaged: of {promised / rate:.4g} s that its header promises "
+            f"{found / rate:.4g} s can be read"
+        )
+
+
+@contextmanager
+def _opened(
+    path: str | Path, kind: type[soundfile.SoundFile] = soundfile.SoundFile
+) -> Iterator[soundfile.SoundFile]:
+    path = Path(path)
+    if not path.is_file():
+        reason = "is a folder" if path.is_dir() else "doesn't exist"
+        raise MusicotError(f"audio file {path} {reason}")
+    try:
+        with _unfinished_wav(path) or nullcontext(file_name(path)) as source, kind(source) as file:
+            yield file
+    except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
+        why = getattr(error, "error_string", None) or str(error)
+        raise MusicotError(
+            f"can't read {path} as audio ({why.strip().rstrip('.')}); pass a WAV, FLAC or MP3 file"
+        ) from error
+
+
+def file_name(path: Path) -> str | bytes:
+    """A path as soundfile takes it: as its bytes, since a name of other letters than the locale's
+    has no str that soundfile can encode. Windows has no such names, and wants a str.
+    """
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
+def _unfinished_wav(path: Path) -> mmap.mmap | None:
+    """The bytes of a WAV whose recorder crashed, with a length put in; None for any other file.
+
+    Such a file says that its data has 0 bytes, and goes on behind them. If that is chunks to the
+    end, it is as empty as it says.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] + head[8:] != b"RIFFWAVE":
+            return None
+        empty = (at for name, at, size in _chunks(file, 12) if name == b"data" and not size)
+        place, end = next(empty, None), path.stat().st_size
+        if place is None or place + 8 >= end:
+            return None
+        last = [at + 8 + size for _, at, size in _chunks(file, place + 8)][-1:]
+        if last and last[0] in (end, end + 1):
+            return None
+        found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    _warn(f"{path} was not finished: its header says it is empty; what stands behind it is read")
+    found[place + 4 : place + 8] = min(end - place - 8, 2**32 - 1).to_bytes(4, "little")
+    return found
+
+
+def _chunks(file: BinaryIO, at: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place and size of the chunks of a RIFF file from `at` on, as long as they are any."""
+    while True:
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8 or not head[:4].isascii() or not head[:4].decode().isprintable():
+            return
+        size = int.from_bytes(head[4:], "little")
+        yield head[:4], at, size
+        at += 8 + size + size % 2
+
+
+def _warn(text: str) -> None:
+    # one place for all callers, so that Python tells of a file once
+    warnings.warn(text, MusicotWarning, stacklevel=1)
