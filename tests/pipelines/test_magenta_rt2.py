@@ -13,7 +13,7 @@ import musicot_mlx as mc
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.magenta_rt2.options import MagentaOptions
 from musicot_mlx.pipelines.magenta_rt2.pipeline import MagentaPipeline
-from musicot_mlx.tokens.magenta_rt2 import frame_ids
+from musicot_mlx.tokens.magenta_rt2 import DRUMS, frame_ids
 from tests.support import tiny_magenta_model
 
 SECOND = 48000
@@ -26,8 +26,8 @@ def model() -> MagentaPipeline:
 
 @pytest.fixture(scope="module")
 def song(model: MagentaPipeline) -> mc.Song:
-    """21 s: two whole thoughts and the beginning of a third."""
-    return model.generate("calm piano", duration=21, seed=3)
+    """Two whole thoughts of a second and the beginning of a third."""
+    return model.generate("calm piano", duration=2.1, seed=3)
 
 
 def wish(model: MagentaPipeline, **options: object) -> MagentaOptions:
@@ -35,9 +35,9 @@ def wish(model: MagentaPipeline, **options: object) -> MagentaOptions:
 
 
 def test_a_song(model: MagentaPipeline, song: mc.Song, tmp_path: Path) -> None:
-    assert song.waveform.shape == (21 * SECOND, 2) and song.sample_rate == SECOND
-    assert song.codes.shape == (12, 21 * 25 + 1) and song.plan.codes.shape == (4, 3)
-    stream = model.stream("calm piano", duration=21, seed=3)
+    assert song.waveform.shape == (round(2.1 * SECOND), 2) and song.sample_rate == SECOND
+    assert song.codes.shape == (12, 54) and song.plan.codes.shape == (4, 3)
+    stream = model.stream("calm piano", duration=2.1, seed=3)
     np.testing.assert_array_equal(np.concatenate(list(stream)), song.waveform)
     np.testing.assert_array_equal(stream.codes, song.codes)
     other = model.generate("calm piano", duration=2, seed=4)
@@ -50,18 +50,18 @@ def test_a_song(model: MagentaPipeline, song: mc.Song, tmp_path: Path) -> None:
 def test_a_shorter_song_begins_alike(model: MagentaPipeline, song: mc.Song) -> None:
     """A frame's draw depends on its number and the seed, not on how much is asked for."""
     short = model.generate(plan=song.plan[0], seed=3)
-    np.testing.assert_array_equal(short.codes, song.codes[:, : short.codes.shape[1]])
+    np.testing.assert_array_equal(short.codes[:, :25], song.codes[:, :25])
 
 
 def test_what_did_not_change_stays(model: MagentaPipeline, song: mc.Song, tmp_path: Path) -> None:
     plan = song.plan.replace(2, "drums")
     assert (plan.codes[:, :2] == song.plan.codes[:, :2]).all()
     edited = model.generate(plan=plan, keep=song, seed=3)
-    np.testing.assert_array_equal(edited.codes[:, :500], song.codes[:, :500])
-    assert (edited.codes[:, 501:] != song.codes[:, 501:]).any()
-    kept = 499 * 1920  # the codec hears one frame ahead
+    np.testing.assert_array_equal(edited.codes[:, :50], song.codes[:, :50])
+    assert (edited.codes[:, 50:] != song.codes[:, 50:]).any()
+    kept = 49 * 1920  # the codec hears one frame ahead
     np.testing.assert_array_equal(edited.waveform[:kept], song.waveform[:kept])
-    assert (edited.waveform[kept + 1920 :] != song.waveform[kept + 1920 :]).any()
+    assert (edited.waveform[kept:] != song.waveform[kept:]).any()
     # as if it had been made in one go, which only the draws of the new frames can tell
     whole = model.generate(plan=plan, seed=3)
     np.testing.assert_array_equal(whole.codes, edited.codes)
@@ -79,10 +79,10 @@ def test_edits_of_a_plan(model: MagentaPipeline, song: mc.Song, tmp_path: Path) 
     assert (redrawn.codes[:, 1] == plan.codes[:, 1]).all()
     assert (redrawn.codes[:, [0, 2]] != plan.codes[:, [0, 2]]).any()
     assert (plan.morph(redrawn, 1.0).codes == redrawn.codes).all()
-    assert plan.extend(9).segments == 3 and plan.extend(10).segments == 4
-    noise = np.random.default_rng(0).standard_normal(SECOND * 12).astype(np.float32) * 0.1
+    assert plan.extend(0.8).segments == 3 and plan.extend(1).segments == 4
+    noise = np.random.default_rng(0).standard_normal(SECOND * 2).astype(np.float32) * 0.1
     heard = model.plan_from_audio((noise, SECOND))
-    assert heard.segments == 2 and heard.origins[1].start == 10
+    assert heard.segments == 2 and heard.origins[1].start == 1
     assert (plan.replace(0, heard).codes[:, 0] == heard.codes[:, 0]).all()
     assert plan.activity(["piano", "drums"]).shape == (3, 2)
     plan.save(tmp_path / "p.json")
@@ -90,17 +90,17 @@ def test_edits_of_a_plan(model: MagentaPipeline, song: mc.Song, tmp_path: Path) 
 
 
 def test_one_seed_and_no_variation_is_upstreams_thought(model: MagentaPipeline) -> None:
-    plan = model.plan("calm piano", duration=30, seed=5, variation=0.0)
+    plan = model.plan("calm piano", duration=3, seed=5, variation=0.0)
     assert (plan.codes == plan.codes[:, :1]).all()
     vector = model.clap.map_text(["calm piano"], [5])
     np.testing.assert_allclose(model.rvq.encode(mx.array(vector)[None])[0][:, 0], plan.codes[:, 0])
-    varied = model.plan("calm piano", duration=30, seed=5, variation=1.0)
+    varied = model.plan("calm piano", duration=3, seed=5, variation=1.0)
     assert (varied.codes != varied.codes[:, :1]).any()
 
 
 def test_a_plan_of_another_space_is_refused(model: MagentaPipeline) -> None:
     plan = mc.load("musicot-mini").plan("solo piano", duration=10)
-    with pytest.raises(MusicotError, match="made in the space 'clap-musicot-mini-512'"):
+    with pytest.raises(MusicotError, match="made in the space 'clap-musicot-mini-256'"):
         model.generate(plan=plan)
 
 
@@ -108,15 +108,15 @@ def test_requests(model: MagentaPipeline, song: mc.Song) -> None:
     """Each frame asks for the thought of its segment; a glide goes to the next in steps."""
     plan = song.plan
     asked = wish(model, drums="none", style_strength=5.0, style_levels=2)
-    rows = model.requests(plan, 526, asked)
-    for frame, segment in ((0, 0), (249, 0), (250, 1), (525, 2)):
+    rows = model.requests(plan, 54, asked)
+    for frame, segment in ((0, 0), (24, 0), (25, 1), (53, 2)):
         expected = frame_ids(plan.codes[:2, segment], drums="none", strengths=(5.0, 1.0, 1.0))
         np.testing.assert_array_equal(rows[frame], expected)
-    gliding = model.requests(plan, 526, wish(model, glide=2.0))
-    plain = model.requests(plan, 526, wish(model))
+    gliding = model.requests(plan, 54, wish(model, glide=0.2))
+    plain = model.requests(plan, 54, wish(model))
     changed = np.flatnonzero((gliding != plain).any(axis=1))
-    assert changed.min() >= 200 and not set(changed) & set(range(250, 450))
-    assert len(np.unique(gliding[200:250], axis=0)) <= 8
+    assert changed.min() >= 20 and not set(changed) & set(range(25, 45))
+    assert len(np.unique(gliding[20:25], axis=0)) <= 5
 
 
 def test_follow_goes_on_from_the_nearest(
@@ -133,46 +133,60 @@ def test_follow_goes_on_from_the_nearest(
     monkeypatch.setattr(model.clap, "embed_audio", embed)
     followed = model.generate(plan=song.plan, follow=2, seed=3)
     found = followed.settings["followed"]
-    assert [row["kept"] for row in found] == [1, 1, 1]
+    assert [row["kept"] for row in found] == [1, 1]
     assert found[0]["cosines"] == pytest.approx([-1, 1], abs=1e-5)
-    assert [len(sound) for sound in heard[2:4]] == [10 * SECOND] * 2
+    assert [len(sound) for sound in heard[2:4]] == [SECOND] * 2
     plain = model.generate(plan=song.plan, follow=1, seed=3)
     np.testing.assert_array_equal(plain.codes, song.codes)
-    assert (followed.codes[:, :250] != plain.codes[:, :250]).any()
+    assert (followed.codes[:, :25] != plain.codes[:, :25]).any()
 
 
 def test_candidates(model: MagentaPipeline) -> None:
-    best = model.generate("calm piano", duration=2, seed=1, candidates=3)
+    best = model.generate("calm piano", duration=1, seed=1, candidates=3)
     chosen = best.settings["chosen"]
     assert len(chosen["scores"]) == 3
-    alone = model.generate("calm piano", duration=2, seed=best.settings["seed"])
+    alone = model.generate("calm piano", duration=1, seed=best.settings["seed"])
     np.testing.assert_array_equal(alone.codes, best.codes)
 
 
 def test_a_recording_goes_on(model: MagentaPipeline, tmp_path: Path) -> None:
-    noise = np.random.default_rng(1).standard_normal((SECOND * 3, 1)) * 0.1
+    noise = np.random.default_rng(1).standard_normal((SECOND, 1)) * 0.1
     soundfile.write(tmp_path / "a.wav", noise, SECOND)
-    longer = model.generate("calm piano", duration=12, continuation=tmp_path / "a.wav", seed=2)
+    longer = model.generate("calm piano", duration=2, continuation=tmp_path / "a.wav", seed=2)
     codes = model.encode(np.repeat(soundfile.read(tmp_path / "a.wav")[0][:, None], 2, 1), SECOND)
-    np.testing.assert_array_equal(longer.codes[:, :75], codes)
+    np.testing.assert_array_equal(longer.codes[:, :25], codes)
     assert longer.plan.origins[0].kind == "audio" and longer.plan.origins[1].kind == "drawn"
     with pytest.raises(MusicotError, match="ask for a longer duration"):
-        model.generate("calm piano", duration=3, continuation=tmp_path / "a.wav")
+        model.generate("calm piano", duration=1, continuation=tmp_path / "a.wav")
 
 
-def test_refresh_forgets(model: MagentaPipeline, song: mc.Song) -> None:
+def test_refresh_forgets(
+    model: MagentaPipeline, song: mc.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is the same wherever a run begins, and another song from the refresh on."""
-    fresh = model.generate(plan=song.plan, refresh=8, seed=3)
-    np.testing.assert_array_equal(fresh.codes[:, :200], song.codes[:, :200])
-    kept = model.generate(plan=song.plan.replace(2, "drums"), keep=fresh, refresh=8, seed=3)
-    whole = model.generate(plan=song.plan.replace(2, "drums"), refresh=8, seed=3)
+    monkeypatch.setattr("musicot_mlx.generation.magenta_rt2.LEFT", 2)
+    fresh = model.generate(plan=song.plan, refresh=0.8, seed=3)
+    np.testing.assert_array_equal(fresh.codes[:, :20], song.codes[:, :20])
+    assert (fresh.codes[:, 20:] != song.codes[:, 20:]).any()
+    kept = model.generate(plan=song.plan.replace(2, "drums"), keep=fresh, refresh=0.8, seed=3)
+    whole = model.generate(plan=song.plan.replace(2, "drums"), refresh=0.8, seed=3)
     np.testing.assert_array_equal(kept.codes, whole.codes)
+
+
+@pytest.fixture(autouse=True)
+def any_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights make noise, which no song may be saved as."""
+    monkeypatch.setattr("musicot_mlx.pipelines.song.check_render", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
 def quiet(recwarn: pytest.WarningsRecorder) -> Iterator[None]:
     yield
     assert not [w for w in recwarn if w.category is mc.errors.MusicotWarning]
+
+
+def test_drums_are_the_ones_that_frames_know() -> None:
+    assert MagentaOptions.about()["drums"].metadata["choices"] == tuple(DRUMS)
 
 
 def test_bad_wishes(model: MagentaPipeline) -> None:

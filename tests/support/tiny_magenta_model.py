@@ -40,12 +40,14 @@ def pipeline(seed: int = 0) -> MagentaPipeline:
         }
         network.load_weights(list(noise.items()))
         network.eval()
-    last = codec.decoder.last
-    last.weight = last.weight * 20  # so that it is heard
+    coca.mel.filters, coca.mel.window = abs(coca.mel.filters), abs(coca.mel.window)
+    last, codes = codec.decoder.last, mx.random.randint(0, 32, (1, 12, 26))
+    louder = 0.1 / mx.sqrt(codec.decode(codes).square().mean())  # neither silent nor clipped
+    last.weight, last.bias = last.weight * louder, last.bias * louder
     words = {word: i for i, word in enumerate(["[unk]", "[start]", "piano", "drums", "calm"])}
     tokenizer = Tokenizer(WordLevel(words, unk_token="[unk]"))
     tokenizer.pre_tokenizer = Whitespace()
     return MagentaPipeline(
         embedder=MusicCoCaEmbedder(coca, tokenizer), rvq=rvq, lm=lm, codec=codec,
-        sampling=MagentaSampling(), name="tiny",
+        sampling=MagentaSampling(), name="tiny", thought_seconds=1.0,
     )  # fmt: skip

@@ -61,22 +61,20 @@ class MusicCoCaEmbedder:
         return self._mapped(self.raw_text(texts), noise)
 
     def map_vectors(self, vectors: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Unit vectors (rows, dim) such as music has, of unit vectors and noise of the same shape.
-
-        Without a mapper the vectors themselves.
+        """Unit vectors float32 (rows, dim) such as music has, of the text tower's vectors (rows,
+        dim) and noise of the same shape. Without a mapper these vectors, at unit length.
         """
         if self.config.mapper is None:
-            return np.asarray(vectors, dtype=np.float32)
-        return self._mapped(np.asarray(vectors) * self.config.tower_norm, noise)
+            return _unit(np.asarray(vectors, dtype=np.float32))
+        return self._mapped(vectors, noise)
 
     def _mapped(self, vectors: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        vectors, noise = (
-            np.asarray(x, np.float32).reshape(-1, self.config.dim) for x in (vectors, noise)
-        )
+        dim = self.config.dim
+        vectors, noise = (np.asarray(x, np.float32).reshape(-1, dim) for x in (vectors, noise))
         return batched(
             lambda rows: self.coca.map_text(mx.array(vectors[rows]), mx.array(noise[rows])),
             len(vectors),
-            self.config.dim,
+            dim,
             batch_size=_TEXTS,
         )
 

@@ -15,7 +15,6 @@ from musicot_mlx.pipelines.options import (
     progress_option,
     seed_option,
 )
-from musicot_mlx.tokens.magenta_rt2 import DRUMS
 
 if TYPE_CHECKING:
     from musicot_mlx.pipelines.musicot.plan import Plan
@@ -118,7 +117,7 @@ class MagentaOptions(Options):
     drums: str | None = option(
         None,
         "free, none or play, in the whole song (default: free)",
-        choices=tuple(DRUMS),
+        choices=("free", "none", "play"),
         flags=("--drums",),
         metavar="HOW",
     )

@@ -62,6 +62,7 @@ def load(folder: Path, *, name: str, adapter_path: AdapterPath = None) -> "Magen
         embedder=MusicCoCaEmbedder(networks.pop("musiccoca"), loaded.file("tokenizer.json")),
         sampling=loaded.section("sampling", MagentaSampling),
         name=name,
+        thought_seconds=float(loaded.config.get("thought_seconds", THOUGHT_SECONDS)),
         adapters=loaded.adapters,
         adapter_keys=loaded.adapter_keys,
         **networks,
@@ -83,10 +84,18 @@ class MagentaPipeline(MagentaPlanner):
         codec: SpectroStream,
         sampling: MagentaSampling,
         name: str,
+        thought_seconds: float = THOUGHT_SECONDS,
         adapters: Sequence[str] = (),
         adapter_keys: int = 0,
     ) -> None:
-        super().__init__(embedder=embedder, rvq=rvq, config=lm.config, sampling=sampling, name=name)
+        super().__init__(
+            embedder=embedder,
+            rvq=rvq,
+            config=lm.config,
+            sampling=sampling,
+            name=name,
+            thought_seconds=thought_seconds,
+        )
         self.lm, self.codec = lm, codec
         self.adapters, self.adapter_keys = tuple(adapters), adapter_keys  # keys applied
         self.prefill_frames = lm.config.reach
@@ -178,7 +187,7 @@ class MagentaPipeline(MagentaPlanner):
             raise MusicotError("an earlier song is kept where an edited plan says; pass the plan")
         where, old, codes = earlier_song(wish.keep, self, codebooks=self.lm.config.codebooks)
         kept = min(
-            round(old.changed(wish.plan) * THOUGHT_SECONDS * self.frame_rate),
+            round(old.changed(wish.plan) * self.space.seconds * self.frame_rate),
             codes.shape[1],
             self.frames(wish.plan.duration),
         )
@@ -202,14 +211,14 @@ class MagentaPipeline(MagentaPlanner):
                 "ask for a longer duration"
             )
         with clock("plan"):
-            heard = quantised(self, hear(self, (waveform, rate), THOUGHT_SECONDS))
+            heard = quantised(self, hear(self, (waveform, rate), self.space.seconds))
         plan = self._plan(wish, clock)
-        count = min(heard.shape[1], max(1, round(lasts / THOUGHT_SECONDS)), plan.segments)
+        count = min(heard.shape[1], max(1, round(lasts / self.space.seconds)), plan.segments)
         if wish.plan is None:
             own, origins = plan.codes.copy(), list(plan.origins)
             own[:, :count] = heard[:, :count]
             for segment in range(count):
-                start = segment * THOUGHT_SECONDS
+                start = segment * self.space.seconds
                 origins[segment] = Origin("audio", file=str(path), start=start)
             plan = replace(plan, codes=own, origins=tuple(origins))
             plan = self.check_plan(plan, "the plan")
@@ -267,8 +276,8 @@ class MagentaPipeline(MagentaPlanner):
         rows = []
         for frame in range(frames):
             seconds = frame / self.frame_rate
-            segment = min(int(seconds // THOUGHT_SECONDS), plan.segments - 1)
-            left = (segment + 1) * THOUGHT_SECONDS - seconds  # until the next thought
+            segment = min(int(seconds // self.space.seconds), plan.segments - 1)
+            left = (segment + 1) * self.space.seconds - seconds  # until the next thought
             step = 0
             if wish.glide and segment + 1 < plan.segments and left <= wish.glide:
                 step = min(GLIDE_STEPS, 1 + int((1 - left / wish.glide) * GLIDE_STEPS))
@@ -304,7 +313,7 @@ class MagentaPipeline(MagentaPlanner):
         else:
             seeds = candidate_seeds(wish.seed, wish.follow)
             choose = self._nearest(plan, start, followed)
-            thought = round(THOUGHT_SECONDS * self.frame_rate)
+            thought = round(self.space.seconds * self.frame_rate)
             blocks = self.render([plan] * len(seeds), seeds, wish, start, choose, thought)
         for block in blocks:
             done += block.shape[-1]
@@ -324,7 +333,7 @@ class MagentaPipeline(MagentaPlanner):
             if new < self.frame_rate * SHORTEST_WINDOW:  # too short to be heard
                 known.append(codes[0])
                 return 0
-            segment = min(int((first + new / 2) / self.frame_rate // THOUGHT_SECONDS), last)
+            segment = min(int((first + new / 2) / self.frame_rate // self.space.seconds), last)
             cosines = []
             for row in codes:
                 heard = np.concatenate([*known, row], axis=-1)[None, :, -new - REACH - 1 :]

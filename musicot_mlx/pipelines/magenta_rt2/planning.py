@@ -64,10 +64,11 @@ class MagentaPlanner:
         config: DepthformerConfig,
         sampling: MagentaSampling,
         name: str,
+        thought_seconds: float = THOUGHT_SECONDS,
     ) -> None:
         self.clap, self.rvq, self.sampling, self.name = embedder, rvq, sampling, name
         self.frame_rate = config.frame_rate
-        self.space = Space("musiccoca", rvq.config.dim, rvq.config.codebooks, THOUGHT_SECONDS)
+        self.space = Space("musiccoca", rvq.config.dim, rvq.config.codebooks, thought_seconds)
 
     def plan(self, prompt: str | None = None, **options: Any) -> Plan:
         """The thoughts of a song of `duration` seconds, of a prompt or of references.
@@ -97,14 +98,18 @@ class MagentaPlanner:
         with clock("plan"):
             if files:
                 weights = wish.reference_weights or [1.0] * len(files)
-                borrowed = blended(self, files, weights, THOUGHT_SECONDS, segments)
+                borrowed = blended(self, files, weights, self.space.seconds, segments)
                 vector = unit(borrowed.mean(axis=0)) if vector is None else vector
                 codes = quantised(self, borrowed)
                 names = " + ".join(Path(file).name for file in files)
                 origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
             else:
                 codes = self.draw_thoughts(
-                    vector, segments=segments, seed=wish.seed, variation=wish.variation
+                    vector,
+                    words=prompt,
+                    segments=segments,
+                    seed=wish.seed,
+                    variation=wish.variation,
                 )[0]
                 origin = Origin("drawn", prompt, seed=wish.seed)
             return self._made(codes, vector, [origin] * segments, wish)
@@ -136,12 +141,14 @@ class MagentaPlanner:
                 f"{name} lasts {frames / rate:.4g} s, less than the {duration:g} s asked for"
             )
         segments = self.segments(duration)
-        last = window_count(audio, THOUGHT_SECONDS) - 1
+        last = window_count(audio, self.space.seconds) - 1
         windows = np.minimum(np.arange(segments), last).tolist()
-        vectors = hear(self, audio, THOUGHT_SECONDS, windows)
+        vectors = hear(self, audio, self.space.seconds, windows)
         vector = unit(vectors.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
         file = None if isinstance(audio, tuple) else str(audio)
-        origins = [Origin("audio", file=file, start=window * THOUGHT_SECONDS) for window in windows]
+        origins = [
+            Origin("audio", file=file, start=window * self.space.seconds) for window in windows
+        ]
         wish = MagentaOptions(prompt=prompt, duration=duration, seed=seed)
         return self._made(quantised(self, vectors), vector, origins, wish)
 
@@ -157,7 +164,7 @@ class MagentaPlanner:
             embeddings=np.zeros((0, 0), dtype=np.float32),
             vector=vector,
             duration=float(wish.duration),
-            thought_seconds=THOUGHT_SECONDS,
+            thought_seconds=self.space.seconds,
             seed=wish.seed,
             prompt=wish.prompt,
             origins=tuple(origins),
@@ -171,7 +178,7 @@ class MagentaPlanner:
 
     def segments(self, duration: float) -> int:
         """Thoughts of a song of `duration` seconds."""
-        return max(1, math.ceil(duration / THOUGHT_SECONDS - 1e-6))
+        return max(1, math.ceil(duration / self.space.seconds - 1e-6))
 
     def draw_thoughts(
         self,
@@ -189,8 +196,8 @@ class MagentaPlanner:
 
         The noise of a segment is the song's, mixed with some of its own by `variation`; without
         any, the first song's thought is that of upstream's mapper for the same seed. given: codes
-        (levels, segments) that stay, -1 where free. What else a language model would be asked by is
-        of no account; `words` are in the vector.
+        (levels, segments) that stay, -1 where free. words: the text that the vector is of, if any.
+        What else a language model would be asked by is of no account.
         """
         own = self.sampling.variation if variation is None else variation
         dim = self.rvq.config.dim
@@ -202,7 +209,10 @@ class MagentaPlanner:
                 for segment in range(segments)
             ]
         )
-        vectors = self.clap.map_vectors(np.repeat(vector[None], len(noise), axis=0), noise)
+        exact = None if words is None else self.clap.raw_text([words])[0]
+        if exact is None or not np.allclose(unit(exact), vector, atol=1e-3):
+            exact = vector * self.clap.config.tower_norm
+        vectors = self.clap.map_vectors(np.repeat(exact[None], len(noise), axis=0), noise)
         drawn = quantised(self, vectors)  # (levels, songs * segments)
         codes = drawn.reshape(len(drawn), songs, segments).swapaxes(0, 1)
         return codes.copy() if given is None else np.where(given >= 0, given, codes)
@@ -226,10 +236,10 @@ class MagentaPlanner:
             raise MusicotError(
                 f"{where}: codes have shape {codes.shape}, expected ({rvq.codebooks}, segments)"
             )
-        if plan.thought_seconds != THOUGHT_SECONDS:
+        if plan.thought_seconds != self.space.seconds:
             raise MusicotError(
                 f"{where}: a thought covers {plan.thought_seconds:g} s, of this model "
-                f"{THOUGHT_SECONDS:g} s"
+                f"{self.space.seconds:g} s"
             )
         if codes.min() < 0 or codes.max() >= rvq.codebook_size:
             raise MusicotError(f"{where}: codes must lie in 0..{rvq.codebook_size - 1}")
@@ -240,7 +250,7 @@ class MagentaPlanner:
         if self.segments(plan.duration) != codes.shape[1]:
             raise MusicotError(
                 f"{where}: {codes.shape[1]} thoughts do not cover {plan.duration:g} s; one covers "
-                f"{THOUGHT_SECONDS:g} s"
+                f"{self.space.seconds:g} s"
             )
         if plan.chords or plan.key:
             raise MusicotError(f"{where} names chords, which {self.name} does not know")
