@@ -1,5 +1,8 @@
 """What goes wrong, in words a user can act on."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class MusicotError(ValueError):
     """Bad input: says what was wrong, what was expected and how to fix it. The CLI exits with 2."""
@@ -11,6 +14,13 @@ class RunError(MusicotError):
     """The input was fine, the run failed (full disk, silent render, no network). Exits with 1."""
 
     exit_code = 1
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a mistyped one must have meant; None where none is near."""
+    small = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(word.lower(), small, n=1, cutoff=0.75)
+    return small[near[0]] if near else None
 
 
 class MusicotWarning(UserWarning):

@@ -68,12 +68,13 @@ def flag(
     required: bool = False,
     positional: bool = False,
 ) -> Any:
-    """A field that is an option: named --like-the-field, or as `names` say.
+    """A field that is an option: named --like-the-field, or as `names` say; positional: a word of
+    its own, which must be there unless it may be several.
 
     check makes a value of the text; it raises ValueError with what was expected.
     """
     said = {"flag": Flag(metavar, help, names, panel, check, positional)}
-    if required or positional:
+    if required or (positional and not metavar.endswith("...")):
         return field(metadata=said)
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=said)
@@ -116,7 +117,8 @@ def require(arguments: type, name: str, value: Any, label: str) -> None:
 
 def spelled(arguments: type, name: str) -> str:
     """How the option of a field is written: --lyrics-file."""
-    return dict(listed(arguments))[name].names[0]
+    said = dict(listed(arguments))[name]
+    return "the prompt" if said.positional else said.names[0]
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
@@ -148,6 +150,7 @@ class Command(BareFlags, TyperCommand):
     def _one_by_one(self, ctx: typer.Context, args: Sequence[str]) -> list[str]:
         """The words with the name before each value: --seed 1 --seed 2 --seed 3."""
         options = {name: option for option in self.params for name in option.opts}
+        positional = any(param.param_type_name == "argument" for param in self.params)
         words, at = [], 0
         while at < len(args):
             word, option = args[at], options.get(args[at])
@@ -167,8 +170,11 @@ class Command(BareFlags, TyperCommand):
                 at += option.nargs
                 continue
             words.append(args[at])
+            numbers = _is_number(args[at])
             at += 1
             while at < len(args) and not _is_option(args[at]):
+                if numbers and positional and not _is_number(args[at]):
+                    break  # --seed 1 2 "a calm piano"
                 words += [word, args[at]]
                 at += 1
         return words
@@ -176,11 +182,15 @@ class Command(BareFlags, TyperCommand):
 
 def _is_option(word: str) -> bool:
     """Whether a word begins another option; a negative number does not."""
+    return not _is_number(word) and word.startswith("-") and word != "-"
+
+
+def _is_number(word: str) -> bool:
     try:
         float(word)
     except ValueError:
-        return word.startswith("-") and word != "-"
-    return False
+        return False
+    return True
 
 
 def command(
@@ -328,9 +338,10 @@ class Asked:
     """What generate and plan ask for that is no option of a family."""
 
     planning: ClassVar[bool] = False  # whether options of plans are all that it takes of families
-    prompt: str | None = song(
-        "TEXT", "what the music should be; - reads standard input", "--prompt", "-p"
+    words: list[str] | None = song(
+        "PROMPT...", "what the music should be, in quotes", positional=True
     )
+    prompt: str | None = song("TEXT", "the same; - reads standard input", "--prompt", "-p")
     model: str | None = song("NAME", "embedded name, folder or Hub id (default: musicot-mini)")
     adapter_path: list[str] | None = song(
         "FOLDER...", "adapters from musicot lora; FOLDER:0.5 counts half (default: none)"
@@ -403,6 +414,20 @@ def check_references(args: Any) -> None:
         raise MusicotError(
             f"--reference-weights has {len(weights)} numbers for {count} references; give one each"
         )
+
+
+def prompt_of(args: Asked) -> str | None:
+    """The prompt, written by itself, with -p, or on standard input; None where there is none.
+
+    Raises MusicotError for an empty one, for two, and for one without its quotes.
+    """
+    words, text = args.words or [], args.prompt
+    if len(words) > 1 and text is None:
+        raise MusicotError(f'a prompt of several words stands in quotes: "{" ".join(words)}"')
+    if words and text is not None:
+        raise MusicotError(f"there are two prompts, {text!r} and {words[0]!r}; pass one")
+    text = words[0] if words else text
+    return None if text is None else read_prompt(text)
 
 
 def load_clap(name: str) -> "ClapEmbedder":

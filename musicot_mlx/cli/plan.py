@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 ANCHORS = ["drums", "bass", "guitar", "piano", "strings", "synth"]
 CHORDS = "chords:"  # what --set begins with where it is chords that change
-MADE_BY = ("prompt", "duration", "reference", "reference_weights", "lyrics_file", "tags")
+MADE_BY = (
+    "words",
+    "prompt",
+    "bpm",
+    "duration",
+    "reference",
+    "reference_weights",
+    "lyrics_file",
+    "tags",
+)
 
 
 def segments(text: str) -> list[int]:
@@ -162,8 +171,6 @@ def run(args: Arguments) -> int:
 
 def _check(args: Arguments) -> None:
     """What can be told before the model is loaded."""
-    if args.prompt is not None:
-        args.prompt = flags.read_prompt(args.prompt)
     if args.plan is not None:
         for name in (*MADE_BY, "from_audio"):
             if getattr(args, name) is not None:
@@ -171,10 +178,16 @@ def _check(args: Arguments) -> None:
                 raise MusicotError(
                     f"{flag} belongs to planning, and the plan is made; leave out {flag}"
                 )
-    elif args.from_audio is not None and args.reference is not None:
+    args.prompt, args.words = flags.prompt_of(args), None
+    if args.from_audio is not None and args.bpm is not None:
+        raise MusicotError("the tempo of --from-audio is heard in it; leave out --bpm")
+    if args.from_audio is not None and args.reference is not None:
         raise MusicotError("pass --from-audio or --reference, not both")
-    elif args.prompt is None and args.reference is None and args.from_audio is None:
-        raise MusicotError("nothing to plan; pass --prompt, --reference, --from-audio or --plan")
+    if not any((args.prompt, args.reference, args.from_audio, args.plan)):
+        raise MusicotError(
+            'nothing to plan; write what the music should be, as in musicot plan "slow jazz", or '
+            "pass --reference, --from-audio or --plan"
+        )
     flags.check_references(args)
     sources = [("plan", args.plan), ("audio", args.from_audio)]
     if args.morph is not None:

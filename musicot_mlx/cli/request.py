@@ -14,7 +14,7 @@ from musicot_mlx.texts import lines_of, one_line, read_json
 # Options of families that are files, and flags of files that a song could be written over.
 _FILES = ("plan", "keep", "melody", "continuation")
 _FIXED = (
-    "prompt prompt_file duration reference reference_weights lyrics_file tags key chords "
+    "words prompt prompt_file duration reference reference_weights lyrics_file tags key chords bpm "
     "thought_temperature thought_guidance"
 )
 
@@ -126,21 +126,25 @@ def _field(name: str) -> str:
 
 
 def _prompts(args: Any, settings: dict[str, Any]) -> list[str | None]:
-    if args.prompt is not None and args.prompt_file is not None:
-        raise MusicotError("pass --prompt or --prompt-file, not both")
+    prompt = flags.prompt_of(args)
+    if prompt is not None and args.prompt_file is not None:
+        raise MusicotError("pass a prompt or --prompt-file, not both")
     if args.prompt_file is not None:
         text = flags.read_text(args.prompt_file, "prompt file")
         prompts = [found for line in lines_of(text) if (found := one_line(line))]
         if not prompts:
             raise MusicotError(f"the prompt file {args.prompt_file} holds no prompt")
         return prompts
-    if args.prompt is not None:
-        return [flags.read_prompt(args.prompt)]
+    if prompt is not None:
+        return [prompt]
     if settings:
         return [settings.get("prompt")]
     if any((args.plan, args.reference, args.melody, args.continuation)):
         return [None]  # each carries what the song is conditioned on
-    raise MusicotError("nothing to make; pass --prompt, --prompt-file, --plan or --config-from")
+    raise MusicotError(
+        'nothing to make; write what the music should be, as in musicot generate "relaxing piano", '
+        "or pass --prompt-file, --plan or --config-from"
+    )
 
 
 def _options(args: Any, settings: dict[str, Any]) -> dict[str, Any]:

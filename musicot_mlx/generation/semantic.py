@@ -43,13 +43,14 @@ PREFILL = 512  # positions a forward pass; bounds the attention scores of a long
 
 @dataclass(frozen=True)
 class Condition:
-    """What a song is asked to be: a CLAP vector (clap_dim,), tag ids, lyrics ids, beats a minute
-    and chords, all optional.
+    """What a song is asked to be: a CLAP vector (clap_dim,), tag ids, lyrics ids, beats a minute,
+    chords and what audio codes lean to, all optional.
 
     Ids are vocabulary ids: Vocabulary.tag_id and Vocabulary.lyrics_ids make them. bpm goes to the
     audio tokens of a model that knows beats (`beat_harmonics`), from the song's start on; chords,
     (second, chord) at every change of the whole song, to one that knows `harmony`. part: what a
     segment belongs to, "" for the song itself: it is written as if only its part were there.
+    lean (codes,) is added to the log-probabilities of the audio codes.
     """
 
     clap: np.ndarray | None = None
@@ -58,6 +59,7 @@ class Condition:
     bpm: float = 0.0
     chords: Sequence[tuple[float, str]] = ()
     part: str = ""
+    lean: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -260,14 +262,12 @@ def audio_many(
             f"for {songs}"
         )
     vocabulary.audio_ids(kept)  # checks the range
-    bias = None
-    if thought_bias and config.thought_bias_rank and thoughts.size:
-        bias = thought_bias * lm.thought_bias(thoughts)  # (songs, segments, audio codes)
     asked = {0: conditions, **(changes or {})}
     for changed in asked.values():
         _check_conditions(vocabulary, changed, keys)
     told = _told(lm, asked, frames, guidance_scale)
     parts = _parts(asked, segments)
+    bias = _bias(lm, asked, thoughts, segments, thought_bias)
 
     def blocks() -> Iterator[np.ndarray]:
         codes = kept.astype(np.int32)  # (songs, frames so far)
@@ -459,6 +459,31 @@ def _told(
         chords = mx.concatenate([chords, chords]) if guided else chords
         told = chords if told is None else told + chords
     return told
+
+
+def _bias(
+    lm: SemanticLM,
+    asked: Mapping[int, Sequence[Condition]],
+    thoughts: np.ndarray,
+    segments: int,
+    thought_bias: float,
+) -> mx.array | None:
+    """What is added to the log-probabilities of audio codes, (songs, segments, codes): their
+    thought's bias, and what the conditions lean to; None where there is neither.
+    """
+    bias = None
+    if thought_bias and lm.config.thought_bias_rank and thoughts.size:
+        bias = thought_bias * lm.thought_bias(thoughts)
+    if not any(each.lean is not None for conditions in asked.values() for each in conditions):
+        return bias
+    lean = np.zeros((len(thoughts), segments, lm.config.audio_codebook_size), np.float32)
+    for segment, conditions in sorted(asked.items()):
+        for song, condition in enumerate(conditions):
+            lean[song, segment:] = 0 if condition.lean is None else condition.lean
+    if bias is None:
+        return mx.array(lean)
+    held = np.minimum(np.arange(segments), bias.shape[1] - 1)  # a reference may be shorter
+    return bias[:, mx.array(held)] + mx.array(lean)
 
 
 def _add_last(embeddings: mx.array, told: mx.array) -> mx.array:

@@ -5,14 +5,14 @@ pass, what a flag takes, what a sidecar holds and what the error says all come f
 module loads nothing heavy, so that `--help` can read it.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, nearest
+from musicot_mlx.tokens.tempo import named_tempo
 
 Progress = Callable[[str, int, int], None]  # called as progress(stage, done, total)
 Reference = str | Path | Sequence[str | Path]  # one file or several
@@ -112,9 +112,22 @@ class Options:
         """Raise TypeError for a name that is no option."""
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(name, list(known), n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                near = nearest(name, known)
+                hint = f"; did you mean {near}?" if near else ""
                 raise TypeError(f"unknown option {name!r}{hint}")
+
+    @property
+    def words(self) -> str | None:
+        """The prompt with the `bpm` asked for beside it, as captions write it; None without a
+        prompt. Raises MusicotError for a prompt that names another tempo.
+        """
+        bpm = getattr(self, "bpm", None)
+        if bpm is None or not (self.prompt or "").strip():
+            return self.prompt
+        named = named_tempo(self.prompt)
+        if named is not None and named != bpm:
+            raise MusicotError(f"the prompt names {named:g} BPM and bpm is {bpm:g}; leave one out")
+        return self.prompt if named else f"{self.prompt}, {bpm:g} BPM"
 
     def require_one_candidate(self) -> None:
         """Raise MusicotError where candidates are asked of a stream."""
@@ -197,6 +210,22 @@ def duration_option() -> Any:
         unit="s",
         flags=("--duration", "--seconds"),
         metavar="S",
+        planning=True,
+    )
+
+
+def bpm_option() -> Any:
+    """Beats a minute, where the prompt does not name them."""
+    return option(
+        None,
+        "beats a minute, as a prompt that ends in '120 BPM' asks for them (default: what the "
+        "prompt names, or that of songs like it)",
+        kind=float,
+        low=20,
+        high=400,
+        unit="BPM",
+        flags=("--bpm", "--tempo"),
+        metavar="BPM",
         planning=True,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 SLOWEST, STEP, STEPS = 60.0, 1.04, 29  # BPM of the first tempo tag, ratio and number of steps
 TEMPO_TAGS = tuple(f"{SLOWEST * STEP**step:.0f} bpm" for step in range(STEPS))
 _TAG = re.compile(r"(\d+) bpm")
-_NAMED = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a) minute)", re.I)
+_NAMED = re.compile(r"(?<![\d.])(\d{1,4}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a) minute)", re.I)
 
 _SLOW = re.compile(r"\b(?:slow(?:ly|er)?|unhurried|down-?tempo|adagio|largo)\b", re.I)
 _FAST = re.compile(r"\b(?:fast(?:er)?|quick(?:ly)?|up-?tempo|rapid|allegro|presto)\b", re.I)
@@ -73,6 +73,13 @@ def nearest_tempo(names: Iterable[str], bpm: float) -> str | None:
     tempi = [name for name in names if is_tempo(name)]
     away = {name: abs(math.log(float(name.split()[0]) / fold(bpm))) for name in tempi}
     return min(tempi, key=away.__getitem__, default=None)
+
+
+def close_tempo(names: Iterable[str], bpm: float) -> str | None:
+    """The nearest tempo tag if it is at most a step and a half of the grid away, None else."""
+    tag = nearest_tempo(names, bpm)
+    near = tag and abs(math.log(float(tag.split()[0]) / fold(bpm))) < 1.6 * math.log(STEP)
+    return tag if near else None
 
 
 def paced_tempi(names: Iterable[str], words: str | None) -> list[str]:

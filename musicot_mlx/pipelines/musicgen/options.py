@@ -8,6 +8,7 @@ from musicot_mlx.pipelines.options import (
     Options,
     Progress,
     Reference,
+    bpm_option,
     candidates_option,
     duration_option,
     option,
@@ -25,6 +26,7 @@ class MusicgenOptions(Options):
 
     duration: float = duration_option()
     seed: int = seed_option()
+    bpm: float | None = bpm_option()
     audio_temperature: float | None = option(
         None,
         "temperature of the audio tokens, 0 is greedy (default: the model's)",

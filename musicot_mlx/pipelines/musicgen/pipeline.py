@@ -162,7 +162,7 @@ class MusicgenPipeline:
         wish, codes = replace(self._wish(options), prompt=prompt), []
         wish.require_one_candidate()
         given = self._given(wish)
-        blocks = self.codes([wish], [self._condition(prompt, given)], [wish.seed], given)
+        blocks = self.codes([wish], [self._condition(wish.words, given)], [wish.seed], given)
         kept = passed((block[0] for block in blocks), codes)
         return Stream(None, codes, self.decode(kept, wish))
 
@@ -204,7 +204,7 @@ class MusicgenPipeline:
         """Songs of wishes, drawn in one batch."""
         count, clock = wishes[0].candidates, Clock()
         with clock("text"):  # 2. text states
-            conditions = [self._condition(wish.prompt, given) for wish in wishes]
+            conditions = [self._condition(wish.words, given) for wish in wishes]
             rows = [condition for condition in conditions for _ in range(count)]
         seeds = [candidate_seeds(wish.seed, count) for wish in wishes]
         with clock("tokens"):  # 3. codes (rows, codebooks, frames)
@@ -311,7 +311,7 @@ class MusicgenPipeline:
         clap = wish.clap or self.listener
         towards = {}
         if wish.prompt is not None:
-            towards["prompt"] = clap.embed_text([wish.prompt])[0]
+            towards["prompt"] = clap.embed_text([wish.words])[0]
         if wish.reference is not None:
             files = [clap.embed_audio(*read_audio(file)) for file in files_of(wish.reference)]
             heard = np.mean([windows.mean(axis=0) for windows in files], axis=0)

@@ -9,6 +9,7 @@ from musicot_mlx.pipelines.options import (
     Options,
     Progress,
     Reference,
+    bpm_option,
     candidates_option,
     duration_option,
     option,
@@ -93,6 +94,7 @@ class MusicotOptions(Options):
         metavar="TEXT",
         planning=True,
     )
+    bpm: float | None = bpm_option()
     thought_temperature: float | None = option(
         None,
         "temperature of the thoughts, 0 is greedy (default: the model's; 0.65 in the paper)",

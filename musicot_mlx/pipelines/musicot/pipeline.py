@@ -32,6 +32,7 @@ from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join,
 from musicot_mlx.pipelines.musicot.options import MusicotOptions
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.musicot.planning import Planner, Sampling, UsualHarmony, stage_key
+from musicot_mlx.pipelines.musicot.wording import Wording
 from musicot_mlx.pipelines.options import Progress
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
 from musicot_mlx.pipelines.song import Clock, Song, Stream, joined, passed, soft_limit
@@ -72,6 +73,7 @@ def load(
         embedder=ClapEmbedder(networks.pop("clap"), loaded.file("tokenizer.json")),
         sampling=loaded.section("sampling", Sampling),
         usual_harmony=loaded.section("usual_harmony", UsualHarmony),
+        wording=loaded.section("wording", Wording),
         name=called,
         space_name=str(loaded.config.get("space", "clap")),
         adapters=loaded.adapters,
@@ -99,6 +101,7 @@ class MusicotPipeline(Planner):
         vae: VAE,
         sampling: Sampling,
         usual_harmony: UsualHarmony | None = None,
+        wording: Wording | None = None,
         name: str,
         space_name: str = "clap",
         adapters: Sequence[str] = (),
@@ -110,6 +113,7 @@ class MusicotPipeline(Planner):
             semantic_lm=semantic_lm,
             sampling=sampling,
             usual_harmony=usual_harmony,
+            wording=wording,
             name=name,
             space_name=space_name,
         )

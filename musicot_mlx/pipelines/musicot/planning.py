@@ -3,6 +3,7 @@
 What planning needs is a part of the model alone: CLAP, the quantiser and the language model.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from musicot_mlx.audio.files import read_audio
 from musicot_mlx.audio.signals import tempo
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.generation.semantic import plan_many
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.models.semantic_lm import SemanticLM
@@ -33,6 +34,7 @@ from musicot_mlx.pipelines.musicot.thoughts import (
     vectors_of,
     window_count,
 )
+from musicot_mlx.pipelines.musicot.wording import Wording, told, vocabulary
 from musicot_mlx.pipelines.options import LONGEST, SHORTEST, files_of
 from musicot_mlx.pipelines.renderer import Space
 from musicot_mlx.pipelines.song import Clock
@@ -80,6 +82,7 @@ class Planner:
         semantic_lm: SemanticLM,
         sampling: Sampling,
         usual_harmony: UsualHarmony | None = None,
+        wording: Wording | None = None,
         name: str,
         space_name: str = "clap",
     ) -> None:
@@ -91,7 +94,10 @@ class Planner:
             space_name, config.clap_dim, config.thought_codebooks, config.thought_seconds
         )
         self.conditioning = Conditioning(
-            embedder, semantic_lm, tag_threshold=sampling.tag_threshold
+            embedder,
+            semantic_lm,
+            wording=wording or Wording(),
+            tag_threshold=sampling.tag_threshold,
         )
 
     def plan(self, prompt: str | None = None, **options: Any) -> Plan:
@@ -117,6 +123,7 @@ class Planner:
         if wish.plan is not None:
             with clock("plan"):
                 return self.check_plan(wish.plan, "the plan")
+        wish = replace(wish, prompt=wish.words)
         prompt, files = wish.prompt, files_of(wish.reference)
         if prompt is not None and not prompt.strip():
             raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
@@ -127,13 +134,27 @@ class Planner:
         vector = None
         if prompt is not None:
             with clock("text"):
-                vector = self.clap.embed_text([prompt])[0]
+                vector = self.text_vector(prompt)
         with clock("plan"):
             if wish.reference is None:
                 plan = self._drawn(vector, wish)
             else:
                 plan = self._borrowed(vector, files, wish)
+            self._tell(plan)
             return self.check_plan(self._harmonised(plan, wish), "the plan")
+
+    def _tell(self, plan: Plan) -> None:
+        """Warn of what a prompt asks for and will not get."""
+        line = told(
+            plan.prompt or "",
+            name=self.name,
+            wording=self.conditioning.wording,
+            tags=plan.tags,
+            names=self.semantic_lm.config.tags,
+            knows_harmony=self.knows_harmony,
+        )
+        if line is not None:
+            warnings.warn(line, MusicotWarning, stacklevel=2)
 
     @property
     def knows_harmony(self) -> bool:
@@ -195,7 +216,8 @@ class Planner:
         vector = unit(heard.mean(0)) if vector is None else vector
         names = " + ".join(Path(file).name for file in files)
         origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
-        tags = self.conditioning.song_tags(vector, wish.tags, wish.prompt)
+        words = f"{wish.bpm:g} BPM" if wish.prompt is None and wish.bpm else wish.prompt
+        tags = self.conditioning.song_tags(vector, wish.tags, words)
         return self._made(quantised(self, heard), vector, tags, [origin] * segments, wish)
 
     def _made(
@@ -256,7 +278,7 @@ class Planner:
         step, segments = self.semantic_lm.config.thought_seconds, self.segments(duration)
         windows = np.minimum(np.arange(segments), window_count(audio, step) - 1)
         heard = hear(self, audio, step, windows.tolist())  # (segments, dim)
-        vector = unit(heard.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
+        vector = unit(heard.mean(0)) if prompt is None else self.text_vector(prompt)
         file = None if isinstance(audio, tuple) else str(audio)
         origins = [Origin("audio", file=file, start=float(window * step)) for window in windows]
         wish = MusicotOptions(
@@ -286,6 +308,21 @@ class Planner:
         plan = replace(plan, bpm=fold(pace))
         bars, found = harmony.heard(plan, waveform[: round(plan.duration * rate)], rate)
         return replace(plan, chords=bars, key=str(named_key(plan.prompt) or found))
+
+    def text_vector(self, words: str) -> np.ndarray:
+        """The CLAP vector (dim,) of what words ask for."""
+        return self.conditioning.vector(words)
+
+    def vocabulary(self) -> dict[str, Any]:
+        """What the model plays, by the words that ask for it: `styles` and `instruments` (family ->
+        tags), `tempi` (slowest, fastest BPM), whether `harmony` and singing (`sings`) mean anything
+        to it, families that can be `left_out`, and all other `words` that its captions had.
+        """
+        return vocabulary(
+            self.conditioning.wording,
+            self.semantic_lm.config.tags,
+            knows_harmony=self.knows_harmony,
+        )
 
     def frames(self, duration: float) -> int:
         """Audio tokens of `duration` seconds."""

@@ -43,6 +43,8 @@ class Composer(Protocol):
 
     def segments(self, duration: float) -> int: ...
 
+    def text_vector(self, words: str) -> np.ndarray: ...
+
     def draw_thoughts(self, vector: np.ndarray, **options: Any) -> np.ndarray: ...
 
 
@@ -54,7 +56,7 @@ def from_words(model: Composer, text: str, count: int, seed: int) -> np.ndarray:
     text = " ".join(text.split())
     if not text:
         raise MusicotError("the text of a segment is empty; describe the music, e.g. 'solo piano'")
-    vector = model.clap.embed_text([text])[0]
+    vector = model.text_vector(text)
     drawn = model.draw_thoughts(vector, words=text, segments=count, seed=seed, songs=TRIES)
     near = [float((vectors_of(model, codes) @ vector).mean()) for codes in drawn]
     return drawn[int(np.argmax(near))]
