@@ -16,8 +16,8 @@ import soundfile
 import soxr
 
 from musicot_mlx.atomic import atomic_path
+from musicot_mlx.audio.headers import file_name
 from musicot_mlx.audio.reading import audio_frames as audio_frames
-from musicot_mlx.audio.reading import file_name
 from musicot_mlx.audio.reading import read_audio as read_audio
 from musicot_mlx.audio.waveforms import scaled
 from musicot_mlx.errors import MusicotError, RunError
