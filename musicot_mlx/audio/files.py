@@ -16,7 +16,7 @@ import soundfile
 import soxr
 
 from musicot_mlx.atomic import atomic_path
-from musicot_mlx.audio.headers import file_name
+from musicot_mlx.audio.headers import file_name, tell
 from musicot_mlx.audio.reading import audio_frames as audio_frames
 from musicot_mlx.audio.reading import read_audio as read_audio
 from musicot_mlx.audio.waveforms import scaled
@@ -47,6 +47,21 @@ def audio_files(folder: str | Path, *, below: bool = True) -> list[Path]:
         for path in (folder.rglob("*") if below else folder.iterdir())
         if path.suffix.lower() in AUDIO_SUFFIXES and visible(path, folder) and not path.is_dir()
     )
+
+
+def readable_files(folder: str | Path) -> list[Path]:
+    """Those audio files of a folder, not below it, that hold samples; a MusicotWarning names each
+    other one.
+    """
+    found = []
+    for path in audio_files(folder, below=False):
+        try:
+            if not audio_frames(path)[0]:
+                raise MusicotError(f"audio file {path} holds no samples")
+            found.append(path)
+        except MusicotError as error:
+            tell(f"skipped {path.name}: {error}")
+    return found
 
 
 def visible(path: Path, folder: Path) -> bool:

@@ -154,6 +154,10 @@ def _tell(path: str | Path, promised: int, found: int, rate: int) -> None:
 def _opened(
     path: str | Path, kind: type[soundfile.SoundFile] = soundfile.SoundFile
 ) -> Iterator[soundfile.SoundFile]:
+    if not isinstance(path, (str, Path)):
+        raise MusicotError(
+            f"this audio comes from a file; pass its name, not {type(path).__name__}"
+        )
     path = Path(path)
     if not path.is_file():
         reason = "is a folder" if path.is_dir() else "doesn't exist"

@@ -7,7 +7,6 @@ is the reference. It moves all levels at once; here each level is fitted to what
 before it leave, so that no level aims at residuals that are still moving.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from musicot_mlx.audio.files import audio_files, read_audio
-from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.audio.headers import tell
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.training.records import Skipped
@@ -235,7 +235,7 @@ def embeddings_of_folder(
             windows = clap.embed_audio(*read_audio(path))
         except MusicotError as error:
             reasons.append(str(Skipped(str(path.relative_to(folder)), str(error))))
-            warnings.warn(reasons[-1], MusicotWarning, stacklevel=2)
+            tell(reasons[-1])
             continue
         found.append(windows)
         groups += [number] * len(windows)

@@ -9,7 +9,7 @@ import soundfile
 
 from musicot_mlx.atomic import atomic_path, write_text
 from musicot_mlx.audio import files
-from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.errors import MusicotError, MusicotWarning, RunError
 
 RATE = 22050
 
@@ -189,3 +189,18 @@ def test_check_is_the_same_in_pieces() -> None:
         check.add(waveform[start : start + 777])
     with pytest.raises(RunError, match="collapsed"):
         check.finish()
+
+
+def test_files_that_can_not_be_read_are_named(tmp_path: Path) -> None:
+    for name in ("b.flac", "a.wav", ".hidden.wav"):
+        soundfile.write(tmp_path / name, _music(0.1), RATE)
+    soundfile.write(tmp_path / "c.opus", _music(0.1), 24000, format="OGG", subtype="OPUS")
+    (tmp_path / "d.m4a").write_bytes(b"of another kind")
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), RATE)
+    (tmp_path / "notes.txt").write_text("no audio")
+    with pytest.warns(MusicotWarning) as told:
+        found = files.readable_files(tmp_path)
+    assert [path.name for path in found] == ["a.wav", "b.flac", "c.opus"]
+    said = sorted(str(each.message) for each in told)
+    assert "skipped d.m4a: can't read" in said[0] and "skipped empty.wav" in said[1]
+    assert len(said) == 2

@@ -219,6 +219,13 @@ def test_floats_that_are_integers_are_named(tmp_path: Path) -> None:
         read_audio(tmp_path / "a.wav")
 
 
+@pytest.mark.parametrize("path", [None, 5, (WAVEFORM, RATE), WAVEFORM, b"a.wav"])
+def test_what_is_no_name_of_a_file(path: object) -> None:
+    for read in (read_audio, audio_frames):
+        with pytest.raises(MusicotError, match="this audio comes from a file; pass its name"):
+            read(path)
+
+
 def test_a_file_without_a_header_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.raw").write_bytes(bytes(1000))
     with pytest.raises(MusicotError, match="can't read .*a.raw as audio"):

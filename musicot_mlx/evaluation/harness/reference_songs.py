@@ -6,7 +6,6 @@ captions serve as prompts, and the codec is tried on them. Without it every four
 held out. Nothing is kept of the songs but what was heard in them.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from musicot_mlx.atomic import atomic_path
-from musicot_mlx.audio.files import audio_files, audio_frames, read_audio, resample
+from musicot_mlx.audio.files import audio_frames, read_audio, readable_files, resample
 from musicot_mlx.audio.harmony import chords_heard, share_in_key
 from musicot_mlx.audio.signals import tempo
-from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.harness.prompts import Prompt
 from musicot_mlx.evaluation.harness.renders import WINDOW, Heard, listen
 from musicot_mlx.evaluation.measures.codec import RoundTrip, compare
@@ -72,17 +71,8 @@ def real_songs(folder: str | Path, *, most: int, held_out: int = 24, windows: in
 
 
 def _files(folder: Path) -> list[Callable[[int], RealSong]]:
-    paths = [path for path in audio_files(folder, below=False) if _readable(path)]
+    paths = readable_files(folder)
     return [lambda windows, path=path: RealSong(path, _starts(path, windows)) for path in paths]
-
-
-def _readable(path: Path) -> bool:
-    """Whether a file is audio; one that isn't is named in a warning."""
-    try:
-        return audio_frames(path)[0] > 0
-    except MusicotError as error:
-        warnings.warn(f"skipped {path.name}: {error}", MusicotWarning, stacklevel=2)
-        return False
 
 
 def _listed(folder: Path) -> list[Callable[[int], RealSong]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx.audio.files import audio_files, read_audio
+from musicot_mlx.audio.files import read_audio, readable_files
 from musicot_mlx.audio.harmony import bar_spans, heard_harmony, pitch_classes, triads_alike
 from musicot_mlx.audio.signals import Signals, measure, tempo
 from musicot_mlx.audio.waveforms import as_rate, as_waveform
@@ -295,7 +295,7 @@ def stem_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise MusicotError(f"no folder of stems at {folder}; it holds drums.wav, bass.wav, ...")
-    found = audio_files(folder, below=False)
+    found = readable_files(folder)
     if not found:
         raise MusicotError(
             f"the folder {folder} holds no stems; name them drums.wav, bass.wav, ..."
