@@ -71,9 +71,10 @@ class _Laion:
     def __init__(self, source: Path, ours: ClapEmbedder) -> None:
         self.model = laion_clap.build_laion_clap(config_to_dict(ours.config))
         state = pickled_state(source)
-        state = {key.removeprefix("module."): value for key, value in state.items()}
         state.pop("text_branch.embeddings.position_ids", None)  # as load_ckpt does
-        self.model.load_state_dict(state)
+        # its front end is computed, not learned; a file in 16 bits has rounded it
+        own = {k: v for k, v in self.model.state_dict().items() if "_extractor." in k}
+        self.model.load_state_dict({**state, **own})
 
     def log_mel(self, windows: np.ndarray) -> torch.Tensor:
         return laion_clap.log_mel(self.model, torch.from_numpy(windows))

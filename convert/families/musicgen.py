@@ -19,6 +19,7 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.musicgen.pipeline import PARTS
 from musicot_mlx.texts import read_json
 from musicot_mlx.weights.checkpoint import load_arrays, part, read_config
+from musicot_mlx.weights.files import plain_names
 from musicot_mlx.weights.hub import resolve
 
 # Codebooks decide codes, so they stay float32.
@@ -173,7 +174,7 @@ def _audiocraft_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path} is not a file that audiocraft exported (best_state and xp.cfg); "
             "audiocraft.utils.export makes one of a training checkpoint"
         ) from error
-    return state, settings
+    return plain_names(state, path), settings
 
 
 def _t5_name(settings: Mapping[str, Any]) -> str:

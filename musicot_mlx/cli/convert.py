@@ -7,7 +7,7 @@ from typing import Literal
 
 from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, RunError
 
 
 def _parts(text: str) -> dict[str, int | None]:
@@ -69,7 +69,10 @@ class Arguments:
         "from the Hub)",
     )
     check: bool = flags.flag(
-        "", "run PyTorch beside MLX, part by part, and print the largest errors", default=False
+        "",
+        "run PyTorch beside MLX, part by part, and print the largest errors; exit code 1 if one is "
+        "over its tolerance",
+        default=False,
     )
 
 
@@ -103,4 +106,8 @@ def run(args: Arguments) -> int:
         with Progress() as progress:
             differences = check(args.hf_path, args.mlx_path, progress=progress)
         print("\n".join(map(str, differences)))
+        if not all(difference.passed for difference in differences):
+            raise RunError(
+                f"{args.mlx_path} is not what PyTorch computes: see the lines that say LOOK"
+            )
     return 0

@@ -20,6 +20,7 @@ from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.pipelines.families import family_of, titles
 from musicot_mlx.pipelines.family import Family
 from musicot_mlx.weights.checkpoint import quantization_of, read_config
+from musicot_mlx.weights.files import weight_files
 
 GB = 1e9
 # Python, MLX, numpy, BLAS buffers, tokenizer and sound libraries: measured on Linux and alike on
@@ -100,7 +101,7 @@ class MemoryPlan:
 
 def tensors(folder: str | Path) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Name, safetensors dtype and shape of every stored array; only file headers are read."""
-    files = sorted(Path(folder).glob("model*.safetensors"))
+    files = [path for path, _ in weight_files(Path(folder))]
     if not files:
         raise MusicotError(f"{folder} holds no model.safetensors; get the model again")
     for path in files:

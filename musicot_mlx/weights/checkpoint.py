@@ -23,6 +23,7 @@ from mlx.utils import tree_flatten
 from musicot_mlx.atomic import explain
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.texts import read_json
+from musicot_mlx.weights.files import DTYPES, load_file, plain_names, weight_files
 
 SHARD_BYTES = 5 << 30  # as mlx-lm and the Hub split
 _INDEX = "model.safetensors.index.json"
@@ -86,7 +87,7 @@ def load_arrays(folder: str | Path, *, lazy: bool = False) -> dict[str, mx.array
     folder = Path(folder)
     arrays: dict[str, mx.array] = {}
     for path, expected in _shards(folder):
-        found = _load_file(path)
+        found = load_file(path)
         if expected is not None and set(found) != expected:
             odd = sorted(set(found) ^ expected)
             raise MusicotError(
@@ -96,42 +97,19 @@ def load_arrays(folder: str | Path, *, lazy: bool = False) -> dict[str, mx.array
         if twice:
             raise MusicotError(f"{folder}: {_few(twice)} stands in more than one file")
         arrays.update(found)
+    arrays = plain_names(arrays, folder)
     if not lazy:
         require_finite(arrays, folder)
     return arrays
 
 
 def _shards(folder: Path) -> list[tuple[Path, set[str] | None]]:
-    index = folder / _INDEX
-    if index.is_file():
-        try:
-            weight_map = read_json(index)["weight_map"]
-            names: dict[str, set[str]] = {}
-            for key, name in weight_map.items():
-                names.setdefault(name, set()).add(key)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MusicotError(f"{index} is not a valid index; get the model again") from error
-        shards = [(folder / name, keys) for name, keys in sorted(names.items())]
-    else:
-        shards = [(path, None) for path in sorted(folder.glob("model*.safetensors"))]
+    shards = weight_files(folder)
     if not shards:
         if any(file.suffix in _PICKLES for file in folder.iterdir()):
             raise _pytorch(folder)
         raise MusicotError(f"{folder} holds no model.safetensors; get the model again")
-    for path, _ in shards:
-        if not path.is_file():
-            raise MusicotError(f"{path} is missing; get the model again")
     return shards
-
-
-def _load_file(path: Path) -> dict[str, mx.array]:
-    try:
-        return mx.load(str(path), format="safetensors")
-    except RuntimeError as error:
-        raise MusicotError(
-            f"{path} is truncated or not safetensors ({path.stat().st_size:,} bytes); "
-            "get the model again"
-        ) from error
 
 
 def require_finite(arrays: Mapping[str, mx.array], folder: Path) -> None:
@@ -169,7 +147,9 @@ def require_parts(arrays: Mapping[str, mx.array], names: Iterable[str], *, where
 def load_strict(module: nn.Module, arrays: Mapping[str, mx.array], *, where: str) -> None:
     """Fill every parameter of `module` from `arrays`, using every array; `where` names the part.
 
-    Raises MusicotError that lists the first few missing, unexpected or misshapen names.
+    Floats may be of any width; an integer is none of them, and packed weights are of one type.
+    Raises MusicotError that lists the first few missing, unexpected or misshapen names, and those
+    of another kind.
     """
     parameters = dict(tree_flatten(module.parameters()))
     problems = []
@@ -186,9 +166,21 @@ def load_strict(module: nn.Module, arrays: Mapping[str, mx.array], *, where: str
     ]
     if misshapen:
         problems.append(f"{len(misshapen)} of another shape ({_few(misshapen, '; ')})")
+    mistaken = [
+        f"{key} holds {_kind(arrays[key])}, the network has {_kind(parameters[key])}"
+        for key in sorted(set(parameters) & set(arrays))
+        if _kind(arrays[key]) != _kind(parameters[key])
+    ]
+    if mistaken:
+        problems.append(f"{len(mistaken)} of another kind ({_few(mistaken, '; ')})")
     if problems:
         raise MusicotError(f"{where}: the weights don't fit the config: {', '.join(problems)}")
     module.load_weights(list(arrays.items()))
+
+
+def _kind(value: mx.array) -> str:
+    floats = mx.issubdtype(value.dtype, mx.floating)
+    return "floats" if floats else str(value.dtype).removeprefix("mlx.core.")
 
 
 def prepare(
@@ -247,6 +239,9 @@ def _to_float32(
                 value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
             )
     for path in quantised:
+        kind = "floats" if quantization.get("mode", "affine") == "affine" else "uint8"
+        if (own := _kind(arrays[f"{path}.scales"])) != kind:  # MLX would expand them all the same
+            raise MusicotError(f"{where}: {path}.scales holds {own}, expected {kind}")
         try:
             biases = arrays.get(f"{path}.biases")
             out[f"{path}.weight"] = mx.dequantize(
@@ -390,23 +385,6 @@ def _write_files(
             (folder / name).write_text(content, encoding="utf-8")
 
 
-# How safetensors calls MLX's dtypes.
-_DTYPES = {
-    mx.float32: "F32",
-    mx.float16: "F16",
-    mx.bfloat16: "BF16",
-    mx.int64: "I64",
-    mx.int32: "I32",
-    mx.int16: "I16",
-    mx.int8: "I8",
-    mx.uint64: "U64",
-    mx.uint32: "U32",
-    mx.uint16: "U16",
-    mx.uint8: "U8",
-    mx.bool_: "BOOL",
-}
-
-
 def write_safetensors(
     path: Path, arrays: dict[str, mx.array], *, wrote: Callable[[int], None] = lambda size: None
 ) -> None:
@@ -423,7 +401,7 @@ def write_safetensors(
         value = arrays[name]
         end = begin + value.nbytes
         header[name] = {
-            "dtype": _DTYPES[value.dtype],
+            "dtype": DTYPES[value.dtype],
             "shape": list(value.shape),
             "data_offsets": [begin, end],
         }
