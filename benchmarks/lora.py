@@ -32,6 +32,7 @@ import musicot_mlx as mc
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.audio.signals import measure
 from musicot_mlx.cli import main as musicot
+from musicot_mlx.pipelines.options import AS_MADE
 from musicot_mlx.weights.hub import resolve
 
 STYLE, TRIGGER = "funk", "zyx"
@@ -181,7 +182,7 @@ def nearness(model: str, adapters: list[str], data: Path, work: Path, count: int
     for label, pipeline in (("before", plain), ("after", tuned)):
         songs = []
         for seed in range(count):
-            song = pipeline.generate(TRIGGER, duration=DURATION, seed=seed)
+            song = pipeline.generate(TRIGGER, duration=DURATION, seed=seed, **AS_MADE)
             song.save(work / f"{label}-{seed}.wav")
             near = float((pipeline.clap.embed_audio(song.waveform, 44100) @ centre).mean())
             songs.append({"clap": near, **asdict(measure(song.waveform, song.sample_rate))})

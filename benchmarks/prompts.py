@@ -17,6 +17,7 @@ from typing import Any
 import musicot_mlx as mc
 from musicot_mlx.audio.signals import measure
 from musicot_mlx.evaluation.harness.plots import plot_song
+from musicot_mlx.pipelines.options import AS_MADE
 
 PROMPTS = (
     "fast techno beat with a synth lead",
@@ -32,7 +33,7 @@ def evaluate(model: Any, seeds: list[int], keep: Path | None) -> list[dict[str, 
     for prompt in PROMPTS:
         songs = []
         for seed in seeds:
-            song = model.generate(prompt, duration=DURATION, seed=seed)
+            song = model.generate(prompt, duration=DURATION, seed=seed, **AS_MADE)
             songs.append({"seed": seed, **asdict(measure(song.waveform, song.sample_rate))})
             if keep:
                 stem = keep / f"{prompt.replace(',', '').replace(' ', '-')}-{seed}"

@@ -16,6 +16,10 @@ class RunError(MusicotError):
     exit_code = 1
 
 
+class SilentRender(RunError):
+    """A song in which there is nothing to be heard; another seed may give one."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that a mistyped one must have meant; None where none is near."""
     small = {each.lower(): each for each in known}

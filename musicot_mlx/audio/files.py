@@ -20,7 +20,7 @@ from musicot_mlx.audio.headers import file_name, tell
 from musicot_mlx.audio.reading import audio_frames as audio_frames
 from musicot_mlx.audio.reading import read_audio as read_audio
 from musicot_mlx.audio.waveforms import scaled
-from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.errors import MusicotError, RunError, SilentRender
 
 FORMATS = ("wav", "flac", "mp3")
 # What a folder of songs is searched for. libsndfile reads the first three lines; the others are
@@ -171,11 +171,12 @@ class RenderCheck:
     """Tells a broken render from music, piece by piece: add(waveform) as it comes, then finish().
 
     finish() raises RunError when the whole is not finite, silent, clipped, noise, or collapsed. The
-    limits are wide of any music: silent is below -80 dBFS RMS; clipped is 2 % of the samples at
-    full scale; noise is a steady spectrum as flat as white noise's; collapsed (from two
+    limits are wide of any music: silent (SilentRender) is below -50 dBFS RMS; clipped is 2 % of the
+    samples at full scale; noise is a steady spectrum as flat as white noise's; collapsed (from two
     seconds on) is a spectrum that stands still from end to end, as when one token repeats.
     """
 
+    quietest = -50.0  # dBFS
     size = 4096  # samples a spectrum
     bands = 24
 
@@ -211,6 +212,23 @@ class RenderCheck:
         self._power += power.sum(axis=0)
         self._levels.append(np.add.reduceat(power[:, : self._stop], self._starts, axis=1))
 
+    @property
+    def level(self) -> float:
+        """RMS of what was added in dBFS, without its mean."""
+        mean = self._sum / max(1, self._samples)
+        power = self._squares / max(1, self._samples) - mean * mean
+        return 10 * math.log10(max(power, 0.0) + 1e-18)
+
+    @property
+    def finite(self) -> bool:
+        """Whether no sample was NaN or infinite."""
+        return not self._bad
+
+    @property
+    def silent(self) -> bool:
+        """Whether there was nothing to be heard so far."""
+        return self.finite and self.level < self.quietest
+
     def finish(self) -> None:
         """Raise RunError when what was added is no music; otherwise return."""
         advice = "try another --seed, or the default temperatures and guidance"
@@ -218,12 +236,8 @@ class RenderCheck:
             raise RunError(f"the render is empty; {advice}")
         if self._bad:
             raise RunError(f"the render holds {self._bad:,} NaN or infinite samples; {advice}")
-        mean = self._sum / self._samples
-        rms = math.sqrt(max(self._squares / self._samples - mean * mean, 0.0))
-        if rms < 1e-4:
-            raise RunError(
-                f"the render is silent ({20 * math.log10(rms + 1e-9):.0f} dBFS); {advice}"
-            )
+        if self.silent:
+            raise SilentRender(f"the render is silent ({self.level:.0f} dBFS); {advice}")
         clipped = self._clipped / self._samples
         if clipped > 0.02:
             raise RunError(f"the render is clipped ({100 * clipped:.0f} % at full scale); {advice}")

@@ -251,11 +251,18 @@ def _checked(check: Callable[[str], Any], text: str) -> Any:
 
 
 def number(
-    low: float, high: float = math.inf, *, whole: bool = False, unit: str = ""
+    low: float,
+    high: float = math.inf,
+    *,
+    whole: bool = False,
+    unit: str = "",
+    off: bool = False,
 ) -> Callable[[str], Any]:
-    """A check: a finite number within [low, high]."""
+    """A check: a finite number within [low, high], or, where it can be `off`, False."""
 
     def parse(text: str) -> float | int:
+        if off and text in ("off", "False"):
+            return False
         try:
             value = int(text) if whole else float(text)
         except ValueError:
@@ -264,7 +271,8 @@ def number(
             kind = "a whole number" if whole else "a number"
             bounds = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
             suffix = f" {unit}" if unit else ""
-            raise ValueError(f"expected {kind} {bounds}{suffix}, got {text!r}")
+            or_off = ", or off" if off else ""
+            raise ValueError(f"expected {kind} {bounds}{suffix}{or_off}, got {text!r}")
         return value
 
     return parse
@@ -330,6 +338,7 @@ _PANELS = {
     "thought_temperature thought_guidance top_k top_p": "Thoughts",
     "audio_temperature audio_guidance unconditional thought_bias": "Audio tokens",
     "steps diffusion_guidance sampler": "Diffusion",
+    "loudness gain fade_in fade_out loop": "Level and ends",
 }
 
 
@@ -396,7 +405,7 @@ def _of_option(name: str, about: Mapping[str, Any], help: str) -> Flag:
     check = None
     if kind in (int, float):
         unit = {"s": "seconds"}.get(about["unit"], about["unit"])
-        check = number(about["low"], about["high"], whole=kind is int, unit=unit)
+        check = number(about["low"], about["high"], whole=kind is int, unit=unit, off=about["off"])
     elif several and kind is str:
         check = names if "," in about["metavar"] else str
     metavar = about["metavar"] + ("..." if several and kind is not str else "")

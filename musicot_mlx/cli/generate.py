@@ -38,6 +38,9 @@ class Arguments(flags.Asked):
         "resample the file to this rate (default: the model's)",
         check=flags.number(8000, 192000, whole=True, unit="Hz"),
     )
+    no_loudness: bool = flags.flag(
+        "", "leave the level as the model made it", panel="Level and ends", default=False
+    )
     stream: bool = _output("", "write the audio while later parts are being made", default=False)
     play: bool = _output("", "play the song through the system's player", default=False)
     max_memory_gb: float | None = _output(
@@ -112,7 +115,8 @@ def _generate(
             "duration": song.duration,
             "sample_rate": rate or song.sample_rate,
             "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
-            **{key: song.settings[key] for key in ("seed", "chosen") if "chosen" in song.settings},
+            "seed": song.settings["seed"],
+            **{key: song.settings[key] for key in ("chosen",) if key in song.settings},
         }
         for song, (_, path) in zip(made, batch, strict=True)
     ]
@@ -130,12 +134,10 @@ def _stream(
     """Write a song while it is being made; its report."""
     prompt, seed = song
     stream = model.stream(prompt, seed=seed, progress=progress, **options)
-    settings = model.settings(prompt, seed=seed, **options)
     rate = rate or model.sample_rate
-    listen = partial(player.live_player, wanted=playing)
-    saved = stream.save(path, settings, model.sample_rate, rate, listen=listen)
+    saved = stream.save(path, rate, listen=partial(player.live_player, wanted=playing))
     report = {"files": list(map(str, saved.files)), "duration": saved.duration}
-    return {**report, "sample_rate": rate, "played": saved.heard}
+    return {**report, "sample_rate": rate, "played": saved.heard, "seed": stream.settings["seed"]}
 
 
 def _tell(args: Arguments, path: Path, report: dict[str, Any]) -> None:

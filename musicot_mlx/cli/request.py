@@ -80,6 +80,12 @@ class Request:
 def read(args: Any) -> Request:
     """The request of the flags; MusicotError for what is wrong, missing or contradicts itself."""
     settings = settings_of(args.config_from, type(args))
+    if args.no_loudness:
+        if args.loudness is not None:
+            raise MusicotError("pass --loudness or --no-loudness, not both")
+        args.loudness = False
+    if args.loudness is not None and args.gain is None:
+        settings.pop("gain", None)  # that of a stream, which had another loudness
     plan = args.plan or settings.get("plan")
     if plan:
         _refuse_what_a_plan_fixes(args)

@@ -30,6 +30,7 @@ from musicot_mlx.models.semantic_lm import merge_caches
 from musicot_mlx.nn.adapters import add_layers, dense_weight
 from musicot_mlx.nn.depthwise import DepthwiseConv1d
 from musicot_mlx.pipelines.families import load
+from musicot_mlx.pipelines.options import AS_MADE
 
 PROMPT = "solo piano, slow and calm"
 _EXACT = 1e-5  # of a single product or transform in float32
@@ -260,7 +261,7 @@ def _song() -> Iterator[Outcome]:
     model, seconds = _model(), 2 if device.on_cpu() else 20
 
     def made() -> np.ndarray:
-        return model.generate(PROMPT, duration=seconds, seed=1).waveform
+        return model.generate(PROMPT, duration=seconds, seed=1, **AS_MADE).waveform
 
     made()
     began = time.perf_counter()
@@ -268,7 +269,8 @@ def _song() -> Iterator[Outcome]:
     spent = (time.perf_counter() - began) / seconds
     twice = bool(np.isfinite(song).all() and (made() == song).all())
     yield Outcome("a song twice", twice, f"{'the same' if twice else 'differ'}, RTF {spent:.3f}")
-    joined = np.concatenate(list(model.stream(PROMPT, duration=seconds, seed=1)))
+    chunks = model.stream(PROMPT, duration=seconds, seed=1, **AS_MADE)
+    joined = np.concatenate(list(chunks))
     yield _within("a song streamed", _error(joined[: len(song)], song), 1e-2)
     with ThreadPoolExecutor(1) as pool:
         error = _error(pool.submit(made).result(), song)

@@ -156,6 +156,7 @@ def make_songs(
         report |= {"sample_rate": rate or song.sample_rate}
         if count > 1:
             vectors = {"prompt": song.plan.vector, "thoughts": song.plan.embeddings}
+            vectors["fault"] = song.fault
             found = candidates.score(
                 model.clap, song.waveform, song.sample_rate, seed=job.seed, **vectors
             )

@@ -44,15 +44,17 @@ def option(
     metavar: str = "",
     offered: Sequence[str] = (),
     planning: bool = False,
+    off: bool = False,
     saved: str = "always",
 ) -> Any:
     """A field of a family's options.
 
-    kind: str, int, float, Path (a file), or object (Python callers alone, no flag). low and high
+    kind: str, int, float, bool, Path (a file), or object (Python callers alone, no flag). low, high
     bound numbers, in `unit`. choices: the words it takes; offered: those that a flag offers, all if
     empty. several: a list, too. flags: names on the command line, the first ones first; planning:
-    part of a plan, so without effect where the plan is made. saved: "always", "given" (only where
-    it is not None) or "never" stands in the sidecar of a song.
+    part of a plan, so without effect where the plan is made. off: a number may be False, which
+    turns off what it is of. saved: "always", "given" (only where it is not None) or "never" stands
+    in the sidecar of a song.
     """
     about = {
         "help": help,
@@ -66,6 +68,7 @@ def option(
         "metavar": metavar,
         "offered": tuple(offered or choices),
         "planning": planning,
+        "off": off,
         "saved": saved,
     }
     return field(default=default, metadata=about)
@@ -77,10 +80,56 @@ class Options:
 
     prompt: str | None = None
 
+    # How songs of every family are handed on (pipelines/mastering.py).
+    loudness: float | bool = option(
+        -16.0,
+        "loudness of the song, LUFS; off leaves the level as the model made it (default: -16)",
+        kind=float,
+        low=-40,
+        high=-6,
+        unit="LUFS",
+        off=True,
+        flags=("--loudness",),
+        metavar="LUFS",
+    )
+    gain: float | None = option(
+        None,
+        "amplify the song by this much instead of finding its loudness",
+        kind=float,
+        low=-60,
+        high=60,
+        unit="dB",
+        flags=("--gain",),
+        metavar="DB",
+        saved="given",
+    )
+    fade_in: float = option(
+        0.0,
+        "seconds over which the song fades in (default: 0)",
+        kind=float,
+        low=0,
+        high=60,
+        unit="s",
+        flags=("--fade-in",),
+        metavar="S",
+    )
+    fade_out: float | None = option(
+        None,
+        "seconds over which it fades out, 0 is none (default: 1.5, or a sixth of a short song)",
+        kind=float,
+        low=0,
+        high=60,
+        unit="s",
+        flags=("--fade-out",),
+        metavar="S",
+    )
+
     @classmethod
     def about(cls) -> dict[str, Field]:
-        """The options by name, but for the prompt."""
-        return {each.name: each for each in fields(cls) if each.metadata}
+        """The options by name, but for the prompt; a family's own first."""
+        shared = {each.name for each in fields(Options)}
+        found = sorted(fields(cls), key=lambda each: each.name in shared)
+        return {each.name: each for each in found if each.metadata}
 
     @classmethod
     def of(
@@ -150,7 +199,7 @@ class Options:
 def checked(each: Field, value: Any) -> Any:
     """A value that keeps to its field's bounds and choices; MusicotError otherwise."""
     about = each.metadata
-    if value is None or about["several"]:
+    if value is None or about["several"] or (value is False and about["off"]):
         return value
     if about["kind"] in (int, float):
         try:
@@ -196,6 +245,10 @@ def files_of(reference: Reference | None) -> list[str | Path]:
     if reference is None:
         return []
     return [reference] if isinstance(reference, (str, Path)) else list(reference)
+
+
+# A render as the model made it, for whoever measures models.
+AS_MADE: dict[str, Any] = {"loudness": False, "fade_out": 0.0}
 
 
 # What songs of every family are asked for by.

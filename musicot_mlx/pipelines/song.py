@@ -3,17 +3,17 @@
 import base64
 import itertools
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from musicot_mlx.atomic import write_json
 from musicot_mlx.audio.files import (
-    RenderCheck,
     audio_writer,
     check_render,
     format_of,
@@ -21,7 +21,16 @@ from musicot_mlx.audio.files import (
     resample_stream,
     to_pcm16,
 )
+from musicot_mlx.audio.loudness import limited
+from musicot_mlx.errors import MusicotWarning, RunError, SilentRender
+from musicot_mlx.pipelines.candidates import candidate_seeds
+from musicot_mlx.pipelines.mastering import Mastering
 from musicot_mlx.pipelines.musicot.plan import Plan
+from musicot_mlx.pipelines.options import Options
+
+Wish = TypeVar("Wish", bound=Options)
+Made = TypeVar("Made")
+REDRAWN = 3  # times that a silent song is drawn again
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,8 @@ class Song:
     """waveform: float32 (frames, channels) in -1..1 at sample_rate Hz; codes: int32 (codebooks,
     frames).
 
-    settings make the same song again; timings are seconds by stage.
+    settings make the same song again; timings are seconds by stage. gain: dB that the render was
+    amplified by. fault: what is broken about the render, "" for nothing, None where nobody looked.
     """
 
     waveform: np.ndarray
@@ -38,6 +48,8 @@ class Song:
     plan: Plan | None  # None where the model plans nothing
     settings: dict[str, Any]
     timings: dict[str, float] = field(default_factory=dict)
+    gain: float = 0.0
+    fault: str | None = None
 
     @property
     def duration(self) -> float:
@@ -56,66 +68,118 @@ class Song:
         """
         path, rate = Path(path), sample_rate or self.sample_rate
         format = format_of(path, format)
-        check_render(self.waveform, self.sample_rate)
-        with audio_writer(path, rate, self.waveform.shape[1], format=format) as write:
-            write(resample(self.waveform, self.sample_rate, rate))
+        if self.fault is None:
+            check_render(self.waveform, self.sample_rate)
+        elif self.fault:
+            raise RunError(self.fault)
+        waveform = resample(self.waveform, self.sample_rate, rate)
+        with audio_writer(path, rate, waveform.shape[1], format=format) as write:
+            for piece in _held([waveform], self.settings, rate != self.sample_rate, rate):
+                write(piece)
         sidecar = path.with_suffix(".json")
         settings = {**self.settings, "format": format, "sample_rate": rate}
-        settings |= made_of(self.plan, self.codes, settings)
+        settings |= made_of(self.plan, self.codes, settings, self.gain)
         write_json(sidecar, settings, sort_keys=True)
         return [path, sidecar]
+
+
+@dataclass(frozen=True)
+class Take:
+    """A song that is being made: codes (codebooks, frames) collect what its chunks are made of,
+    chunks are the render as it comes, and mastering is what that goes through.
+    """
+
+    plan: Plan | None
+    codes: list[np.ndarray]
+    chunks: Iterator[np.ndarray]
+    mastering: Mastering
 
 
 class Stream(Iterator[np.ndarray]):
     """Chunks of a song's waveform while later audio is still being made; `plan` (None where the
     model plans nothing) is there at once, `codes` (codebooks, frames) as far as the chunks have
     come.
+
+    The chunks have one gain, which `gain` tells in dB once the first is there: that of the first
+    seconds. With it as the option `gain`, `generate` makes the same song. What is silent to its end
+    is made again with another seed, which `settings` tell, as `generate` does.
     """
 
     def __init__(
-        self, plan: Plan | None, codes: list[np.ndarray], chunks: Iterator[np.ndarray]
+        self,
+        make: Callable[[Wish], Take],
+        wish: Wish,
+        sample_rate: int,
+        settings: Callable[[Wish], dict[str, Any]],
     ) -> None:
-        self.plan, self._codes, self._chunks = plan, codes, chunks
+        """make(wish) begins a song, settings(wish) are what makes it again."""
+        self.sample_rate = sample_rate
+        self._make, self._settings, self._begun = make, settings, False
+        self._chunks = self._begin(wish)
+
+    def _begin(self, wish: Options) -> Iterator[np.ndarray]:
+        self._wish, self._take = wish, self._make(wish)
+        return self._take.mastering.stream(self._take.chunks)
+
+    def _first(self, wish: Options) -> Iterator[np.ndarray]:
+        """The chunks from the first on, which is what silence has none of."""
+        chunks = self._begin(wish) if wish is not self._wish else self._chunks
+        return itertools.chain([next(chunks)], chunks)
 
     def __next__(self) -> np.ndarray:
+        if not self._begun:
+            self._chunks, self._begun = heard(self._first, self._wish), True
         return next(self._chunks)
 
     @property
+    def plan(self) -> Plan | None:
+        return self._take.plan
+
+    @property
+    def gain(self) -> float:
+        """dB."""
+        return self._take.mastering.gain
+
+    @property
     def codes(self) -> np.ndarray:
-        blocks = self._codes or [np.zeros((1, 0))]
+        blocks = self._take.codes or [np.zeros((1, 0))]
         return np.concatenate(blocks, axis=-1).astype(np.int32)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes the song again, as far as it is known."""
+        settings = self._settings(self._wish)
+        return settings if self._wish.loudness is False else {**settings, "gain": self.gain}
 
     def save(
         self,
         path: Path,
-        settings: dict[str, Any],
-        made_at: int,
         sample_rate: int,
         *,
         listen: Callable[[int, int], AbstractContextManager] | None = None,
     ) -> "Saved":
         """Write the song while it is being made, and its settings beside it.
 
-        made_at is the model's rate in Hz, sample_rate the file's. listen(sample_rate, channels)
-        gives what hears the song as it is written, a function of 16-bit PCM, or None. Raises
-        RunError like Song.save, once the last chunk has come.
+        sample_rate is the file's in Hz. listen(sample_rate, channels) gives what hears the song as
+        it is written, a function of 16-bit PCM, or None. Raises RunError like Song.save, once the
+        last chunk has come.
         """
-        first = next(self)
-        check, frames = RenderCheck(sample_rate), 0
+        first, frames = next(self), 0
         with (
             audio_writer(path, sample_rate, first.shape[1]) as write,
             listen(sample_rate, first.shape[1]) if listen else nullcontext() as hear,
         ):
-            chunks = resample_stream(itertools.chain([first], self), made_at, sample_rate)
-            for chunk in chunks:
-                check.add(chunk)
+            chunks = itertools.chain([first], self)
+            resampled = resample_stream(chunks, self.sample_rate, sample_rate)
+            changed = sample_rate != self.sample_rate
+            for chunk in _held(resampled, self.settings, changed, sample_rate):
                 write(chunk)
                 frames += len(chunk)
                 if hear:
                     hear(to_pcm16(chunk).tobytes())
-            check.finish()
-        settings = {**settings, "format": format_of(path), "sample_rate": sample_rate}
-        settings |= made_of(self.plan, self.codes, settings)
+            self._take.mastering.check.finish()
+        settings = {**self.settings, "format": format_of(path), "sample_rate": sample_rate}
+        settings |= made_of(self.plan, self.codes, settings, self.gain)
         sidecar = path.with_suffix(".json")
         write_json(sidecar, settings, sort_keys=True)
         return Saved([path, sidecar], frames / sample_rate, hear is not None)
@@ -156,32 +220,39 @@ def passed(blocks: Iterable[np.ndarray], seen: list[np.ndarray]) -> Iterator[np.
         yield block
 
 
-def joined(chunks: Iterable[np.ndarray], samples: int, channels: int) -> np.ndarray:
-    """The waveform (samples, channels) of its chunks, one array filled as they come: joining a list
-    would hold the song twice.
+def heard(make: Callable[[Wish], Made], wish: Wish) -> Made:
+    """make(wish), and where that is silent again with other seeds, always the same, which is told.
+
+    Raises SilentRender where REDRAWN of them are silent too.
     """
-    song = np.empty((samples, channels), dtype=np.float32)
-    made = 0
-    for chunk in chunks:
-        song[made : made + len(chunk)] = chunk
-        made += len(chunk)
-    return song[:made]
+    seeds = candidate_seeds(wish.seed, 1 + REDRAWN)
+    for seed, other in itertools.pairwise(seeds):
+        try:
+            return make(wish)
+        except SilentRender as silent:
+            words = f"seed {seed}: {str(silent).partition(';')[0]}; drawn again with seed {other}"
+            warnings.warn(words, MusicotWarning, stacklevel=2)
+            wish = replace(wish, seed=other)
+    return make(wish)
 
 
-def made_of(plan: Plan | None, codes: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
-    """How a song came out, for its .json: the plan, where the settings don't hold it, and the audio
-    tokens (codebooks, frames) as base64 of little-endian 16-bit numbers.
+def _held(
+    pieces: Iterable[np.ndarray], settings: dict[str, Any], resampled: bool, sample_rate: int
+) -> Iterable[np.ndarray]:
+    """The pieces, limited again where resampling moved peaks that had been limited."""
+    if not resampled or settings.get("loudness", False) is False:
+        return pieces
+    return limited(pieces, sample_rate)
+
+
+def made_of(
+    plan: Plan | None, codes: np.ndarray, settings: dict[str, Any], gain: float
+) -> dict[str, Any]:
+    """How a song came out, for its .json: its gain in dB, the plan, where the settings don't hold
+    it, and the audio tokens (codebooks, frames) as base64 of little-endian 16-bit numbers.
     """
     if plan is None:
         return {}
-    made: dict[str, Any] = {"codes": base64.b64encode(codes.astype("<u2").tobytes()).decode()}
+    tokens = base64.b64encode(codes.astype("<u2").tobytes()).decode()
+    made: dict[str, Any] = {"codes": tokens, "gain": gain}
     return {"made": made if settings.get("plan") else {**made, "plan": plan.to_dict()}}
-
-
-def soft_limit(waveform: np.ndarray, knee: float = 0.9) -> np.ndarray:
-    """Samples beyond `knee` bent towards 1 by tanh, the rest untouched; the same for every
-    chunking.
-    """
-    size = np.abs(waveform)
-    bent = knee + (1 - knee) * np.tanh((size - knee) / (1 - knee))
-    return np.where(size > knee, np.sign(waveform) * bent, waveform).astype(np.float32)

@@ -24,6 +24,7 @@ from musicot_mlx.nn.adapters import add_layers, fingerprint
 from musicot_mlx.nn.distributed import World
 from musicot_mlx.pipelines.clap import load_embedded
 from musicot_mlx.pipelines.families import known
+from musicot_mlx.pipelines.options import AS_MADE
 from musicot_mlx.training.curves import plot_losses
 from musicot_mlx.training.data import read_data, require_enough
 from musicot_mlx.training.musicot import LearningOptions
@@ -266,7 +267,8 @@ class Renders:
         self.options, self.prompt, self.folder = options, prompt, folder
 
     def one(self, model: Any, name: str, seed: int) -> None:
-        song = model.generate(self.prompt, duration=self.options.render_seconds, seed=seed)
+        seconds = self.options.render_seconds
+        song = model.generate(self.prompt, duration=seconds, seed=seed, **AS_MADE)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_audio(self.folder / f"{name}.wav", song.waveform, song.sample_rate)
 

@@ -146,6 +146,7 @@ BROKEN = {
     "zeros": (lambda: np.zeros(4 * RATE), "silent"),
     "constant offset": (lambda: np.full(4 * RATE, 0.5), "silent"),
     "faint hiss": (lambda: 1e-5 * _noise(), "silent"),
+    "faint band": (lambda: 0.01 * _music(), "silent"),
     "clipped": (lambda: np.clip(20 * _music(), -1, 1), "clipped"),
     "white noise": (lambda: 0.1 * _noise(), "noise"),
     "one tone": (lambda: 0.3 * np.sin(2 * np.pi * 440 * _time()), "collapsed"),
@@ -166,7 +167,7 @@ def test_broken_renders_are_refused(name: str) -> None:
 
 MUSIC = {
     "band": lambda: _music(),
-    "quiet band": lambda: 0.01 * _music(),
+    "quiet band": lambda: 0.03 * _music(),
     "vibrato": lambda: (
         0.2 * np.sin(2 * np.pi * 220 * _time() + 3 * np.sin(2 * np.pi * 5 * _time()))
     ),

@@ -476,9 +476,9 @@ def test_reference_takes_the_thought_slot(tiny_model: Path, here: Path) -> None:
 def test_stream_makes_the_same_file(
     tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, extra in (("a", []), ("b", ["--stream"])):
-        arguments = ["-p", "piano", "--duration", "11", "--sample-rate", "16000", "--json", *extra]
-        assert _generate(tiny_model, *arguments, "-o", f"{name}.wav") == 0
+    asked = ["-p", "piano", "--sample-rate", "16000", "--stream"]
+    for name, words in (("b", asked), ("a", ["--config-from", "b.json"])):
+        assert _generate(tiny_model, *words, "--duration", "11", "--json", "-o", f"{name}.wav") == 0
         report = json.loads(capsys.readouterr().out)
         assert report["files"] == [f"{name}.wav", f"{name}.json"]
         assert report["duration"] == pytest.approx(11, abs=1e-3) and report["rtf"] > 0

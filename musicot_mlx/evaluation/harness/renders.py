@@ -23,6 +23,7 @@ from musicot_mlx.audio.harmony import chords_heard, share_in_key
 from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.harness.prompts import Prompt
+from musicot_mlx.pipelines.options import AS_MADE
 
 WORDINGS, CAPTIONS = "wordings", "captions"  # hand-written prompts; captions of held-out songs
 BARE = "no thoughts"  # the chain left out when sampling
@@ -118,7 +119,7 @@ def render(model: Any, take: Take, folder: Path) -> None:
     planned = plan.embeddings
     if take.variant in (BARE, BASE):
         plan, planned = plan.without_thoughts(), planned[:0]
-    song = model.generate(plan=plan, seed=take.seed)
+    song = model.generate(plan=plan, seed=take.seed, **AS_MADE)
     write_text(folder / f"{take.stem}.chords.json", json.dumps(plan.chord_changes()))
     write_audio(audio, song.waveform, song.sample_rate)
     with atomic_path(thoughts) as temporary, temporary.open("wb") as file:

@@ -9,7 +9,7 @@ in the run; several prompts, and several candidates of a prompt, are one batch.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
 from musicot_mlx.pipelines.clap import load_embedded
+from musicot_mlx.pipelines.mastering import Mastered, Mastering
 from musicot_mlx.pipelines.musicgen import FAMILY
 from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
 from musicot_mlx.pipelines.options import Embedder, files_of
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
-from musicot_mlx.pipelines.song import Clock, Song, Stream, joined, passed, soft_limit
+from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, heard, passed
 from musicot_mlx.weights.tokenizer import read_tokenizer
 
 PARTS: dict[str, tuple[type, type]] = {
@@ -157,14 +158,20 @@ class MusicgenPipeline:
     def stream(self, prompt: str | None = None, **options: Any) -> Stream:
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
-        Joined they are the song that `generate` makes. Raises as `generate` does, at the call.
+        Joined they are the song that `generate` makes with the stream's own `gain`. Raises as
+        `generate` does, at the call.
         """
-        wish, codes = replace(self._wish(options), prompt=prompt), []
+        wish = replace(self._wish(options), prompt=prompt)
         wish.require_one_candidate()
         given = self._given(wish)
+        return Stream(partial(self._take, given=given), wish, self.sample_rate, self._settings)
+
+    def _take(self, wish: MusicgenOptions, given: "Given") -> Take:
+        """The song of a wish, begun."""
+        codes: list[np.ndarray] = []
         blocks = self.codes([wish], [self._condition(wish.words, given)], [wish.seed], given)
         kept = passed((block[0] for block in blocks), codes)
-        return Stream(None, codes, self.decode(kept, wish))
+        return Take(None, codes, self.decode(kept, wish), self._mastering(wish))
 
     def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
         """All that makes a song again, as JSON: what the sidecar of a song holds."""
@@ -201,48 +208,64 @@ class MusicgenPipeline:
         )
 
     def _songs(self, wishes: Sequence[MusicgenOptions], given: "Given") -> list[Song]:
-        """Songs of wishes, drawn in one batch."""
+        """Songs of wishes, drawn in one batch; one that is silent is drawn again alone."""
+        together = zip(wishes, self._drawn(wishes, given), strict=True)
+        drawn = {id(wish): own for wish, own in together}
+
+        def make(wish: MusicgenOptions) -> Song:
+            return self._best(wish, drawn.get(id(wish)) or self._drawn([wish], given)[0])
+
+        return [heard(make, wish) for wish in wishes]
+
+    def _drawn(
+        self, wishes: Sequence[MusicgenOptions], given: "Given"
+    ) -> list[tuple[np.ndarray, dict[str, float]]]:
+        """Codes (candidates, codebooks, frames) of each wish, and its share of the seconds."""
         count, clock = wishes[0].candidates, Clock()
         with clock("text"):  # 2. text states
             conditions = [self._condition(wish.words, given) for wish in wishes]
             rows = [condition for condition in conditions for _ in range(count)]
-        seeds = [candidate_seeds(wish.seed, count) for wish in wishes]
         with clock("tokens"):  # 3. codes (rows, codebooks, frames)
-            drawn = [seed for own in seeds for seed in own]
-            codes = np.concatenate(list(self.codes(wishes, rows, drawn, given)), axis=-1)
+            seeds = [seed for wish in wishes for seed in candidate_seeds(wish.seed, count)]
+            codes = np.concatenate(list(self.codes(wishes, rows, seeds, given)), axis=-1)
         shared = {stage: seconds / len(wishes) for stage, seconds in clock.seconds.items()}
-        songs = []
-        for number, wish in enumerate(wishes):
-            mine = codes[number * count : (number + 1) * count]
-            songs.append(self._best(wish, seeds[number], mine, shared))
-        return songs
+        return [
+            (codes[number * count : (number + 1) * count], shared) for number in range(len(wishes))
+        ]
 
-    def _best(
-        self,
-        wish: MusicgenOptions,
-        seeds: Sequence[int],
-        codes: np.ndarray,
-        timings: dict[str, float],
-    ) -> Song:
+    def _best(self, wish: MusicgenOptions, drawn: tuple[np.ndarray, dict[str, float]]) -> Song:
         """The song of codes (1, codebooks, frames), or of (candidates, codebooks, frames) the one
         that CLAP chooses.
         """
-        clock = Clock()
+        (codes, timings), clock = drawn, Clock()
+        seeds = candidate_seeds(wish.seed, len(codes))
 
-        def render(number: int) -> np.ndarray:  # 4. the waveform
+        def render(number: int) -> Mastered:  # 4. the waveform
             with clock("decode"):
-                samples = round(wish.duration * self.sample_rate)
-                return joined(self.decode([codes[number]], wish), samples, self.channels)
+                return self._mastering(wish).whole(
+                    self.decode([codes[number]], wish), self.channels
+                )
 
         settings = self._settings(wish)
         if len(seeds) == 1:
-            number, waveform = 0, render(0)
+            number, made = 0, render(0)
         else:
             best = best_of(seeds, render, self._judge(wish, seeds))
-            number, waveform = best.number, best.song
+            number, made = best.number, best.song
             settings["chosen"] = best.to_dict(wish.seed)
-        spent = timings | clock.seconds
-        return Song(waveform, self.sample_rate, codes[number], None, settings, spent)
+        return Song(
+            made.waveform,
+            self.sample_rate,
+            codes[number],
+            None,
+            settings,
+            timings | clock.seconds,
+            made.gain,
+            made.fault,
+        )
+
+    def _mastering(self, wish: MusicgenOptions) -> Mastering:
+        return Mastering(wish, self.sample_rate, round(wish.duration * self.sample_rate))
 
     def codes(
         self,
@@ -286,10 +309,12 @@ class MusicgenPipeline:
     def decode(
         self, blocks: Iterator[np.ndarray] | Sequence[np.ndarray], wish: MusicgenOptions
     ) -> Iterator[np.ndarray]:
-        """Waveform chunks (samples, channels) of codes (codebooks, frames) as they come."""
+        """Waveform chunks (samples, channels) of codes (codebooks, frames) as they come, at the
+        level that the model makes them.
+        """
         samples, made = round(wish.duration * self.sample_rate), 0
         for piece in self.codec.decode_stream(mx.array(block)[None] for block in blocks):
-            chunk = soft_limit(np.array(piece[0])[: samples - made])
+            chunk = np.array(piece[0])[: samples - made]
             made += len(chunk)
             if wish.progress:
                 wish.progress("waveform", made, samples)
@@ -304,7 +329,7 @@ class MusicgenPipeline:
 
     def _judge(
         self, wish: MusicgenOptions, seeds: Sequence[int]
-    ) -> Callable[[int, np.ndarray], Score]:
+    ) -> Callable[[int, Mastered], Score]:
         """How near CLAP hears a candidate to the prompt and to the reference."""
         if wish.prompt is None and wish.reference is None:
             raise MusicotError("candidates need a prompt or a reference to be chosen by")
@@ -316,8 +341,13 @@ class MusicgenPipeline:
             files = [clap.embed_audio(*read_audio(file)) for file in files_of(wish.reference)]
             heard = np.mean([windows.mean(axis=0) for windows in files], axis=0)
             towards["reference"] = heard / np.linalg.norm(heard).clip(min=1e-9)
-        return lambda number, waveform: score(
-            clap, waveform, self.sample_rate, seed=seeds[number], **towards
+        return lambda number, made: score(
+            clap,
+            made.waveform,
+            self.sample_rate,
+            seed=seeds[number],
+            fault=made.fault,
+            **towards,
         )
 
     @cached_property

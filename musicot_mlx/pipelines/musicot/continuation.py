@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -21,9 +21,10 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.semantic_diffusion import SemanticDiffusion
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.models.vae import VAE
+from musicot_mlx.pipelines.mastering import fade_out_seconds
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.musicot.thoughts import Composer
-from musicot_mlx.pipelines.song import Song, soft_limit
+from musicot_mlx.pipelines.song import Song
 from musicot_mlx.texts import read_json
 
 SEAM_SECONDS = 0.02  # over which kept and new sound are cross-faded
@@ -34,14 +35,16 @@ class Kept:
     """What is kept of an earlier song, and what new sound follows from.
 
     codes: int32 (frames,), the audio tokens kept; waveform: float32 (samples, channels) at the
-    model's rate, the earlier song up to where new latents begin; first: the latent frame that is;
-    latents: (1, frames, channels), those that lead up to it.
+    model's rate and level, the earlier song up to where new latents begin; first: the latent frame
+    that is; latents: (1, frames, channels), those that lead up to it; gain: dB that the earlier
+    song was amplified by, and the new one is to be.
     """
 
     codes: np.ndarray
     waveform: np.ndarray
     first: int
     latents: mx.array
+    gain: float
 
 
 class Continuing(Composer, Protocol):
@@ -62,17 +65,21 @@ def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) ->
     if isinstance(earlier, Song):
         where, old, codes = "the song to keep", earlier.plan, earlier.codes[0]
         waveform, rate = earlier.waveform, earlier.sample_rate
+        settings, gain = earlier.settings, earlier.gain
         if old is None:
             raise MusicotError("the song to keep has no plan; only songs made from thoughts can be")
     else:
         where = str(earlier)
         waveform, rate = read_audio(earlier)
-        old, codes = _from_sidecar(Path(earlier), model)
+        old, codes, settings, gain = _from_sidecar(Path(earlier), model)
     if abs(len(waveform) / rate - old.duration) > 0.2:
         raise MusicotError(
             f"{where} lasts {len(waveform) / rate:.4g} s and its plan {old.duration:.4g} s, so it "
             "was cut after it was made"
         )
+    lasts = len(waveform) / rate
+    if "fade_out" in settings and not settings.get("loop"):  # what fades out is made anew
+        lasts -= fade_out_seconds(settings["fade_out"], lasts)
     seconds = min(old.changed(plan) * plan.thought_seconds, old.duration, plan.duration)
     if not seconds > 0:
         raise MusicotError(
@@ -80,9 +87,10 @@ def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) ->
         )
     frames = min(len(codes), math.floor(seconds * model.semantic_lm.config.audio_frame_rate + 1e-6))
     waveform = resample(waveform, rate, model.vae.config.sample_rate)
-    first, latents = _latents_before(waveform, seconds, model)
+    waveform = waveform * np.float32(10 ** (-gain / 20))
+    first, latents = _latents_before(waveform, min(seconds, lasts), model)
     heard = waveform[: first * model.vae.config.samples_per_latent]
-    return Kept(codes[:frames].astype(np.int32), heard, first, latents)
+    return Kept(codes[:frames].astype(np.int32), heard, first, latents, gain)
 
 
 def _latents_before(
@@ -123,7 +131,6 @@ def join(
         chunk, skip = chunk[skip:], max(0, skip - len(chunk))
         if not len(chunk):
             continue
-        chunk = soft_limit(chunk)
         if shared := min(len(tail), len(chunk)):
             mixed = tail[:shared] + fade[:shared] * (chunk[:shared] - tail[:shared])
             chunk = np.concatenate([mixed, chunk[shared:]])
@@ -131,13 +138,14 @@ def join(
         yield chunk
 
 
-def _from_sidecar(path: Path, model: Composer) -> tuple[Plan, np.ndarray]:
-    """The plan and the audio tokens (frames,) of a saved song."""
+def _from_sidecar(path: Path, model: Composer) -> tuple[Plan, np.ndarray, dict[str, Any], float]:
+    """The plan, the audio tokens (frames,), the settings and the gain in dB of a saved song."""
     sidecar = path.with_suffix(".json")
     try:
         settings = read_json(sidecar)
         text = settings["made"]["codes"]
         codes = np.frombuffer(base64.b64decode(text, validate=True), "<u2").astype(np.int32)
+        gain = float(settings["made"].get("gain", 0.0))  # songs of earlier versions had none
     except OSError as error:
         raise MusicotError(
             f"can't read {sidecar} ({error.strerror}), which tells how {path} was made"
@@ -147,4 +155,4 @@ def _from_sidecar(path: Path, model: Composer) -> tuple[Plan, np.ndarray]:
             f"{sidecar} doesn't tell the audio tokens of {path}; make it again with "
             f"musicot generate --config-from {sidecar}"
         ) from None
-    return Plan.load(sidecar, model), codes
+    return Plan.load(sidecar, model), codes, settings, gain

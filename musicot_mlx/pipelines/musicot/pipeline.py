@@ -27,6 +27,7 @@ from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTok
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.mastering import Mastering
 from musicot_mlx.pipelines.musicot import FAMILY
 from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
 from musicot_mlx.pipelines.musicot.options import MusicotOptions
@@ -35,7 +36,7 @@ from musicot_mlx.pipelines.musicot.planning import Planner, Sampling, UsualHarmo
 from musicot_mlx.pipelines.musicot.wording import Wording
 from musicot_mlx.pipelines.options import Progress
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
-from musicot_mlx.pipelines.song import Clock, Song, Stream, joined, passed, soft_limit
+from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, heard, passed
 from musicot_mlx.weights.hub import resolve
 
 PARTS: dict[str, tuple[type, type]] = {
@@ -155,11 +156,15 @@ class MusicotPipeline(Planner):
         options are those of MusicotOptions. With `candidates` several songs are drawn in one batch,
         and the one nearest to its prompt and plan is kept: it is the song that its own seed, in the
         settings, makes alone. Raises MusicotError for input that does not fit, TypeError for an
-        unknown option.
+        unknown option, RunError where there is nothing to be heard, also with another seed.
         """
         wish, clock = MusicotOptions.of(self.sampling, prompt, **options), Clock()  # 1. the wish
         if wish.candidates > 1:
             return self._best_of(wish, clock)
+        return heard(lambda wish: self._song(wish, clock), wish)
+
+    def _song(self, wish: MusicotOptions, clock: Clock) -> Song:
+        """The song of a wish."""
         kept = self._kept(wish)
         plan = self._plan(wish, clock)  # 2. thoughts
         with clock("tokens"):  # 3. semantic codes
@@ -170,14 +175,19 @@ class MusicotPipeline(Planner):
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
         The plan is made at the call, the rest as chunks are taken; joined, they are the song that
-        `generate` makes. Raises as `generate` does.
+        `generate` makes with the stream's own `gain`. Raises as `generate` does.
         """
-        wish, codes = MusicotOptions.of(self.sampling, prompt, **options), []
+        wish = MusicotOptions.of(self.sampling, prompt, **options)
         wish.require_one_candidate()
-        kept = self._kept(wish)
+        return Stream(self._take, wish, self.sample_rate, self._settings)
+
+    def _take(self, wish: MusicotOptions) -> Take:
+        """The song of a wish, begun."""
+        kept, codes = self._kept(wish), []
         plan = self._plan(wish, Clock())
         blocks = passed(self.audio_tokens(plan, wish, kept), codes)
-        return Stream(plan, codes, self.waveform(plan, blocks, wish, kept))
+        chunks = self.waveform(plan, blocks, wish, kept)
+        return Take(plan, codes, chunks, self._mastering(plan, wish, kept))
 
     def _rendered(
         self,
@@ -191,10 +201,23 @@ class MusicotPipeline(Planner):
         with clock("diffusion"):
             latents = list(self.latents(plan, codes, wish, kept))
         with clock("decode"):
-            samples, channels = self._samples(plan), self.vae.config.audio_channels
-            waveform = joined(self.decode(plan, iter(latents), wish, kept), samples, channels)
-        tokens = np.concatenate(codes, axis=-1).astype(np.int32)
-        return Song(waveform, self.sample_rate, tokens, plan, self._settings(wish), clock.seconds)
+            chunks = self.decode(plan, iter(latents), wish, kept)
+            channels = self.vae.config.audio_channels
+            made = self._mastering(plan, wish, kept).whole(chunks, channels)
+        return Song(
+            made.waveform,
+            self.sample_rate,
+            np.concatenate(codes, axis=-1).astype(np.int32),
+            plan,
+            self._settings(wish),
+            clock.seconds,
+            made.gain,
+            made.fault,
+        )
+
+    def _mastering(self, plan: Plan, wish: MusicotOptions, kept: Kept | None) -> Mastering:
+        gain = None if kept is None else kept.gain
+        return Mastering(wish, self.sample_rate, self._samples(plan), gain=gain)
 
     def audio_tokens(
         self, plan: Plan, wish: MusicotOptions, kept: Kept | None = None
@@ -243,7 +266,9 @@ class MusicotPipeline(Planner):
         wish: MusicotOptions,
         kept: Kept | None = None,
     ) -> Iterator[np.ndarray]:
-        """The waveform of latents in chunks (samples, channels), the earlier song's sound first."""
+        """The waveform of latents in chunks (samples, channels), the earlier song's sound first, at
+        the level that the model makes it.
+        """
         samples, made = self._samples(plan), 0
         if kept is not None:
             latents = itertools.chain([kept.latents], latents)
@@ -257,7 +282,6 @@ class MusicotPipeline(Planner):
             )
         for chunk in chunks:
             chunk = chunk[: samples - made]
-            chunk = soft_limit(chunk) if kept is None else chunk  # join has done it
             made += len(chunk)
             if wish.progress:
                 wish.progress("waveform", made, samples)
@@ -316,6 +340,7 @@ class MusicotPipeline(Planner):
                 song.waveform,
                 song.sample_rate,
                 seed=seeds[number],
+                fault=song.fault,
                 prompt=plans[number].vector,
                 thoughts=plans[number].embeddings,
             )
