@@ -106,7 +106,11 @@ def require(arguments: type, name: str, value: Any, label: str) -> None:
     """
     said = dict(listed(arguments))[name]
     for each in value if said.several and isinstance(value, list) else [value]:
-        if each not in said.choices if said.choices else not (said.check or isinstance(each, str)):
+        if (
+            each not in said.choices
+            if said.choices
+            else not (said.check or isinstance(each, (str, bool)))
+        ):
             raise MusicotError(f"{label} can't be {value!r}")
         try:
             if said.check:
@@ -363,6 +367,8 @@ def with_families(arguments: type[Asked]) -> type[Asked]:
     options = family_options(planning=arguments.planning)
     fields = [
         (name, list[str] | None if said.several else str | None, _given(said))
+        if said.metavar or said.choices
+        else (name, bool | None, _given(said))
         for name, said in options.items()
     ]
     base = dataclasses.make_dataclass("Options", fields, bases=(Asked,), kw_only=True)

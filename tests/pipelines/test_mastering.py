@@ -1,5 +1,6 @@
 """Songs are handed on at one loudness, they end, and silence is drawn again or refused."""
 
+import copy
 import json
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from musicot_mlx.pipelines.mastering import Mastering, fade_out_seconds, folded,
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
 from musicot_mlx.pipelines.options import AS_MADE, Options
 from musicot_mlx.pipelines.song import REDRAWN
+from musicot_mlx.tokens.tempo import TEMPO_TAGS
+from tests.support import tiny
 
 RATE = 8000
 
@@ -73,7 +76,7 @@ def test_fades() -> None:
 
 @pytest.mark.parametrize("size", [333, 8000, 64000])
 def test_a_stream_is_the_song_of_its_gain(size: int) -> None:
-    waveform = _tones() * np.linspace(0.3, 1.0, 8 * RATE, dtype=np.float32)[:, None]
+    waveform = _tones(level=0.5) * np.linspace(0.3, 1.0, 8 * RATE, dtype=np.float32)[:, None]
     chunks = [waveform[start : start + size] for start in range(0, len(waveform), size)]
     mastering = Mastering(Options.of(None), RATE, len(waveform))
     came = list(mastering.stream(iter(chunks)))
@@ -196,3 +199,31 @@ def test_options_of_python(model: MusicotPipeline) -> None:
         model.generate("piano", duration=1, loudness=0)
     with pytest.raises(MusicotError, match="loudness is 'loud'"):
         model.generate("piano", duration=1, loudness="loud")
+
+
+@pytest.mark.parametrize(("bpm", "asked"), [(120, 10), (120, 3), (97, 19.8), (61, 5)])
+def test_loops_are_whole_bars(tmp_path: Path, bpm: float, asked: float) -> None:
+    config = copy.deepcopy(tiny.CONFIG)
+    config["semantic_lm"]["tags"] = [*tiny.TAGS, *TEMPO_TAGS]
+    model = mc.load(tiny.write_model(tmp_path, config))
+    prompt = f"piano at {bpm} BPM"
+    song = model.generate(prompt, duration=asked, seed=3, loop=True)
+    bars = song.duration * bpm / 240
+    assert bars == pytest.approx(round(bars), abs=1e-3)
+    assert abs(song.duration - asked) <= 120 / bpm + 1e-3
+    steps = np.abs(np.diff(song.waveform, axis=0))
+    assert np.abs(song.waveform[0] - song.waveform[-1]).max() <= steps.max()
+    # its plan makes the same loop again
+    again = model.generate(plan=song.plan, seed=3, loop=True)
+    np.testing.assert_array_equal(again.waveform, song.waveform)
+    assert song.settings["loop"] is True and song.settings["duration"] == asked
+    if asked == 3:
+        for options, words in (
+            ({"fade_out": 1.0}, "no end to fade"),
+            ({"plan": song.plan, "keep": song}, "nothing of a song can be kept"),
+            ({"plan": model.plan(prompt, duration=1)}, "not one bar"),
+        ):
+            with pytest.raises(MusicotError, match=words):
+                model.generate(None if "plan" in options else prompt, loop=True, **options)
+        with pytest.raises(MusicotError, match="without streaming"):
+            model.stream(prompt, loop=True)

@@ -194,6 +194,12 @@ class MusicotOptions(Options):
         offered=SAMPLERS[:2],
         flags=("--sampler",),
     )
+    loop: bool = option(
+        False,
+        "whole bars, nearest to the duration, that join without a seam when they are repeated",
+        kind=bool,
+        flags=("--loop",),
+    )
     progress: Progress | None = progress_option()
 
     @property

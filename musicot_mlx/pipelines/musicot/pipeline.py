@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx import __version__
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.diffusion import sample_windows
 from musicot_mlx.generation.semantic import audio_many
 from musicot_mlx.models.clap import Clap, ClapConfig
@@ -30,6 +31,7 @@ from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.pipelines.mastering import Mastering
 from musicot_mlx.pipelines.musicot import FAMILY
 from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
+from musicot_mlx.pipelines.musicot.loop import loop_seconds, looped
 from musicot_mlx.pipelines.musicot.options import MusicotOptions
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.musicot.planning import Planner, Sampling, UsualHarmony, stage_key
@@ -165,8 +167,8 @@ class MusicotPipeline(Planner):
 
     def _song(self, wish: MusicotOptions, clock: Clock) -> Song:
         """The song of a wish."""
+        plan = self._planned(wish, clock)  # 2. thoughts
         kept = self._kept(wish)
-        plan = self._plan(wish, clock)  # 2. thoughts
         with clock("tokens"):  # 3. semantic codes
             codes = list(self.audio_tokens(plan, wish, kept))
         return self._rendered(plan, codes, wish, kept, clock)  # 4. diffusion and 5. VAE
@@ -179,6 +181,8 @@ class MusicotPipeline(Planner):
         """
         wish = MusicotOptions.of(self.sampling, prompt, **options)
         wish.require_one_candidate()
+        if wish.loop:
+            raise MusicotError("a loop begins with what follows its end; make it without streaming")
         return Stream(self._take, wish, self.sample_rate, self._settings)
 
     def _take(self, wish: MusicotOptions) -> Take:
@@ -217,7 +221,14 @@ class MusicotPipeline(Planner):
 
     def _mastering(self, plan: Plan, wish: MusicotOptions, kept: Kept | None) -> Mastering:
         gain = None if kept is None else kept.gain
-        return Mastering(wish, self.sample_rate, self._samples(plan), gain=gain)
+        loop = round(loop_seconds(plan) * self.sample_rate) if wish.loop else None
+        return Mastering(wish, self.sample_rate, self._samples(plan), loop=loop, gain=gain)
+
+    def _planned(self, wish: MusicotOptions, clock: Clock) -> Plan:
+        """The plan of a song, or of a loop."""
+        if not wish.loop:
+            return self._plan(wish, clock)
+        return self.check_plan(looped(wish, lambda wish: self._plan(wish, clock)), "the plan")
 
     def audio_tokens(
         self, plan: Plan, wish: MusicotOptions, kept: Kept | None = None
@@ -323,9 +334,9 @@ class MusicotPipeline(Planner):
         wishes = [replace(wish, seed=seed, candidates=1) for seed in seeds]
         kept = self._kept(wish)
         if wish.plan is None:
-            plans = [self._plan(own, clock) for own in wishes]
+            plans = [self._planned(own, clock) for own in wishes]
         else:
-            plans = [self._plan(wish, clock)] * len(seeds)
+            plans = [self._planned(wish, clock)] * len(seeds)
         with clock("tokens"):
             tokens = self._batch(plans, seeds, wish, kept)
 
