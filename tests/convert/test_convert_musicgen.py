@@ -5,19 +5,20 @@ import os
 import pickle
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.convert.convert import convert
 from musicot_mlx.convert.keymaps import musicgen as keymap
 from musicot_mlx.convert.rules import Rule
-from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicgen.pipeline import PARTS
+from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.pipelines.musicgen.pipeline import PARTS, Sampling
 from musicot_mlx.weights.checkpoint import load_arrays
 from musicot_mlx.weights.config import config_from_dict
 from tests.support import tiny_musicgen
@@ -346,3 +347,43 @@ def test_check_refuses_audiocraft(
     arguments = ["--hf-path", str(folder), "--mlx-path", str(tmp_path / "mlx"), "--check"]
     assert main(["convert", *arguments, "--text-encoder", str(folder / "t5")]) == 2
     assert "does not read audiocraft's files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"do_sample": False, "temperature": 0.7}, {"audio_temperature": 0.0}),
+        ({"do_sample": True, "temperature": 0.7}, {"audio_temperature": 0.7}),
+        ({"guidance_scale": None}, {"audio_guidance": 1.0}),
+        ({"guidance_scale": 1}, {"audio_guidance": 1.0}),
+        ({"top_p": 0.0}, {"audio_temperature": 0.0, "top_p": 1.0}),  # the likeliest alone
+        ({"top_p": 0.9, "top_k": 7}, {"top_p": 0.9, "top_k": 7}),
+        ({"num_beams": 1, "repetition_penalty": 1.0, "bad_words_ids": None}, {}),
+    ],
+)
+def test_generation_config_is_honoured(
+    tiny_musicgen_upstream: Path, tmp_path: Path, said: dict, expected: dict
+) -> None:
+    source = shutil.copytree(tiny_musicgen_upstream, tmp_path / "source")
+    file = source / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **said}))
+    convert(source, tmp_path / "mlx")
+    model = mc.load(tmp_path / "mlx")
+    assert asdict(model.sampling) == {**asdict(Sampling()), **expected}
+    if expected.get("audio_temperature") == 0:
+        one, two = (model.generate("piano", duration=1, seed=seed).codes for seed in (1, 2))
+        assert (one == two).all()
+
+
+def test_generation_config_that_is_not_ours_is_told(
+    tiny_musicgen_upstream: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(tiny_musicgen_upstream, tmp_path / "source")
+    file = source / "generation_config.json"
+    file.write_text(json.dumps({"num_beams": 4, "min_p": 0.1, "guidance_scale": 3.0}))
+    with pytest.warns(MusicotWarning, match="asks for num_beams 4, min_p 0.1, which musicot does"):
+        convert(source, tmp_path / "mlx")
+    file.write_text(json.dumps({"guidance_scale": "3"}))
+    with pytest.raises(MusicotError, match="audio_guidance: expected float, got '3'"):
+        convert(source, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()

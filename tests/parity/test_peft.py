@@ -147,6 +147,8 @@ def test_what_can_not_be_converted(lm_twins, tmp_path: Path) -> None:
     refuse("lm_head lacks lora_A or lora_B")
     weights.unlink()
     refuse("holds no adapter_model.safetensors")
+    config.write_text('{"peft_type": ')
+    refuse("is not valid JSON")
     config.write_text(json.dumps({"peft_type": "IA3"}))
     refuse("is PEFT's IA3; only LORA is converted")
 
