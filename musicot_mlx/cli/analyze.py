@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicot_mlx.cli import flags
-from musicot_mlx.cli.plan import ANCHORS
+from musicot_mlx.cli.plan import ANCHORS, anchors_of
 from musicot_mlx.cli.progress import peak_memory
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.families import can
@@ -33,11 +33,10 @@ class Arguments:
     plan: str | None = flags.flag(
         "FILE", "plan to hold the audio against (default: that of the .json beside it)"
     )
-    anchors: list[str] = flags.flag(
+    anchors: list[str] | None = flags.flag(
         "A,B",
-        f"texts to hold each segment against (default: {','.join(ANCHORS)})",
+        f"texts to hold each segment against (default: {','.join(ANCHORS)} and those in words)",
         check=flags.names,
-        default=ANCHORS,
     )
     stems: str | None = flags.flag(
         "FOLDER", "drums.wav, bass.wav, ... of this song: their loudness against its thoughts"
@@ -84,7 +83,8 @@ def run(args: Arguments) -> int:
     if not can(model, "clap") or (must or args.copy_of) and not thoughtful:
         raise MusicotError(f"the model {name} knows no thoughts; pass --model musicot-mini")
     plan = _plan(model, source, settings, must=must) if thoughtful else None
-    found = analyze(waveform, rate, model=model, plan=plan, anchors=args.anchors)
+    anchors = args.anchors or anchors_of(plan)
+    found = analyze(waveform, rate, model=model, plan=plan, anchors=anchors)
     apart = stem_agreement(audio, stems, model=model) if stems else None
     copy = _copy_check(args, model, settings) if args.copy_of else None
     if args.png:
@@ -185,7 +185,8 @@ def _lines(path: Path, found: "Analysis", apart: "StemAgreement | None") -> Iter
     if found.achieved is not None:
         facts.append(f"{found.tempo:.0f} BPM" if found.tempo else "no steady tempo")
     if found.boundaries:
-        facts.append("sections from 0:00, " + ", ".join(map(_clock, found.boundaries)))
+        starts = zip(found.letters, (0.0, *found.boundaries), strict=True)
+        facts.append("sections " + ", ".join(f"{kind} {_clock(at)}" for kind, at in starts))
     yield ", ".join(facts)
     yield from _harmony(found)
     yield from _wrapped(list(_rows(found)), found.segment_seconds)
@@ -249,13 +250,15 @@ def _number(value: float, decimals: int) -> str:
 
 
 def _verdict(found: "Analysis") -> str:
-    """Did the audio follow? The cosine, and the anchors that rise and fall as planned."""
+    """Did the audio follow? The cosine in words, and the anchors that rise and fall as planned."""
     if found.mean_cosine is None:
         return "the song is silent wherever its plan reaches"
+    from musicot_mlx.evaluation.measures.agreement import FEWEST, nearness
+
     r = {name: value for name, value in found.correlation.items() if value is not None}
-    line = f"the song is near its plan by a cosine of {found.mean_cosine:.2f}"
+    line = f"the song {nearness(found.mean_cosine)} its plan by a cosine of {found.mean_cosine:.2f}"
     if not r:
-        return f"{line}; too few segments for r"
+        return f"{line}; r takes {FEWEST} segments or more"
     followed = [name for name, value in r.items() if value > 0.5]
     return f"{line}; r is above 0.5 for {', '.join(followed) or 'none'} ({len(followed)}/{len(r)})"
 

@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from musicot_mlx.cli import flags, player, request
 from musicot_mlx.cli.progress import Progress, candidates, peak_memory, summary
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import multi_host
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _output = partial(flags.flag, panel="Output")
 Job = tuple[tuple[str | None, int], Path]  # prompt, seed, file
@@ -114,6 +117,7 @@ def _generate(
             "files": [str(file) for file in song.save(path, sample_rate=rate)],
             "duration": song.duration,
             "sample_rate": rate or song.sample_rate,
+            "far": _far(model, song.plan, (song.waveform, song.sample_rate)),
             "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
             "seed": song.settings["seed"],
             **{key: song.settings[key] for key in ("chosen",) if key in song.settings},
@@ -137,7 +141,28 @@ def _stream(
     rate = rate or model.sample_rate
     saved = stream.save(path, rate, listen=partial(player.live_player, wanted=playing))
     report = {"files": list(map(str, saved.files)), "duration": saved.duration}
+    report["far"] = _far(model, stream.plan, path)
     return {**report, "sample_rate": rate, "played": saved.heard, "seed": stream.settings["seed"]}
+
+
+def _far(
+    model: Any, plan: Any, audio: Path | tuple["np.ndarray", int]
+) -> list[dict[str, float | str]]:
+    """Segments of a song that are far from their thoughts: seconds, what was asked, the cosine."""
+    if not hasattr(plan, "embeddings") or not plan.origins:  # a model or a plan without thoughts
+        return []
+    from musicot_mlx.evaluation.measures.agreement import far_segments
+
+    step = plan.thought_seconds
+    return [
+        {
+            "start": segment * step,
+            "end": min((segment + 1) * step, plan.duration),
+            "asked": str(plan.origins[segment]),
+            "cosine": round(cosine, 3),
+        }
+        for segment, cosine in far_segments(audio, plan, model=model)
+    ]
 
 
 def _tell(args: Arguments, path: Path, report: dict[str, Any]) -> None:
@@ -147,6 +172,11 @@ def _tell(args: Arguments, path: Path, report: dict[str, Any]) -> None:
         line = f"{candidates(chosen)}\n{line}"
     if "host" in report:
         line = f"{line}, host {report['host']}"
+    for part in report.get("far", ()):
+        line += (
+            f"\n{part['start']:g}-{part['end']:g} s is far from its thought, "
+            f"{part['asked']!r} (cosine {part['cosine']:.2f}); try another --seed"
+        )
     print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
     if args.json:
         print(json.dumps(report, sort_keys=True), flush=True)

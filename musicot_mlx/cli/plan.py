@@ -9,8 +9,10 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +20,8 @@ from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import families
+from musicot_mlx.tokens.denials import reading
+from musicot_mlx.tokens.instruments import named_instruments, singular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,11 +99,10 @@ class Arguments(flags.Asked):
         check=flags.place,
     )
     png: str | None = _output("FILE", "draw the arrangement", check=flags.place)
-    anchors: list[str] = _output(
+    anchors: list[str] | None = _output(
         "A,B",
-        f"texts to hold the thoughts against (default: {','.join(ANCHORS)})",
+        f"texts to hold the thoughts against (default: {','.join(ANCHORS)} and those in words)",
         check=flags.names,
-        default=ANCHORS,
     )
     json: bool = _output("", "one line of JSON on standard output", default=False)
 
@@ -117,34 +120,38 @@ def run(args: Arguments) -> int:
     for edit in _edits(model, args):
         plan = edit(plan)
     elapsed = time.perf_counter() - started
-    activity = plan.activity(args.anchors)  # (segments, anchors)
+    anchors = args.anchors or anchors_of(plan)
+    activity = plan.activity(anchors)  # (segments, anchors)
     files = []
     if args.output:
         plan.save(args.output)
         files.append(args.output)
     if args.png:
         from musicot_mlx.evaluation.harness.plots import plot_plan
+        from musicot_mlx.evaluation.measures.sections import section_letters
 
         title = plan.prompt or str(plan.origins[0])
         plot_plan(
             activity,
-            args.anchors,
+            anchors,
             plan.thought_seconds,
             title,
             args.png,
             duration=plan.duration,
+            letters=section_letters(plan.embeddings),
             chords=plan.chord_changes(),
         )
         files.append(args.png)
 
-    table = _table(activity, args.anchors, plan.thought_seconds)
-    changes = _changes(first, plan, args.anchors)
+    table = _table(activity, anchors, plan.thought_seconds)
+    changes = _changes(first, plan, anchors)
     where = f" -> {', '.join(files)}" if files else ""
     line = (
         f"plan of {plan.duration:g} s: {len(activity)} thoughts in {elapsed:.2f} s, "
         f"peak memory {peak_memory()['peak_resident_gb']:.2f} GB{where}"
     )
-    tags = [f"tags: {', '.join(plan.tags)}"] if plan.tags else []
+    segment_tags = model.conditioning.tags_of(plan)
+    tags = list(_tags(plan, segment_tags))
     harmony = [_harmony(plan)] if plan.chords else []
     text = "\n".join([table, *tags, *harmony, *changes, line])
     print(text, file=sys.stderr if args.json else sys.stdout)
@@ -154,10 +161,11 @@ def run(args: Arguments) -> int:
             "duration": plan.duration,
             "seed": plan.seed,
             "tags": list(plan.tags),
+            "segment_tags": [list(tags) for tags in segment_tags],
             "key": plan.key,
             "chords": list(plan.chords),
             "chord_changes": [list(change) for change in plan.chord_changes()],
-            "anchors": args.anchors,
+            "anchors": anchors,
             "activity": [[round(float(value), 4) for value in row] for row in activity],
             "origins": [str(origin) for origin in plan.origins],
             "history": list(plan.history),
@@ -167,6 +175,14 @@ def run(args: Arguments) -> int:
         }
         print(json.dumps(report, sort_keys=True), flush=True)
     return 0
+
+
+def anchors_of(plan: "Plan | None") -> list[str]:
+    """The usual anchors, and the instruments that the plan's words name beside them."""
+    texts = [] if plan is None else [plan.prompt, *plan.words()]
+    named = [name for text in texts for name in named_instruments(reading(text).asked)]
+    usual = {singular(anchor) for anchor in ANCHORS}
+    return [*ANCHORS, *dict.fromkeys(name for name in named if name not in usual)]
 
 
 def _check(args: Arguments) -> None:
@@ -317,6 +333,20 @@ def _table(activity: "np.ndarray", anchors: list[str], step: float) -> str:
     for anchor, row in zip(anchors, activity.T, strict=True):
         rows.append(f"{anchor:<{width}}" + "".join(f"{value:>6.1f}" for value in row))
     return "\n".join(rows)
+
+
+def _tags(plan: "Plan", segment_tags: list[Sequence[str]]) -> Iterator[str]:
+    """The tags of the song, and of what was put into it."""
+    guests, step = plan.guests(), plan.thought_seconds
+    if plan.tags and None in guests:
+        yield f"tags: {', '.join(plan.tags)}"
+    told = zip(segment_tags, [guest is not None for guest in guests], strict=True)
+    runs = groupby(enumerate(told), lambda place: place[1])
+    for (tags, is_guest), run in runs:
+        places = [place for place, _ in run]
+        if tags and is_guest:
+            stop = min((places[-1] + 1) * step, plan.duration)
+            yield f"tags of {places[0] * step:g}-{stop:g} s: {', '.join(tags)}"
 
 
 def _harmony(plan: "Plan") -> str:

@@ -58,6 +58,7 @@ ELSEWHERE = frozenset(  # instruments, styles and sounds of other models' music
 )
 
 _NO_DRUMS = re.compile(r"\bdrums?\s*(?:and|&|'?n'?)\s*bass\b|\b(?:back|break)?beats?\b", re.I)
+_PLAYING = re.compile(r"(?:ist|ing|ive|mer)$|^(?:drum.+|key|keyboard|pad|tom|kick|vibe|bassline)$")
 _WORD = re.compile(r"[^\W_][\w'’-]*")
 
 
@@ -85,6 +86,16 @@ def families_in(words: str) -> frozenset[str]:
     """
     named = _WORD.findall(_NO_DRUMS.sub(" ", words))
     return frozenset(family for word in named if (family := _family(word)))
+
+
+def named_instruments(words: str) -> list[str]:
+    """The instruments that words name, as they stand there but for plurals, each once: "two cellos
+    over a drum kit" is cello and drum. Players, playing and beats are none.
+    """
+    named = [singular(word) for word in _WORD.findall(_NO_DRUMS.sub(" ", words))]
+    return list(
+        dict.fromkeys(name for name in named if _family(name) and not _PLAYING.search(name))
+    )
 
 
 def _family(word: str) -> str | None:

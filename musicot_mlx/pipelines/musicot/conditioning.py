@@ -72,11 +72,9 @@ class Conditioning:
         """
         changes: dict[int, list[Condition]] = {}
         guests = plan.guests()
-        for segment, guest in enumerate(guests):
+        for segment, (guest, tags) in enumerate(zip(guests, self.tags_of(plan), strict=True)):
             if guest is not None:
                 own, said = plan.embeddings[segment], (guest.text, plan.prompt, *plan.tags)
-                near = own if guest.text is None else self.vector(guest.text)
-                tags = self.tags(near, None, *said)  # the first to tell a tempo counts
                 condition = self.condition(own, tags, plan.lyrics, *said)
                 bpm = asked_tempo(tags, said, exact=plan.bpm)
                 condition = replace(
@@ -88,6 +86,19 @@ class Conditioning:
             elif segment and guests[segment - 1] is not None:
                 changes[segment] = [self.of_plan(plan)] * songs
         return changes
+
+    def tags_of(self, plan: "Plan") -> list[Sequence[str]]:
+        """The tags that each segment is asked for with: a guest's own, else the song's."""
+        found: list[Sequence[str]] = []
+        for segment, guest in enumerate(plan.guests()):
+            if guest is None:
+                found.append(plan.tags)
+                continue
+            own = plan.embeddings[segment]
+            near = own if guest.text is None else self.vector(guest.text)
+            # the first to tell a tempo counts
+            found.append(self.tags(near, None, guest.text, plan.prompt, *plan.tags))
+        return found
 
     def song_tags(
         self, vector: np.ndarray, wanted: Sequence[str] | None, prompt: str | None
