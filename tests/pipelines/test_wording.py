@@ -9,14 +9,20 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
-from musicot_mlx.pipelines.musicot.wording import STRENGTH, Wording, told
+from musicot_mlx.pipelines.musicot.thoughts import vectors_of
+from musicot_mlx.pipelines.musicot.wording import USUAL, Wording, told
 from tests.support import tiny
 
 CODES = tiny.CONFIG["semantic_lm"]["audio_codebook_size"]
 DRUMS = np.where(np.arange(CODES) < CODES // 2, 50, -50)  # tenths of nats
+DIM = tiny.CONFIG["semantic_lm"]["clap_dim"]
+STRENGTH, AWAY = 2.0, 3.0
+STEP = np.where(np.arange(DIM) == 3, 200, 0)  # thousandths
 WORDING = {
     "known": "a and bass drums funk guitar no piano slow with",
     "without": {"drums": " ".join(map(str, DRUMS)), "bass": " ".join(["10"] * CODES)},
+    "away": {"drums": " ".join(map(str, STEP))},
+    "strength": {"drums": [STRENGTH, AWAY]},
 }
 
 
@@ -72,6 +78,12 @@ def test_a_key_is_told_where_a_model_knows_none() -> None:
     assert _told("funk in D minor", knows_harmony=False) == "mini knows no keys (D minor)"
 
 
+def test_lyrics_are_told_where_a_model_does_not_sing() -> None:
+    assert _told("funk", lyrics="la la") == "mini reads lyrics but doesn't sing them"
+    sings = Wording(known=f"{WORDING['known']} singing")
+    assert _told("funk", lyrics="la la", wording=sings) is None
+
+
 def test_nothing_is_told_of_a_model_whose_words_are_not_known() -> None:
     assert _told("langsames Klavier", wording=Wording()) is None
 
@@ -80,7 +92,7 @@ def test_lean_keeps_out_what_words_deny() -> None:
     wording = Wording(**WORDING)
     np.testing.assert_allclose(wording.lean("funk, no drums"), -STRENGTH / 10 * DRUMS)
     both = wording.lean("no drums, no bass")
-    np.testing.assert_allclose(both, -STRENGTH / 10 * (DRUMS + 10), rtol=1e-6)
+    np.testing.assert_allclose(both, -STRENGTH / 10 * DRUMS - USUAL[0], rtol=1e-6)
     assert wording.lean("funk", None) is None
     assert wording.lean("full drum kit", "funk, no drums") is None  # the segment's words go first
     assert wording.lean("piano, no drums", "funk with drums") is not None
@@ -101,7 +113,8 @@ def test_a_song_has_no_codes_of_what_is_denied(model: MusicotPipeline) -> None:
 
 def test_what_is_denied_is_read_by_no_network(model: MusicotPipeline) -> None:
     denied, usual = (model.plan(text, duration=10) for text in ("piano, no drums", "piano"))
-    np.testing.assert_array_equal(denied.vector, usual.vector)
+    moved = usual.vector + AWAY / 1000 * STEP
+    np.testing.assert_allclose(denied.vector, moved / np.linalg.norm(moved), rtol=1e-5)
     assert not [tag for tag in denied.tags if "drum" in tag]
 
 
@@ -112,15 +125,29 @@ def test_a_segment_is_kept_free_of_what_its_words_deny(model: MusicotPipeline) -
     assert model.conditioning.of_plan(plan).lean is None
 
 
+def test_thoughts_leave_what_is_denied(model: MusicotPipeline) -> None:
+    vector = model.text_vector("piano")
+    usual = model.draw_thoughts(vector, words="piano", segments=4, seed=1)[0]
+    denied = model.draw_thoughts(vector, words="piano, no drums", segments=4, seed=1)[0]
+    step = STEP / np.linalg.norm(STEP)
+    assert (vectors_of(model, denied) @ step).mean() > (vectors_of(model, usual) @ step).mean()
+    given = np.where(np.arange(4) < 2, usual, -1)
+    locked = model.draw_thoughts(vector, words="piano, no drums", segments=4, seed=1, given=given)[
+        0
+    ]
+    np.testing.assert_array_equal(locked[:, :2], usual[:, :2])
+
+
 def test_planning_warns(model: MusicotPipeline) -> None:
     with pytest.warns(MusicotWarning, match='doesn\'t know "banjo"'):
         model.plan("piano and banjo", duration=10)
 
 
-def test_a_table_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    wording = {**WORDING, "without": {"drums": "1 2 3"}}
+@pytest.mark.parametrize(("table", "size"), [("without", CODES), ("away", DIM)])
+def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, table: str, size: int) -> None:
+    wording = {**WORDING, table: {"drums": "1 2 3"}}
     folder = tiny.write_model(tmp_path / "short", {**tiny.CONFIG, "wording": wording})
-    with pytest.raises(MusicotError, match=f"without.drums: expected {CODES} numbers"):
+    with pytest.raises(MusicotError, match=f"{table}.drums: expected {size} numbers"):
         mc.load(folder)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from musicot_mlx.errors import MusicotError, MusicotWarning, nearest
 from musicot_mlx.generation.semantic import Condition
 from musicot_mlx.models.semantic_lm import SemanticLM
+from musicot_mlx.pipelines.musicot.thoughts import unit
 from musicot_mlx.tokens.denials import reading
 from musicot_mlx.tokens.tags import alone, chosen_tags
 from musicot_mlx.tokens.tempo import asked_tempo, named_tempo, nearest_tempo
@@ -32,7 +33,7 @@ class Conditioning:
     ) -> None:
         self.clap, self.lm, self.wording = clap, lm, wording
         self.tag_threshold = tag_threshold
-        wording.check(lm.config.audio_codebook_size)
+        wording.check(lm.config.audio_codebook_size, lm.config.clap_dim)
 
     @cached_property
     def tag_vectors(self) -> np.ndarray:
@@ -57,8 +58,10 @@ class Conditioning:
         )
 
     def vector(self, words: str) -> np.ndarray:
-        """The CLAP vector (dim,) of what words ask for."""
-        return self.clap.embed_text([self.wording.asked(words)])[0]
+        """The CLAP vector (dim,) of what words ask for, led away from what they deny."""
+        vector = self.clap.embed_text([self.wording.asked(words)])[0]
+        leaving = self.wording.leaving(words)
+        return vector if leaving is None else unit(vector + leaving)
 
     def of_plan(self, plan: "Plan") -> Condition:
         """What the whole song is asked for."""

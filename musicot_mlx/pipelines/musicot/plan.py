@@ -528,6 +528,7 @@ class Plan:
         """The plan with codes from the LM wherever `given` holds -1."""
         codes = self._model().draw_thoughts(
             self.vector,
+            words=self.prompt,
             tags=self.tags,
             lyrics=self.lyrics,
             segments=given.shape[1],

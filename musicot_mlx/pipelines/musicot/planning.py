@@ -152,6 +152,7 @@ class Planner:
             tags=plan.tags,
             names=self.semantic_lm.config.tags,
             knows_harmony=self.knows_harmony,
+            lyrics=plan.lyrics,
         )
         if line is not None:
             warnings.warn(line, MusicotWarning, stacklevel=2)
@@ -194,6 +195,7 @@ class Planner:
             vector,
             segments=segments,
             seed=wish.seed,
+            words=wish.prompt,
             tags=tags,
             lyrics=wish.lyrics or "",
             thought_temperature=wish.thought_temperature,
@@ -349,7 +351,7 @@ class Planner:
         top_p: float = 1.0,
     ) -> np.ndarray:
         """Codes from the LM, int32 (songs, levels, segments), under a CLAP vector (dim,) and the
-        tags given or those that `words` call for.
+        tags given or those that `words` call for, led away from what these deny.
 
         given: codes (levels, segments) that stay, -1 where free. Several songs draw from parts of
         the seed, in one batch.
@@ -358,7 +360,7 @@ class Planner:
             vector, self.conditioning.tags(vector, tags, words), lyrics
         )
         key = stage_key(seed, "thoughts")
-        return plan_many(
+        codes = plan_many(
             self.semantic_lm,
             [condition] * songs,
             segments=segments,
@@ -369,6 +371,11 @@ class Planner:
             top_p=top_p,
             given=given,
         )
+        leaving = self.conditioning.wording.leaving(words)
+        if leaving is None:
+            return codes
+        moved = np.stack([quantised(self, vectors_of(self, song) + leaving) for song in codes])
+        return moved if given is None else np.where(given < 0, moved, codes)
 
     def check_plan(self, plan: Plan, where: str) -> Plan:
         """The plan with its vectors, if it is one that this model can render; MusicotError

@@ -1,7 +1,7 @@
 """What becomes of a prompt's words: those kept out of the song, and what is told of the rest."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from musicot_mlx.tokens.known_words import METRE, SAYS_NOTHING, unknown_words
 from musicot_mlx.tokens.progressions import named_key
 from musicot_mlx.tokens.tempo import fold, is_tempo, named_tempo
 
-STRENGTH = 2.0  # how often a family's log-odds are taken from the codes' log-probabilities
+USUAL = (1.0, 2.0)  # of `strength`
 _STYLE = re.compile(r"\b(?:music|piece|ballad|pop|song|solo|melody|fingerstyle|rap beat|lofi)\b")
 SHOWN = 6  # words or tags named in a line
 
@@ -26,25 +26,33 @@ class Wording:
 
     known: the words of its captions, a space between. without: for a family of instruments, a
     number a code of the audio tokens, a space between: the tenths of nats by which the code is
-    likelier where the family plays than in the same music without it.
+    likelier where the family plays than in the same music without it. away: for a family, the
+    thousandths by which each number of a CLAP vector of music changes, on average, where the family
+    is taken out. strength: for a family, how often its log-odds count, and how many such steps
+    vectors go; both at most until a family is no longer heard (benchmarks/denials.py).
     """
 
     known: str = ""
     without: Mapping[str, str] = field(default_factory=dict)
+    away: Mapping[str, str] = field(default_factory=dict)
+    strength: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
     def words(self) -> frozenset[str]:
         return frozenset(self.known.split())
 
-    def check(self, codes: int) -> None:
-        """MusicotError unless every table of `without` has a number for each of so many codes."""
-        for family, table in self.without.items():
-            try:
-                fits = len(np.array(table.split(), np.float32)) == codes
-            except ValueError:
-                fits = False
-            if not fits:
-                raise MusicotError(f"config wording.without.{family}: expected {codes} numbers")
+    def check(self, codes: int, dim: int) -> None:
+        """MusicotError unless tables have a number for each of so many codes, and each of so many
+        numbers of a vector.
+        """
+        for what, tables, size in (("without", self.without, codes), ("away", self.away, dim)):
+            for family, table in tables.items():
+                try:
+                    fits = len(_numbers(table)) == size
+                except ValueError:
+                    fits = False
+                if not fits:
+                    raise MusicotError(f"config wording.{what}.{family}: expected {size} numbers")
 
     def asked(self, words: str) -> str:
         """The words that a text model is to read: where the model can keep families of instruments
@@ -57,15 +65,25 @@ class Wording:
         code: float32 (codes,), None where there is nothing to keep out. What earlier words ask for,
         later ones do not deny.
         """
-        asked: set[str] = set()
-        denied: set[str] = set()
-        for read in map(reading, words):
-            denied |= read.families - asked
-            asked |= read.asked_families
-        tables = [self.without[family] for family in sorted(denied) if family in self.without]
-        if not tables:
-            return None
-        return np.float32(-STRENGTH / 10) * sum(np.array(t.split(), np.float32) for t in tables)
+        return self._added(self.without, _denied(words), 0, -0.1)
+
+    def leaving(self, words: str | None) -> np.ndarray | None:
+        """What is added to CLAP vectors and thoughts to lead away from the families that words
+        deny, float32 (dim,); None where there is nothing to leave.
+        """
+        return self._added(self.away, _denied([words]), 1, 0.001)
+
+    def _added(
+        self, tables: Mapping[str, str], families: Sequence[str], which: int, unit: float
+    ) -> np.ndarray | None:
+        """The sum of families' tables, each as strong as it is to be."""
+        strong = {each: self.strength.get(each, USUAL)[which] for each in families}
+        rows = [
+            np.float32(unit * times) * _numbers(tables[each])
+            for each, times in strong.items()
+            if times and each in tables
+        ]
+        return sum(rows) if rows else None
 
 
 def told(
@@ -76,6 +94,7 @@ def told(
     tags: Sequence[str],
     names: Sequence[str],
     knows_harmony: bool,
+    lyrics: str = "",
 ) -> str | None:
     """One line of what a prompt asks for and does not get, None where there is nothing to tell.
 
@@ -97,6 +116,8 @@ def told(
         notes.append(f"doesn't sing ({_listed(unknown.voices)})")
     elif unknown.voices:
         notes.append("doesn't sing")
+    if lyrics and not wording.words & VOICES:
+        notes.append("reads lyrics but doesn't sing them")
     if metre := METRE.search(read.asked):
         notes.append(f"plays four beats a bar, not {metre[0]}")
     if not knows_harmony and (key := named_key(prompt)):
@@ -108,6 +129,20 @@ def told(
         notes.append(f"can't keep out {_listed(kept)}")
     hint = "; musicot tags lists what it knows" if unknown.words or unknown.voices else ""
     return f"{name} {_joined(notes)}{hint}" if notes else None
+
+
+def _denied(words: Iterable[str | None]) -> list[str]:
+    """The families denied, less those that earlier words ask for."""
+    asked: set[str] = set()
+    denied: set[str] = set()
+    for read in map(reading, words):
+        denied |= read.families - asked
+        asked |= read.asked_families
+    return sorted(denied)
+
+
+def _numbers(table: str) -> np.ndarray:
+    return np.array(table.split(), np.float32)
 
 
 def _not_kept_out(read: Reading, wording: Wording) -> list[str]:

@@ -3,13 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 from scipy.ndimage import maximum_filter1d
 
+from musicot_mlx.reference import clap as clap_parts
 from musicot_mlx.reference.band.dataset import stems_folder
 from musicot_mlx.reference.data import SongEntry, read_window
 from musicot_mlx.reference.train.workspace import Workspace
@@ -18,29 +19,49 @@ SECONDS, SONGS = 30.0, 400  # of each song with stems that are heard, and how ma
 AUDIBLE, NEAR = 0.1, 11  # of a stem's loudest frame; frames around a sound that it may tint
 PRIOR = 60.0  # frames of the usual codes that each count begins with
 RAREST = 2  # songs that a word must be said of
-Encode = Callable[[np.ndarray], np.ndarray]  # samples (samples,) to codes (frames,)
+SILENT = 1e-3  # RMS under which nothing is left to hear
+Hear = Callable[[np.ndarray], np.ndarray]
 
 
 def wording(workspace: Workspace) -> dict[str, Any]:
     """The section: the words of the captions, and where songs have stems, what keeps each family of
     instruments out.
     """
-    config = workspace.config["semantic_tokenizer"]
-    tokenizer = workspace.semantic_tokenizer().to(workspace.device)
+    entries, rate = workspace.data.entries, workspace.config["semantic_tokenizer"]["sample_rate"]
+    with_stems = [song for song in entries if stems_folder(song.path).is_dir()][:SONGS]
+    encode, embed = _listeners(workspace)
+    counts = Silences(workspace.config["semantic_tokenizer"]["codebook_size"])
+    for song in with_stems:
+        counts.hear(_stems(song, rate), encode, embed)
+    return {
+        "known": " ".join(known_words(entries)),
+        "without": counts.without(),
+        "away": counts.away(),
+    }
+
+
+@torch.no_grad()
+def _listeners(workspace: Workspace) -> tuple[Hear, Hear]:
+    """What makes codes (frames,) of samples (samples,), and a CLAP vector (dim,)."""
+    device, config = workspace.device, workspace.config
+    tokenizer = workspace.semantic_tokenizer().to(device)
+    clap = workspace.clap().to(device)
+    front_end = clap_parts.ClapFrontEnd(config["clap"]["audio_config"]["num_mel_bins"]).to(device)
+    rate = config["semantic_tokenizer"]["sample_rate"]
 
     @torch.no_grad()
     def encode(samples: np.ndarray) -> np.ndarray:
-        waveform = torch.from_numpy(samples)[None].to(workspace.device)
-        return tokenizer.encode(waveform)[0].cpu().numpy()
+        return tokenizer.encode(torch.from_numpy(samples)[None].to(device))[0].cpu().numpy()
 
-    entries = workspace.data.entries
-    songs = (entry for entry in entries if stems_folder(entry.path).is_dir())
-    rate = config["sample_rate"]
-    stems = (_stems(song, rate) for song, _ in zip(songs, range(SONGS), strict=False))
-    return {
-        "known": " ".join(known_words(entries)),
-        "without": without(stems, encode, codes=config["codebook_size"]),
-    }
+    @torch.no_grad()
+    def embed(samples: np.ndarray) -> np.ndarray:
+        size = round(clap_parts.WINDOW_SECONDS * clap_parts.SAMPLE_RATE)
+        heard = soxr.resample(samples, rate, clap_parts.SAMPLE_RATE)[:size]
+        heard = np.pad(heard, (0, size - len(heard))).astype(np.float32)
+        mels = front_end(torch.from_numpy(heard)[None].to(device))
+        return clap_parts.embed_audio(clap, mels).float()[0].cpu().numpy()
+
+    return encode, embed
 
 
 def known_words(entries: Iterable[SongEntry]) -> list[str]:
@@ -55,45 +76,61 @@ def known_words(entries: Iterable[SongEntry]) -> list[str]:
 def _stems(song: SongEntry, sample_rate: int) -> dict[str, np.ndarray]:
     """Family -> samples (samples,) of the beginning of a song."""
     seconds = min(song.duration, SECONDS)
-    files: list[Path] = sorted(stems_folder(song.path).glob("*.wav"))
+    files = sorted(stems_folder(song.path).glob("*.wav"))
     return {
         file.stem: read_window(file, 0, seconds, sample_rate=sample_rate)[:, 0] for file in files
     }
 
 
-def without(
-    songs: Iterable[dict[str, np.ndarray]], encode: Encode, *, codes: int
-) -> dict[str, str]:
-    """Family -> tenths of nats, one a code, by which the code is likelier where the family plays
-    than in the same music without it.
+class Silences:
+    """What changes where a family of instruments falls silent, counted song by song.
 
-    Each song is encoded whole and without each family of its, and what it has at the frames where
-    the family sounds is counted: so styles that a family often plays in count neither way.
+    Each song is heard whole and without each family of its: so styles that a family often plays in
+    count neither way.
     """
-    counts: dict[str, np.ndarray] = {}
-    for stems in songs:
+
+    def __init__(self, codes: int) -> None:
+        self.codes = codes
+        self.counts: dict[str, np.ndarray] = {}  # family -> (2, codes), with it and without
+        self.steps: dict[str, list[np.ndarray]] = {}  # family -> changes (dim,) of CLAP vectors
+
+    def hear(self, stems: dict[str, np.ndarray], encode: Hear, embed: Hear) -> None:
+        """Count a song of these stems, family -> samples (samples,)."""
         if len(stems) < 2:
-            continue  # alone, it leaves silence
+            return  # alone, a family leaves silence
         whole = sum(stems.values())
-        played = encode(whole)
+        played, heard = encode(whole), embed(whole)
         for family, own in stems.items():
             rest = whole - own
-            left = encode(rest)
+            left, level = encode(rest), _level(rest, len(played))
             sounds = maximum_filter1d(_level(own, len(played)), NEAR)
-            here = (sounds > AUDIBLE * sounds.max()) & (_level(rest, len(played)) > 1e-3)
-            table = counts.setdefault(family, np.zeros((2, codes)))
-            for row, heard in zip(table, (played, left), strict=True):
-                np.add.at(row, heard[: len(played)][here], 1.0)
-    if not counts:
-        return {}
-    usual = 1.0 + sum(table.sum(axis=0) for table in counts.values())
-    usual /= usual.sum()
-    found = {}
-    for family, table in sorted(counts.items()):
-        share = (table + PRIOR * usual) / (table.sum(axis=1, keepdims=True) + PRIOR)
-        odds = np.log(share[0] / share[1]).clip(-5.0, 5.0)
-        found[family] = " ".join(f"{value:.0f}" for value in 10 * odds)
-    return found
+            here = (sounds > AUDIBLE * sounds.max()) & (level > SILENT)
+            table = self.counts.setdefault(family, np.zeros((2, self.codes)))
+            for row, codes in zip(table, (played, left), strict=True):
+                np.add.at(row, codes[: len(played)][here], 1.0)
+            if here.mean() > AUDIBLE:
+                self.steps.setdefault(family, []).append(embed(rest) - heard)
+
+    def without(self) -> dict[str, str]:
+        """Family -> tenths of nats, one a code, by which the code is likelier where it plays."""
+        if not self.counts:
+            return {}
+        usual = 1.0 + sum(table.sum(axis=0) for table in self.counts.values())
+        usual /= usual.sum()
+        found = {}
+        for family, table in sorted(self.counts.items()):
+            share = (table + PRIOR * usual) / (table.sum(axis=1, keepdims=True) + PRIOR)
+            found[family] = _written(10 * np.log(share[0] / share[1]).clip(-5.0, 5.0))
+        return found
+
+    def away(self) -> dict[str, str]:
+        """Family -> thousandths, one a number of a CLAP vector, by which it changes on average."""
+        steps = sorted(self.steps.items())
+        return {family: _written(1000 * np.mean(each, axis=0)) for family, each in steps}
+
+
+def _written(numbers: np.ndarray) -> str:
+    return " ".join(str(int(number)) for number in np.round(numbers))
 
 
 def _level(samples: np.ndarray, frames: int) -> np.ndarray:
