@@ -46,6 +46,7 @@ def _told(prompt: str, **changes: object) -> str | None:
         ("slow funk, no drums", None),
         ("funk, no vocals", None),  # it has none
         ("funk, no banjo", None),
+        ("no drums", "mini goes by funk, 96 bpm, as the prompt asks for nothing"),
         (
             "funk with banjo",
             'mini doesn\'t know "banjo" and goes by funk, 96 bpm instead; musicot tags lists what '

@@ -106,11 +106,13 @@ def told(
     tag_words = {word for tag in names for word in tag.split()}
     unknown = unknown_words(read.asked, wording.words | tag_words)
     notes = []
+    taken = ", ".join(tags[:SHOWN]) or "what is nearest"
+    if read.denied and not read.asked:
+        notes.append(f"goes by {taken}, as the prompt asks for nothing")
     if unknown.words or (unknown.voices and unknown.nothing_known):
         which = _listed(unknown.words or unknown.voices)
         which = f"none of the words of this prompt ({which})" if unknown.nothing_known else which
         knows = "knows" if unknown.nothing_known else "doesn't know"
-        taken = ", ".join(tags[:SHOWN]) or "what is nearest"
         notes.append(f"{knows} {which} and goes by {taken} instead")
     if unknown.voices and (unknown.words or not unknown.nothing_known):
         notes.append(f"doesn't sing ({_listed(unknown.voices)})")
