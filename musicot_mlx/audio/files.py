@@ -136,7 +136,9 @@ def audio_writer(
 
                 def write(waveform: np.ndarray) -> None:
                     for start in range(0, len(waveform), _BLOCK):
-                        file.write(to_pcm16(waveform[start : start + _BLOCK]))
+                        pcm = to_pcm16(waveform[start : start + _BLOCK])
+                        # libsndfile 1.2 makes noise of 16-bit samples in a stereo MP3
+                        file.write(pcm / np.float32(32768) if format == "mp3" else pcm)
 
                 yield write
         except soundfile.SoundFileError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from musicot_mlx.errors import MusicotError, nearest
+from musicot_mlx.pipelines.given import LARGEST_SEED, flag, items, number, path_of, shown, text
 from musicot_mlx.tokens.tempo import named_tempo
 
 Progress = Callable[[str, int, int], None]  # called as progress(stage, done, total)
@@ -19,7 +20,6 @@ Reference = str | Path | Sequence[str | Path]  # one file or several
 
 SHORTEST, LONGEST = 1.0, 300.0  # seconds of a song
 MOST_CANDIDATES = 16
-LARGEST_SEED = 2**63 - 1
 
 
 class Embedder(Protocol):
@@ -46,6 +46,8 @@ def option(
     planning: bool = False,
     off: bool = False,
     saved: str = "always",
+    takes: str = "",
+    needs: Sequence[str] = (),
 ) -> Any:
     """A field of a family's options.
 
@@ -54,7 +56,8 @@ def option(
     empty. several: a list, too. flags: names on the command line, the first ones first; planning:
     part of a plan, so without effect where the plan is made. off: a number may be False, which
     turns off what it is of. saved: "always", "given" (only where it is not None) or "never" stands
-    in the sidecar of a song.
+    in the sidecar of a song. takes: what objects are given, in words, and needs: the attributes
+    that tell them.
     """
     about = {
         "help": help,
@@ -70,6 +73,8 @@ def option(
         "planning": planning,
         "off": off,
         "saved": saved,
+        "takes": takes,
+        "needs": tuple(needs),
     }
     return field(default=default, metadata=about)
 
@@ -136,25 +141,24 @@ class Options:
         cls,
         sampling: Any,
         prompt: str | None = None,
-        *,
-        among: Sequence[str] | None = None,
+        /,
         **given: Any,
     ) -> Self:
-        """The options of a call, checked once; what is left out, or None, is the model's default.
+        """The options of a call, checked once and made plain; what is left out, or None, is the
+        model's default.
 
-        sampling: the model's defaults, by attribute. among: the only names that may be given.
-        Raises TypeError for an unknown name, with the nearest; MusicotError for a value out of
-        bounds.
+        sampling: the model's defaults, by attribute. Raises TypeError for an unknown name, with the
+        nearest; MusicotError for a value out of bounds, or of a kind that the option is not.
         """
         about = cls.about()
-        cls.require_known(given, about if among is None else among)
+        cls.require_known(given, about)
         values = {}
         for name, each in about.items():
             value = given.get(name)
             if value is None:
                 value = getattr(sampling, name, each.default)
             values[name] = checked(each, value)
-        return cls(prompt=prompt, **values)
+        return cls(prompt=None if prompt is None else text("prompt", prompt), **values)
 
     @classmethod
     def require_known(cls, given: Mapping[str, Any], known: Sequence[str] | Mapping) -> None:
@@ -197,36 +201,40 @@ class Options:
 
 
 def checked(each: Field, value: Any) -> Any:
-    """A value that keeps to its field's bounds and choices; MusicotError otherwise."""
-    about = each.metadata
-    if value is None or about["several"] or (value is False and about["off"]):
+    """A value that keeps to its field's kind, bounds and choices; MusicotError otherwise."""
+    several = items(value) if each.metadata["several"] else None
+    if several is not None:
+        return [_one(each, one) for one in several]
+    return None if value is None else _one(each, value)
+
+
+def _one(each: Field, value: Any) -> Any:
+    """One value of an option that may take several."""
+    about, name = each.metadata, each.name
+    kind, needs = about["kind"], about["needs"]
+    if needs and all(hasattr(value, attribute) for attribute in needs):
         return value
-    if about["kind"] in (int, float):
-        try:
-            within = about["low"] <= value <= about["high"]  # NaN is not
-            whole = about["kind"] is float or value == int(value)
-            shown = f"{value:g}"
-        except (TypeError, ValueError, OverflowError):
-            within, whole, shown = False, False, repr(value)
-        if not (within and whole):
-            raise MusicotError(f"{each.name} is {shown}{_unit(about)}; ask for {bounds(about)}")
-    elif about["choices"] and value not in about["choices"]:
-        words = ", ".join(about["choices"])
-        raise MusicotError(f"{each.name} is {value!r}; ask for one of {words}")
+    if kind is bool or about["off"]:
+        yes = flag(value)
+        if yes is not None and (kind is bool or not yes):
+            return yes
+    if kind is bool:
+        raise MusicotError(f"{name} is {shown(value)}; pass True or False")
+    if kind is object:
+        raise MusicotError(f"{name} is {shown(value)}; pass {about['takes']}")
+    if value is None:
+        raise MusicotError(f"{name} holds None; leave it out of the list")
+    if kind is Path:
+        path = path_of(name, value)
+        return str(value) if isinstance(value, str) else path  # as it was written: "./a.wav"
+    if kind in (int, float):
+        low, high, unit = about["low"], about["high"], about["unit"]
+        words = f"ask for numbers of at least {low:g}" if about["several"] else ""
+        return number(name, value, low=low, high=high, whole=kind is int, unit=unit, words=words)
+    value = text(name, value)
+    if about["choices"] and value not in about["choices"]:
+        raise MusicotError(f"{name} is {value!r}; ask for one of {', '.join(about['choices'])}")
     return value
-
-
-def bounds(about: Mapping[str, Any]) -> str:
-    """The numbers that an option takes: "1 to 300 s"."""
-    low, high, unit = about["low"], about["high"], _unit(about)
-    what = "a whole number" if about["kind"] is int else "a number"
-    if high < math.inf:
-        return f"{low:g} to {high:g}{unit}"
-    return f"{what} of at least {low:g}{unit}" if low > -math.inf else what
-
-
-def _unit(about: Mapping[str, Any]) -> str:
-    return f" {about['unit']}" if about["unit"] else ""
 
 
 def as_json(value: Any) -> Any:
@@ -303,4 +311,11 @@ def candidates_option() -> Any:
 
 def progress_option() -> Any:
     """What hears how far the song is."""
-    return option(None, "called as progress(stage, done, total)", kind=object, saved="never")
+    return option(
+        None,
+        "called as progress(stage, done, total)",
+        kind=object,
+        saved="never",
+        takes="a function of stage, done and total",
+        needs=("__call__",),
+    )

@@ -2,28 +2,31 @@
 
 import base64
 import itertools
+import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from musicot_mlx.atomic import write_json
+from musicot_mlx.atomic import atomic_path, json_text
 from musicot_mlx.audio.files import (
     audio_writer,
     check_render,
     format_of,
-    resample,
     resample_stream,
     to_pcm16,
 )
 from musicot_mlx.audio.loudness import limited
-from musicot_mlx.errors import MusicotWarning, RunError, SilentRender
+from musicot_mlx.errors import MusicotError, MusicotWarning, RunError, SilentRender
+from musicot_mlx.pipelines import worker
 from musicot_mlx.pipelines.candidates import candidate_seeds
+from musicot_mlx.pipelines.given import number, path_of
 from musicot_mlx.pipelines.mastering import Mastering
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.options import Options
@@ -63,24 +66,23 @@ class Song:
         JSON.
 
         Both appear whole or not at all. Raises RunError when the render is broken (not finite,
-        silent, clipped, collapsed) or the disk is full, MusicotError when the place or format can't
-        be written.
+        silent, clipped, collapsed) or the disk is full, MusicotError when the place, rate or format
+        can't be written.
         """
-        path, rate = Path(path), sample_rate or self.sample_rate
-        format = format_of(path, format)
         if self.fault is None:
             check_render(self.waveform, self.sample_rate)
         elif self.fault:
             raise RunError(self.fault)
-        waveform = resample(self.waveform, self.sample_rate, rate)
-        with audio_writer(path, rate, waveform.shape[1], format=format) as write:
-            for piece in _held([waveform], self.settings, rate != self.sample_rate, rate):
-                write(piece)
-        sidecar = path.with_suffix(".json")
-        settings = {**self.settings, "format": format, "sample_rate": rate}
-        settings |= made_of(self.plan, self.codes, settings, self.gain)
-        write_json(sidecar, settings, sort_keys=True)
-        return [path, sidecar]
+        return write_song(
+            path,
+            [self.waveform],
+            self.waveform.shape[1],
+            self.sample_rate,
+            settings=lambda: self.settings,
+            made=lambda settings: made_of(self.plan, self.codes, settings, self.gain),
+            sample_rate=sample_rate,
+            format=format,
+        ).files
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,42 @@ class Take:
     mastering: Mastering
 
 
+class _Making(Generic[Wish]):
+    """What a stream has in the making: it is the affair of the thread that all are made in."""
+
+    def __init__(self, make: Callable[[Wish], Take], wish: Wish) -> None:
+        self._make, self._begun = make, False
+        self._chunks = self._begin(wish)
+
+    def _begin(self, wish: Wish) -> Iterator[np.ndarray]:
+        self.wish, self.take = wish, self._make(wish)
+        return self.take.mastering.stream(self.take.chunks)
+
+    def _first(self, wish: Wish) -> Iterator[np.ndarray]:
+        """The chunks from the first on, which is what silence has none of."""
+        chunks = self._begin(wish) if wish is not self.wish else self._chunks
+        return itertools.chain([next(chunks)], chunks)
+
+    def following(self) -> np.ndarray | None:
+        """The next chunk that holds anything; None at the end."""
+        if not self._begun:
+            self._chunks, self._begun = heard(self._first, self.wish), True
+        return next(filter(len, self._chunks), None)
+
+    def end(self) -> None:
+        """No more chunks."""
+        getattr(self.take.chunks, "close", lambda: None)()
+
+
 class Stream(Iterator[np.ndarray]):
     """Chunks of a song's waveform while later audio is still being made; `plan` (None where the
     model plans nothing) is there at once, `codes` (codebooks, frames) as far as the chunks have
     come.
+
+    Any thread may take chunks, several at once too: each chunk goes to one of them. They are made
+    in a thread of their own (pipelines/worker.py), and there progress is called. `close`, the end
+    of a `with` block, or letting go of the stream stops the work at its next step; after that there
+    are no more chunks.
 
     The chunks have one gain, which `gain` tells in dB once the first is there: that of the first
     seconds. With it as the option `gain`, `generate` makes the same song. What is silent to its end
@@ -113,43 +147,56 @@ class Stream(Iterator[np.ndarray]):
         settings: Callable[[Wish], dict[str, Any]],
     ) -> None:
         """make(wish) begins a song, settings(wish) are what makes it again."""
-        self.sample_rate = sample_rate
-        self._make, self._settings, self._begun = make, settings, False
-        self._chunks = self._begin(wish)
-
-    def _begin(self, wish: Options) -> Iterator[np.ndarray]:
-        self._wish, self._take = wish, self._make(wish)
-        return self._take.mastering.stream(self._take.chunks)
-
-    def _first(self, wish: Options) -> Iterator[np.ndarray]:
-        """The chunks from the first on, which is what silence has none of."""
-        chunks = self._begin(wish) if wish is not self._wish else self._chunks
-        return itertools.chain([next(chunks)], chunks)
+        self.sample_rate, self._settings = sample_rate, settings
+        self._stopped = threading.Event()
+        wish = replace(wish, progress=worker.until(self._stopped, wish.progress))
+        try:
+            self._making = worker.in_worker(_Making, make, wish)
+        except BaseException:  # Ctrl-C, too, while this thread waits
+            self._stopped.set()
+            raise
+        self._end = weakref.finalize(self, worker.end, self._making.end, self._stopped)
 
     def __next__(self) -> np.ndarray:
-        if not self._begun:
-            self._chunks, self._begun = heard(self._first, self._wish), True
-        return next(self._chunks)
+        try:
+            stopped = self._stopped.is_set()
+            chunk = None if stopped else worker.unless_stopped(self._making.following)
+        except BaseException:
+            self.close()
+            raise
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """No more chunks: what is being made stops at its next step."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     @property
     def plan(self) -> Plan | None:
-        return self._take.plan
+        return self._making.take.plan
 
     @property
     def gain(self) -> float:
         """dB."""
-        return self._take.mastering.gain
+        return self._making.take.mastering.gain
 
     @property
     def codes(self) -> np.ndarray:
-        blocks = self._take.codes or [np.zeros((1, 0))]
+        blocks = list(self._making.take.codes) or [np.zeros((1, 0))]
         return np.concatenate(blocks, axis=-1).astype(np.int32)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes the song again, as far as it is known."""
-        settings = self._settings(self._wish)
-        return settings if self._wish.loudness is False else {**settings, "gain": self.gain}
+        settings = self._settings(self._making.wish)
+        return settings if self._making.wish.loudness is False else {**settings, "gain": self.gain}
 
     def save(
         self,
@@ -158,31 +205,27 @@ class Stream(Iterator[np.ndarray]):
         *,
         listen: Callable[[int, int], AbstractContextManager] | None = None,
     ) -> "Saved":
-        """Write the song while it is being made, and its settings beside it.
+        """Write the song while it is being made, and its settings beside it: the files that the
+        song of the same `gain` has, byte for byte.
 
         sample_rate is the file's in Hz. listen(sample_rate, channels) gives what hears the song as
         it is written, a function of 16-bit PCM, or None. Raises RunError like Song.save, once the
         last chunk has come.
         """
-        first, frames = next(self), 0
-        with (
-            audio_writer(path, sample_rate, first.shape[1]) as write,
-            listen(sample_rate, first.shape[1]) if listen else nullcontext() as hear,
-        ):
-            chunks = itertools.chain([first], self)
-            resampled = resample_stream(chunks, self.sample_rate, sample_rate)
-            changed = sample_rate != self.sample_rate
-            for chunk in _held(resampled, self.settings, changed, sample_rate):
-                write(chunk)
-                frames += len(chunk)
-                if hear:
-                    hear(to_pcm16(chunk).tobytes())
-            self._take.mastering.check.finish()
-        settings = {**self.settings, "format": format_of(path), "sample_rate": sample_rate}
-        settings |= made_of(self.plan, self.codes, settings, self.gain)
-        sidecar = path.with_suffix(".json")
-        write_json(sidecar, settings, sort_keys=True)
-        return Saved([path, sidecar], frames / sample_rate, hear is not None)
+        with self:
+            first = next(self)
+            with listen(sample_rate, first.shape[1]) if listen else nullcontext() as hear:
+                return write_song(
+                    path,
+                    itertools.chain([first], self),
+                    first.shape[1],
+                    self.sample_rate,
+                    settings=lambda: self.settings,
+                    made=lambda settings: made_of(self.plan, self.codes, settings, self.gain),
+                    finish=self._making.take.mastering.check.finish,
+                    sample_rate=sample_rate,
+                    hear=hear,
+                )
 
 
 @dataclass(frozen=True)
@@ -192,6 +235,50 @@ class Saved:
     files: list[Path]
     duration: float
     heard: bool
+
+
+def write_song(
+    path: str | Path,
+    chunks: Iterable[np.ndarray],
+    channels: int,
+    made_at: int,
+    *,
+    settings: Callable[[], dict[str, Any]],
+    made: Callable[[dict[str, Any]], dict[str, Any]],
+    finish: Callable[[], None] = lambda: None,
+    sample_rate: int | None = None,
+    format: str | None = None,
+    hear: Callable[[bytes], None] | None = None,
+) -> Saved:
+    """Write chunks (frames, channels) of a song as they come and, beside it, its settings.
+
+    made_at is the rate of the chunks in Hz, sample_rate the file's. finish() is called after the
+    last chunk and raises where it is no music; made(settings) tells how the song came out. hear
+    takes the 16-bit PCM that is written. The settings are on the disk before the audio takes its
+    name, so that neither is ever alone; however a song is cut into chunks, the bytes are the same.
+    Raises as Song.save does.
+    """
+    path = path_of("path", path)
+    rate = number("sample_rate", sample_rate, low=8000, high=192000, whole=True, unit="Hz")
+    rate, format = rate or made_at, format_of(path, format)
+    sidecar, frames = path.with_suffix(".json"), 0
+    if sidecar == path:
+        raise MusicotError(f"{path} is where the settings go; name the audio .{format}")
+    with (
+        atomic_path(sidecar) as beside,
+        audio_writer(path, rate, channels, format=format) as write,
+    ):
+        pieces = resample_stream(chunks, made_at, rate)
+        for piece in _held(pieces, settings(), rate != made_at, rate):
+            write(piece)
+            frames += len(piece)
+            if hear:
+                hear(to_pcm16(piece).tobytes())
+        finish()
+        told = {**settings(), "format": format, "sample_rate": rate}
+        text = json_text(told | made(told), sort_keys=True)
+        beside.write_text(text, encoding="utf-8")
+    return Saved([path, sidecar], frames / rate, hear is not None)
 
 
 class Clock:

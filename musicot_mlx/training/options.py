@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.given import number
 from musicot_mlx.texts import read_text
 from musicot_mlx.weights.adapters import KINDS
 from musicot_mlx.weights.config import config_from_dict
@@ -75,6 +76,11 @@ class LoraOptions:
     render_songs: int = 2  # rendered before and after; every evaluation renders the first of them
 
     def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):  # plain numbers, which adapter_config.json can hold
+            if each.type in (int, float, int | None):
+                value = getattr(self, each.name)
+                made = number(each.name, value, whole=each.type is not float)
+                object.__setattr__(self, each.name, made)
         _among("fine_tune_type", self.fine_tune_type, KINDS)
         _among("optimizer", self.optimizer, OPTIMIZERS)
         for name in (

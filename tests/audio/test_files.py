@@ -89,6 +89,16 @@ def test_places_that_cannot_be_written(
     assert not os.listdir(tmp_path)
 
 
+def test_a_stereo_mp3_is_the_music_and_the_same_each_time(tmp_path: Path) -> None:
+    time = np.arange(3 * 44100)[:, None] / 44100
+    waveform = (0.4 * np.sin(2 * np.pi * time * [300, 350])).astype(np.float32)
+    made = [files.write_audio(tmp_path / f"{i}.mp3", waveform, 44100) for i in range(3)]
+    heard, _ = files.read_audio(made[0])
+    off = heard[: len(waveform)] - waveform
+    assert np.sqrt(np.mean(off**2)) < 0.02 * np.sqrt(np.mean(waveform**2))
+    assert len({file.read_bytes() for file in made}) == 1
+
+
 def test_mp3_rate_is_checked(tmp_path: Path) -> None:
     with pytest.raises(MusicotError, match="MP3 has no 96000 Hz"):
         files.write_audio(tmp_path / "a.mp3", _music(0.1), 96000)

@@ -92,7 +92,12 @@ class MusicgenOptions(Options):
     )
     candidates: int = candidates_option()
     clap: Embedder | None = option(
-        None, "what chooses; None: the CLAP of the embedded model", kind=object, saved="never"
+        None,
+        "what chooses; None: the CLAP of the embedded model",
+        kind=object,
+        saved="never",
+        takes="what embeds texts and audio, as load(a CLAP) gives it",
+        needs=("embed_text", "embed_audio"),
     )
     lyrics: str | None = option(None, "no MusicGen sings: a warning", saved="never")
     progress: Progress | None = progress_option()

@@ -9,7 +9,7 @@ in the run; several prompts, and several candidates of a prompt, are one batch.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
 from musicot_mlx.pipelines.clap import load_embedded
+from musicot_mlx.pipelines.given import items, path_of, seed_of
+from musicot_mlx.pipelines.given import text as plain_text
 from musicot_mlx.pipelines.mastering import Mastered, Mastering
 from musicot_mlx.pipelines.musicgen import FAMILY
 from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
@@ -141,13 +143,16 @@ class MusicgenPipeline:
         seeds: one a prompt, instead of the one `seed` of all. The other options hold for all.
         """
         wish = self._wish(options)  # 1. what is asked for
-        seeds = [wish.seed] * len(prompts) if seeds is None else list(seeds)
+        prompts = items(prompts)
+        if prompts is None:
+            raise MusicotError("generate_batch takes a list of prompts; write [prompt]")
+        seeds = [None] * len(prompts) if seeds is None else items(seeds) or [seeds]
         if not prompts or len(seeds) != len(prompts):
             raise MusicotError(f"there are {len(prompts)} prompts and {len(seeds)} seeds")
-        wishes = [
-            replace(wish, prompt=prompt, seed=seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+        wishes = []
+        for prompt, own in zip(prompts, map(seed_of, seeds), strict=True):
+            prompt = None if prompt is None else plain_text("prompt", prompt)
+            wishes.append(replace(wish, prompt=prompt, seed=wish.seed if own is None else own))
         given = self._given(wish)
         together = max(1, BATCH // wish.candidates)
         songs = []
@@ -161,14 +166,13 @@ class MusicgenPipeline:
         Joined they are the song that `generate` makes with the stream's own `gain`. Raises as
         `generate` does, at the call.
         """
-        wish = replace(self._wish(options), prompt=prompt)
+        wish = self._wish(options, prompt)
         wish.require_one_candidate()
-        given = self._given(wish)
-        return Stream(partial(self._take, given=given), wish, self.sample_rate, self._settings)
+        return Stream(self._take, wish, self.sample_rate, self._settings)
 
-    def _take(self, wish: MusicgenOptions, given: "Given") -> Take:
+    def _take(self, wish: MusicgenOptions) -> Take:
         """The song of a wish, begun."""
-        codes: list[np.ndarray] = []
+        given, codes = self._given(wish), []
         blocks = self.codes([wish], [self._condition(wish.words, given)], [wish.seed], given)
         kept = passed((block[0] for block in blocks), codes)
         return Take(None, codes, self.decode(kept, wish), self._mastering(wish))
@@ -183,9 +187,9 @@ class MusicgenPipeline:
 
     # --- one run ----------------------------------------------------------------------------------
 
-    def _wish(self, options: dict[str, Any]) -> MusicgenOptions:
+    def _wish(self, options: dict[str, Any], prompt: str | None = None) -> MusicgenOptions:
         """The options of a call; what MusicGen can't do of them is refused or told."""
-        wish = MusicgenOptions.of(self.sampling, **options)
+        wish = MusicgenOptions.of(self.sampling, prompt, **options)
         if wish.lyrics:
             words = f"{self.name} is a MusicGen, which does not sing: the lyrics are left out"
             warnings.warn(words, MusicotWarning, stacklevel=4)
@@ -363,7 +367,7 @@ class MusicgenPipeline:
 
     def embed_text(self, text: str) -> mx.array:
         """T5 hidden states (tokens, text_hidden_size) of a text, in the decoder's dtype."""
-        ids = mx.array([self.tokenizer.encode(text).ids], dtype=mx.int32)
+        ids = mx.array([self.tokenizer.encode(plain_text("the text", text)).ids], dtype=mx.int32)
         # one operand of another type would make the whole decoder run in float32
         return self.text_encoder(ids)[0].astype(self.decoder.layer_norm.weight.dtype)
 
@@ -381,7 +385,7 @@ class MusicgenPipeline:
 
         Raises MusicotError for a file that can't be read or is shorter than a frame.
         """
-        waveform, sample_rate = read_audio(path)
+        waveform, sample_rate = read_audio(path_of("the audio", path))
         if waveform.shape[1] != channels:
             waveform = np.repeat(waveform.mean(axis=1, keepdims=True), channels, axis=1)
         waveform = resample(waveform, sample_rate, self.sample_rate)

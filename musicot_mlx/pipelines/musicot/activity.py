@@ -36,7 +36,7 @@ def activity(
     float32 (segments, anchors): standard deviations above the model's typical thought, or the bare
     cosine where not `calibrated`.
     """
-    texts = embedder.embed_text(list(anchors))  # (anchors, dim)
+    texts = embedder.embed_text(anchors)  # (anchors, dim)
     cosine = vectors @ texts.T
     if not calibrated:
         return cosine

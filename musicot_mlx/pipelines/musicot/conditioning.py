@@ -131,6 +131,7 @@ class Conditioning:
             if not names:
                 return []
             return chosen_tags(names, self.tag_vectors @ vector, self.tag_threshold, *words)
+        wanted = [wanted] if isinstance(wanted, str) else wanted
         return [tag if tag in names else self._own_tag(tag) for tag in wanted]
 
     def _own_tag(self, tag: str) -> str:

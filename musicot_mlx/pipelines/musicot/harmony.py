@@ -12,6 +12,7 @@ import numpy as np
 
 from musicot_mlx.audio.harmony import heard_harmony, pitch_classes
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines import given
 from musicot_mlx.tokens.harmony import Key, parse_chord, parse_key
 from musicot_mlx.tokens.progressions import Bars, key_of, parse_bars, repeated
 from musicot_mlx.tokens.tempo import asked_tempo
@@ -123,7 +124,7 @@ def heard(plan: "Plan", waveform: np.ndarray, sample_rate: int) -> tuple[Bars, K
 def wanted_key(text: str | None) -> Key | None:
     """The key that a user asks for; MusicotError for what is none."""
     try:
-        return None if text is None else parse_key(text)
+        return None if text is None else parse_key(given.text("key", text))
     except ValueError as error:
         raise MusicotError(str(error)) from error
 
@@ -131,7 +132,10 @@ def wanted_key(text: str | None) -> Key | None:
 def wanted_bars(text: str | Sequence[str], key: Key | None) -> Bars:
     """The bars that a user writes, as one text or one a bar; MusicotError for what is no chord."""
     try:
-        return parse_bars(text if isinstance(text, str) else " | ".join([*text, ""]), key)
+        bars = given.items(text)
+        if bars is not None:
+            text = " | ".join([*(given.text("a chord", bar) for bar in bars), ""])
+        return parse_bars(given.text("chords", text), key)
     except ValueError as error:
         raise MusicotError(str(error)) from error
 

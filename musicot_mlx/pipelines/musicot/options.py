@@ -35,6 +35,8 @@ class MusicotOptions(Options):
         flags=("--plan",),
         metavar="FILE",
         saved="given",
+        takes="a Plan; Plan.load(file, model) reads one",
+        needs=("codes", "vector", "chord_changes"),
     )
     keep: "Song | str | Path | None" = option(
         None,
@@ -44,6 +46,7 @@ class MusicotOptions(Options):
         flags=("--keep-from",),
         metavar="FILE",
         saved="given",
+        needs=("waveform", "plan"),
     )
     duration: float = duration_option()
     seed: int = seed_option()

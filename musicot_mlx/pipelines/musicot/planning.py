@@ -19,6 +19,7 @@ from musicot_mlx.generation.semantic import plan_many
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.given import items, number
 from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.conditioning import Conditioning
 from musicot_mlx.pipelines.musicot.options import PLANNING, MusicotOptions
@@ -115,8 +116,8 @@ class Planner:
         chords that are none or that the model has no ear for.
         """
         among = (*PLANNING, "seed", "progress")
-        wish = MusicotOptions.of(self.sampling, prompt, among=among, **options)
-        return self._plan(wish, Clock())
+        MusicotOptions.require_known(options, among)
+        return self._plan(MusicotOptions.of(self.sampling, prompt, **options), Clock())
 
     def _plan(self, wish: MusicotOptions, clock: Clock) -> Plan:
         """The plan of a wish: the one it holds, or a new one."""
@@ -213,7 +214,8 @@ class Planner:
     ) -> Plan:
         """A plan of the thoughts of a reference, under the prompt's vector or the reference's."""
         segments, step = self.segments(wish.duration), self.semantic_lm.config.thought_seconds
-        weights = wish.reference_weights or [1.0] * len(files)
+        given = wish.reference_weights
+        weights = [1.0] * len(files) if given is None else items(given) or [given]
         heard = blended(self, files, weights, step, segments)  # (segments, dim)
         vector = unit(heard.mean(0)) if vector is None else vector
         names = " + ".join(Path(file).name for file in files)
@@ -263,11 +265,15 @@ class Planner:
         neither the call nor the prompt names them; bars are counted from the beginning. Raises
         MusicotError for audio that can't be read, or is shorter than `duration`.
         """
-        audio = checked_audio(audio)
+        asked = number("duration", duration, unit="s")
+        wish = MusicotOptions.of(
+            self.sampling, prompt, seed=seed, lyrics=lyrics, tags=tags, key=key, chords=chords
+        )
+        prompt, audio = wish.prompt, checked_audio(audio)
         frames, rate = length_of(audio)
         name = "the audio" if isinstance(audio, tuple) else str(audio)
         lasts = frames / rate
-        duration = lasts if duration is None else duration
+        duration = lasts if asked is None else asked
         if not SHORTEST <= duration <= LONGEST:
             raise MusicotError(
                 f"{name}: {duration:.4g} s; a plan covers {SHORTEST:g} to {LONGEST:g} s, so pass a "
@@ -283,14 +289,12 @@ class Planner:
         vector = unit(heard.mean(0)) if prompt is None else self.text_vector(prompt)
         file = None if isinstance(audio, tuple) else str(audio)
         origins = [Origin("audio", file=file, start=float(window * step)) for window in windows]
-        wish = MusicotOptions(
-            prompt=prompt, duration=duration, seed=seed, lyrics=lyrics, key=key, chords=chords
-        )
-        chosen = self.conditioning.song_tags(vector, tags, prompt)
+        wish = replace(wish, duration=duration)
+        chosen = self.conditioning.song_tags(vector, wish.tags, prompt)
         plan = self._made(quantised(self, heard), vector, chosen, origins, wish)
         if self.knows_harmony:
-            plan = self._overheard(plan, audio, wish, free=tags is None)
-        elif key is not None or chords is not None:
+            plan = self._overheard(plan, audio, wish, free=wish.tags is None)
+        elif wish.key is not None or wish.chords is not None:
             plan = self._harmonised(plan, wish)  # which says that it knows none
         return self.check_plan(plan, "the plan")
 
