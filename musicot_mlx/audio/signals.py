@@ -8,8 +8,9 @@ Onsets are peaks of a spectral flux that looks over neighbouring bands, so that 
 separation (Fitzgerald 2010); the tempo is the lag at which the flux's autocorrelation is strongest
 together with half, twice and four times that lag (Percival and Tzanetakis 2014), under a log-normal
 preference for 100 BPM (Ellis 2007). Which of a tempo and its double is the beat is told by how much
-happens in one: of 70 songs of the band by which that was chosen 63 tempi are right within 4 %, octave
-included, without it 50; of 40 others 28, without it 27. All figures are the same at any level.
+happens in one: of 70 songs of the band by which that was chosen 63 tempi are right within 4 %, the
+octave included, without it 50; of 40 others 28, without it 27.
+All figures are the same at any level.
 """
 
 from dataclasses import dataclass
