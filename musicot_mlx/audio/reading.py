@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from musicot_mlx.audio.converter import INSTALL, SUFFIXES, as_wav
 from musicot_mlx.audio.headers import readable, tell
 from musicot_mlx.audio.waveforms import as_waveform
 from musicot_mlx.errors import MusicotError
@@ -163,10 +164,15 @@ def _opened(
         reason = "is a folder" if path.is_dir() else "doesn't exist"
         raise MusicotError(f"audio file {path} {reason}")
     try:
-        with readable(path) as source, kind(source, closefd=False) as file:
+        with (
+            as_wav(path) as heard,
+            readable(heard) as source,
+            kind(source, closefd=False) as file,
+        ):
             yield file
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
         why = getattr(error, "error_string", None) or str(error)
         raise MusicotError(
             f"can't read {path} as audio ({why.strip().rstrip('.')}); pass a WAV, FLAC or MP3 file"
+            + (f", or {INSTALL}" if path.suffix.lower() in SUFFIXES else "")
         ) from error

@@ -33,8 +33,19 @@ class Arguments(flags.Asked):
     output: str | None = _output(
         "FILE", "file to write (default: song.wav)", "--output", "-o", check=flags.place
     )
-    format: Literal["wav", "flac", "mp3"] | None = _output(
-        "", "audio format (default: by the file name)"
+    format: Literal["wav", "flac", "mp3", "ogg", "m4a"] | None = _output(
+        "", "audio format (default: by the file name); m4a by afconvert or ffmpeg"
+    )
+    bit_depth: Literal["16", "24", "float"] | None = _output(
+        "", "of a WAV, without float of a FLAC (default: 16)"
+    )
+    bitrate: int | None = _output(
+        "KBPS",
+        "of an MP3 or M4A (default: the encoder's)",
+        check=flags.number(32, 320, whole=True, unit="kbit/s"),
+    )
+    title: str | None = _output(
+        "TEXT", "title in the tags of all but WAV files (default: the prompt)"
     )
     sample_rate: int | None = _output(
         "HZ",
@@ -76,7 +87,7 @@ def run(args: Arguments) -> int:
     loaded = time.perf_counter() - started
     if multi_host.launched():
         tell = partial(_tell, args)
-        return multi_host.make_songs(model, songs, asked.paths, asked.rate, options, tell)
+        return multi_host.make_songs(model, songs, asked.paths, asked.written, options, tell)
     if budget is not None:
         budget.apply(model)
     stream = args.stream or (budget is not None and budget.stream)
@@ -88,9 +99,9 @@ def run(args: Arguments) -> int:
         started = time.perf_counter()
         with Progress(prefix=f"{label}/{len(jobs)} " if len(jobs) > 1 else "") as progress:
             if stream:
-                reports = [_stream(model, *batch[0], asked.rate, options, progress, args.play)]
+                reports = [_stream(model, *batch[0], asked.written, options, progress, args.play)]
             else:
-                reports = _generate(model, batch, asked.rate, options, progress)
+                reports = _generate(model, batch, asked.written, options, progress)
         elapsed = (time.perf_counter() - started) / len(batch)
         for ((prompt, seed), path), report in zip(batch, reports, strict=True):
             report = {"seed": seed, **report, "prompt": prompt, "model": asked.model}
@@ -103,7 +114,11 @@ def run(args: Arguments) -> int:
 
 
 def _generate(
-    model: Any, batch: list[Job], rate: int | None, options: dict[str, Any], progress: Progress
+    model: Any,
+    batch: list[Job],
+    written: dict[str, Any],
+    options: dict[str, Any],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Make and save the songs of a batch; a report each."""
     if len(batch) == 1:
@@ -114,9 +129,10 @@ def _generate(
         made = model.generate_batch(prompts, seeds=seeds, progress=progress, **options)
     return [
         {
-            "files": [str(file) for file in song.save(path, sample_rate=rate)],
+            "files": [str(file) for file in song.save(path, **written)],
             "duration": song.duration,
-            "sample_rate": rate or song.sample_rate,
+            "sample_rate": written["sample_rate"] or song.sample_rate,
+            "channels": song.waveform.shape[1],
             "far": _far(model, song.plan, (song.waveform, song.sample_rate)),
             "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
             "seed": song.settings["seed"],
@@ -130,7 +146,7 @@ def _stream(
     model: Any,
     song: tuple[str | None, int],
     path: Path,
-    rate: int | None,
+    written: dict[str, Any],
     options: dict[str, Any],
     progress: Progress,
     playing: bool,
@@ -138,11 +154,18 @@ def _stream(
     """Write a song while it is being made; its report."""
     prompt, seed = song
     stream = model.stream(prompt, seed=seed, progress=progress, **options)
-    rate = rate or model.sample_rate
-    saved = stream.save(path, rate, listen=partial(player.live_player, wanted=playing))
-    report = {"files": list(map(str, saved.files)), "duration": saved.duration}
-    report["far"] = _far(model, stream.plan, path)
-    return {**report, "sample_rate": rate, "played": saved.heard, "seed": stream.settings["seed"]}
+    rate = written["sample_rate"] or model.sample_rate
+    listen = partial(player.live_player, wanted=playing)
+    saved = stream.save(path, **{**written, "sample_rate": rate}, listen=listen)
+    return {
+        "files": list(map(str, saved.files)),
+        "duration": saved.duration,
+        "sample_rate": rate,
+        "channels": saved.channels,
+        "played": saved.heard,
+        "seed": stream.settings["seed"],
+        "far": _far(model, stream.plan, path),
+    }
 
 
 def _far(
@@ -167,7 +190,8 @@ def _far(
 
 def _tell(args: Arguments, path: Path, report: dict[str, Any]) -> None:
     """The lines of a song that is written; with --json its report on standard output."""
-    line = summary(path, report["duration"], report["sample_rate"], report["elapsed_seconds"])
+    said = (report[name] for name in ("duration", "sample_rate", "elapsed_seconds", "channels"))
+    line = summary(path, *said)
     if chosen := report.get("chosen"):
         line = f"{candidates(chosen)}\n{line}"
     if "host" in report:

@@ -79,11 +79,12 @@ def peak_memory() -> dict[str, float]:
     }
 
 
-def summary(path: object, duration: float, sample_rate: int, elapsed: float) -> str:
+def summary(path: object, duration: float, sample_rate: int, elapsed: float, channels: int) -> str:
     """The line that ends a render: what, how long, real-time factor (lower is better), memory."""
     memory = peak_memory()
+    sides = {1: "mono", 2: "stereo"}.get(channels, f"{channels} channels")
     return (
-        f"{path}: {duration:.1f} s at {sample_rate / 1000:g} kHz in {elapsed:.1f} s "
+        f"{path}: {duration:.1f} s, {sides}, {sample_rate / 1000:g} kHz in {elapsed:.1f} s "
         f"(RTF {elapsed / duration:.2f}), peak memory {memory['peak_resident_gb']:.2f} GB "
         f"(MLX {memory['peak_mlx_gb']:.2f} GB)"
     )

@@ -23,7 +23,8 @@ _FIXED = (
 class Request:
     """Prompts (None: the rest says what to play), options by name, files, and where it came from.
 
-    plan: a file, a plan as JSON, or None; it is read once there is a model.
+    plan: a file, a plan as JSON, or None; it is read once there is a model. written: how the file
+    is, as Song.save takes it.
     """
 
     settings: dict[str, Any]
@@ -32,7 +33,7 @@ class Request:
     prompts: list[str | None]
     options: dict[str, Any]
     plan: Any
-    rate: int | None
+    written: dict[str, Any]
     paths: list[Path]
 
     def for_model(self, args: Any, model: Any) -> tuple[dict[str, Any], list[tuple]]:
@@ -99,7 +100,8 @@ def read(args: Any) -> Request:
     _require_apart(paths, args)
     model = args.model or settings.get("model", "musicot-mini")
     adapters = args.adapter_path or settings.get("adapter_path")
-    return Request(settings, model, adapters, prompts, options, plan, rate, paths)
+    written = {"sample_rate": rate, **_encoding(args, settings, paths[0], format, rate)}
+    return Request(settings, model, adapters, prompts, options, plan, written, paths)
 
 
 def settings_of(path: str | None, arguments: type) -> dict[str, Any]:
@@ -191,6 +193,26 @@ def _require_apart(paths: list[Path], args: Any) -> None:
                 f"the song would be written over {source}, which it is made from; "
                 "pass another --output"
             )
+
+
+def _encoding(
+    args: Any, settings: dict[str, Any], path: Path, format: str | None, rate: int | None
+) -> dict[str, Any]:
+    """Bit depth, bit rate and title of the file; those of an earlier song where it is of its kind.
+
+    Raises MusicotError for what the format doesn't have.
+    """
+    from musicot_mlx.audio.files import Encoding, format_of
+
+    format = format_of(path, format)
+    earlier = settings if settings.get("format") == format else {}
+    found = {
+        name: value
+        for name in ("bit_depth", "bitrate", "title")
+        if (value := getattr(args, name, None) or earlier.get(name)) is not None
+    }
+    Encoding(**found).require(format, rate)
+    return found
 
 
 def _paths(output: str | None, format: str | None, rate: int | None, count: int) -> list[Path]:

@@ -126,7 +126,7 @@ def make_songs(
     model: Any,
     songs: Sequence[tuple[str | None, int]],
     paths: Sequence[Path],
-    rate: int | None,
+    written: dict[str, Any],
     options: dict[str, Any],
     tell: Callable[[Path, Report], None],
 ) -> int:
@@ -151,9 +151,10 @@ def make_songs(
     def render(job: Job, path: Path) -> Report:
         started = time.perf_counter()
         song = model.generate(job.prompt, **options, seed=job.seed)
-        song.save(path, sample_rate=rate)
+        song.save(path, **written)
         report = {"seed": job.seed, "duration": song.duration, "prompt": job.prompt}
-        report |= {"sample_rate": rate or song.sample_rate}
+        report |= {"sample_rate": written["sample_rate"] or song.sample_rate}
+        report |= {"channels": song.waveform.shape[1]}
         if count > 1:
             vectors = {"prompt": song.plan.vector, "thoughts": song.plan.embeddings}
             vectors["fault"] = song.fault

@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import textwrap
 import threading
 import time
 import warnings
@@ -16,6 +17,7 @@ import numpy as np
 
 from musicot_mlx.atomic import atomic_path, json_text
 from musicot_mlx.audio.files import (
+    Encoding,
     audio_writer,
     check_render,
     format_of,
@@ -60,14 +62,24 @@ class Song:
         return len(self.waveform) / self.sample_rate
 
     def save(
-        self, path: str | Path, *, sample_rate: int | None = None, format: str | None = None
+        self,
+        path: str | Path,
+        *,
+        sample_rate: int | None = None,
+        format: str | None = None,
+        bit_depth: str = "16",
+        bitrate: int | None = None,
+        title: str | None = None,
     ) -> list[Path]:
-        """Write the audio (WAV, FLAC or MP3 by name or `format`) and, beside it, its settings as
-        JSON.
+        """Write the audio (WAV, FLAC, MP3, Ogg or M4A by name or `format`) and, beside it, its
+        settings as JSON.
+
+        bit_depth: "16", "24" or, for a WAV, "float"; bitrate: kbit/s of MP3 and M4A; title: the
+        prompt, if None.
 
         Both appear whole or not at all. Raises RunError when the render is broken (not finite,
-        silent, clipped, collapsed) or the disk is full, MusicotError when the place, rate or format
-        can't be written.
+        silent, clipped, collapsed) or the disk is full, MusicotError when the place, rate, format
+        or its encoding can't be written.
         """
         if self.fault is None:
             check_render(self.waveform, self.sample_rate)
@@ -82,6 +94,7 @@ class Song:
             made=lambda settings: made_of(self.plan, self.codes, settings, self.gain),
             sample_rate=sample_rate,
             format=format,
+            written={"bit_depth": bit_depth, "bitrate": bitrate, "title": title},
         ).files
 
 
@@ -203,14 +216,17 @@ class Stream(Iterator[np.ndarray]):
         path: Path,
         sample_rate: int,
         *,
+        bit_depth: str = "16",
+        bitrate: int | None = None,
+        title: str | None = None,
         listen: Callable[[int, int], AbstractContextManager] | None = None,
     ) -> "Saved":
         """Write the song while it is being made, and its settings beside it: the files that the
         song of the same `gain` has, byte for byte.
 
-        sample_rate is the file's in Hz. listen(sample_rate, channels) gives what hears the song as
-        it is written, a function of 16-bit PCM, or None. Raises RunError like Song.save, once the
-        last chunk has come.
+        sample_rate is the file's in Hz; bit_depth, bitrate and title are those of Song.save.
+        listen(sample_rate, channels) gives what hears the song as it is written, a function of
+        16-bit PCM, or None. Raises RunError like Song.save, once the last chunk has come.
         """
         with self:
             first = next(self)
@@ -224,6 +240,7 @@ class Stream(Iterator[np.ndarray]):
                     made=lambda settings: made_of(self.plan, self.codes, settings, self.gain),
                     finish=self._making.take.mastering.check.finish,
                     sample_rate=sample_rate,
+                    written={"bit_depth": bit_depth, "bitrate": bitrate, "title": title},
                     hear=hear,
                 )
 
@@ -235,6 +252,7 @@ class Saved:
     files: list[Path]
     duration: float
     heard: bool
+    channels: int
 
 
 def write_song(
@@ -248,11 +266,13 @@ def write_song(
     finish: Callable[[], None] = lambda: None,
     sample_rate: int | None = None,
     format: str | None = None,
+    written: dict[str, Any],
     hear: Callable[[bytes], None] | None = None,
 ) -> Saved:
     """Write chunks (frames, channels) of a song as they come and, beside it, its settings.
 
-    made_at is the rate of the chunks in Hz, sample_rate the file's. finish() is called after the
+    made_at is the rate of the chunks in Hz, sample_rate the file's; written are bit_depth, bitrate
+    and title of Song.save. finish() is called after the
     last chunk and raises where it is no music; made(settings) tells how the song came out. hear
     takes the 16-bit PCM that is written. The settings are on the disk before the audio takes its
     name, so that neither is ever alone; however a song is cut into chunks, the bytes are the same.
@@ -266,7 +286,9 @@ def write_song(
         raise MusicotError(f"{path} is where the settings go; name the audio .{format}")
     with (
         atomic_path(sidecar) as beside,
-        audio_writer(path, rate, channels, format=format) as write,
+        audio_writer(
+            path, rate, channels, format=format, encoding=_encoding(settings(), **written)
+        ) as write,
     ):
         pieces = resample_stream(chunks, made_at, rate)
         for piece in _held(pieces, settings(), rate != made_at, rate):
@@ -275,10 +297,10 @@ def write_song(
             if hear:
                 hear(to_pcm16(piece).tobytes())
         finish()
-        told = {**settings(), "format": format, "sample_rate": rate}
+        told = {**settings(), "format": format, "sample_rate": rate, **_asked(**written)}
         text = json_text(told | made(told), sort_keys=True)
         beside.write_text(text, encoding="utf-8")
-    return Saved([path, sidecar], frames / rate, hear is not None)
+    return Saved([path, sidecar], frames / rate, hear is not None, channels)
 
 
 class Clock:
@@ -321,6 +343,23 @@ def heard(make: Callable[[Wish], Made], wish: Wish) -> Made:
             warnings.warn(words, MusicotWarning, stacklevel=2)
             wish = replace(wish, seed=other)
     return make(wish)
+
+
+def _encoding(
+    settings: dict[str, Any], bit_depth: str, bitrate: int | None, title: str | None
+) -> Encoding:
+    """How a song is written: by title the beginning of its prompt, and how it was made."""
+    prompt = settings.get("prompt") or ""
+    if title is None:
+        title = textwrap.shorten(prompt, 80, placeholder="...")
+    made = f"{prompt} (musicot, {settings.get('model')}, seed {settings.get('seed')})"
+    return Encoding(bit_depth, bitrate, title, made.strip())
+
+
+def _asked(bit_depth: str, bitrate: int | None, title: str | None) -> dict[str, Any]:
+    """Of how a song is written what is not the usual."""
+    asked = {"bit_depth": bit_depth, "bitrate": bitrate, "title": title}
+    return {name: value for name, value in asked.items() if value not in (None, "16")}
 
 
 def _held(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 import musicot_mlx as mc
 from musicot_mlx.audio.files import read_audio
@@ -227,3 +228,26 @@ def test_loops_are_whole_bars(tmp_path: Path, bpm: float, asked: float) -> None:
                 model.generate(None if "plan" in options else prompt, loop=True, **options)
         with pytest.raises(MusicotError, match="without streaming"):
             model.stream(prompt, loop=True)
+
+
+def test_how_files_are_written(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", "--model", str(tiny_model), "-p", "solo piano", "--duration", "2"]
+    first, again = tmp_path / "a.wav", tmp_path / "b.wav"
+    assert main([*command, "--bit-depth", "24", "-o", str(first)]) == 0
+    assert "a.wav: 2.0 s, stereo, 8 kHz" in capsys.readouterr().out
+    assert (
+        main(["generate", "--config-from", str(first.with_suffix(".json")), "-o", str(again)]) == 0
+    )
+    assert soundfile.info(again).subtype == "PCM_24" and first.read_bytes() == again.read_bytes()
+    for extra in ([], ["--stream"]):
+        flac = tmp_path / "c.flac"
+        assert main([*command, "-o", str(flac), *extra]) == 0
+        with soundfile.SoundFile(flac) as file:
+            assert file.title == "solo piano" and file.comment.endswith("seed 0)")
+        assert main([*command, "-o", str(flac), "--title", "Mine", *extra]) == 0
+        assert soundfile.SoundFile(flac).title == "Mine"
+    capsys.readouterr()
+    assert main([*command, "--bitrate", "128", "-o", str(flac)]) == 2
+    assert "a bit rate is for mp3 and m4a" in capsys.readouterr().err
