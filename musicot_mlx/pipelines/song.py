@@ -29,9 +29,10 @@ from musicot_mlx.errors import MusicotError, MusicotWarning, RunError, SilentRen
 from musicot_mlx.pipelines import worker
 from musicot_mlx.pipelines.candidates import candidate_seeds
 from musicot_mlx.pipelines.given import number, path_of
-from musicot_mlx.pipelines.mastering import Mastering
+from musicot_mlx.pipelines.mastering import Mastering, fade_out_seconds
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.options import Options
+from musicot_mlx.texts import read_json
 
 Wish = TypeVar("Wish", bound=Options)
 Made = TypeVar("Made")
@@ -327,6 +328,16 @@ def passed(blocks: Iterable[np.ndarray], seen: list[np.ndarray]) -> Iterator[np.
     for block in blocks:
         seen.append(block)
         yield block
+
+
+def faded_end(path: str | Path) -> float:
+    """Seconds of fade-out at the end of a song, as the .json beside it tells; 0 where none does."""
+    try:
+        settings = read_json(Path(path).with_suffix(".json"))
+        asked, duration = settings["fade_out"], settings["duration"]
+        return 0.0 if settings.get("loop") else fade_out_seconds(asked, duration)
+    except (OSError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def heard(make: Callable[[Wish], Made], wish: Wish) -> Made:

@@ -187,6 +187,19 @@ def test_longer_than_the_window(mono: MusicgenPipeline, monkeypatch: pytest.Monk
     assert (np.concatenate(chunks) == long.waveform).all()
 
 
+def test_a_song_of_ours_goes_on_from_before_its_fade_out(
+    mono: MusicgenPipeline, tmp_path: Path
+) -> None:
+    song = mono.generate("piano", duration=6, seed=1)
+    audio, _ = song.save(tmp_path / "a.wav")
+    longer = mono.generate("piano", duration=8, seed=2, continuation=audio)
+    kept = mono.encode(audio)[:, :250]  # of 6 s the last one fades
+    assert (longer.codes[:, :250] == kept).all()
+    audio.with_suffix(".json").unlink()
+    longer = mono.generate("piano", duration=8, seed=2, continuation=audio)
+    assert (longer.codes[:, :300] == mono.encode(audio)).all()
+
+
 def test_continuation_begins_with_the_file(mono: MusicgenPipeline, tune: Path) -> None:
     given = mono.encode(tune)
     assert given.shape == (4, 100)

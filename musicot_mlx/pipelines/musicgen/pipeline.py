@@ -34,7 +34,7 @@ from musicot_mlx.pipelines.musicgen import FAMILY
 from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
 from musicot_mlx.pipelines.options import Embedder, files_of
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
-from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, heard, passed
+from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, faded_end, heard, passed
 from musicot_mlx.weights.tokenizer import read_tokenizer
 
 PARTS: dict[str, tuple[type, type]] = {
@@ -399,6 +399,8 @@ class MusicgenPipeline:
         if path is None:
             return None
         codes = self.encode(path)
+        faded = self._frames(faded_end(path)) if faded_end(path) else 0
+        codes = codes[:, : max(1, codes.shape[1] - faded)]  # a song goes on from its full level
         if codes.shape[1] >= self._frames(wish.duration):
             length = codes.shape[1] / self.codec.config.frame_rate
             raise MusicotError(
