@@ -73,9 +73,10 @@ def _table(models: list[Model]) -> Iterator[str]:
 def _embedded() -> Iterator[Model]:
     for name in hub.EMBEDDED:
         folder = hub.resolve(name)
-        yield Model(
-            name, "embedded", _bytes(folder), "MIT", _rate(folder), "songs", folder=str(folder)
-        )
+        channels = read_json(folder / "config.json")["vae"]["audio_channels"]
+        what = f"songs, {'mono' if channels == 1 else 'stereo'}"
+        size, place = _bytes(folder), str(folder)
+        yield Model(name, "embedded", size, "MIT", _rate(folder), what, folder=place)
 
 
 def _converted() -> Iterator[Model]:
