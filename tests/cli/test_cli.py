@@ -92,7 +92,7 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("generate -p x --top-p 2", "from 0 to 1"),
         ("generate -p x --thought-temp -1", "from 0 to 10"),
         ("generate -p x --sampler magic", "invalid choice: 'magic'"),
-        ("generate -p x --format ogg", "invalid choice: 'ogg'"),
+        ("generate -p x --format aiff", "invalid choice: 'aiff'"),
         ("generate -p x -o song.ogg", "can't write .ogg audio"),
         ("generate -p x -o song.wav --format mp3", "ends in .wav"),
         ("generate -p x -o song.mp3 --sample-rate 96000", "MP3 has no 96000 Hz"),
