@@ -93,7 +93,7 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("generate -p x --thought-temp -1", "from 0 to 10"),
         ("generate -p x --sampler magic", "invalid choice: 'magic'"),
         ("generate -p x --format aiff", "invalid choice: 'aiff'"),
-        ("generate -p x -o song.ogg", "can't write .ogg audio"),
+        ("generate -p x -o song.aiff", "can't write .aiff audio"),
         ("generate -p x -o song.wav --format mp3", "ends in .wav"),
         ("generate -p x -o song.mp3 --sample-rate 96000", "MP3 has no 96000 Hz"),
         ("generate -p x -o no/song.wav", "the folder no doesn't exist"),
@@ -143,7 +143,7 @@ def test_settings_that_are_none(here: Path, capsys: pytest.CaptureFixture[str]) 
         ({"steps": -1}, "steps: expected a whole number"),
         ({"sampler": "magic"}, "sampler can't be 'magic'"),
         ({"prompt": 3}, "prompt can't be 3"),
-        ({"format": "ogg"}, "format can't be 'ogg'"),
+        ({"format": "aiff"}, "format can't be 'aiff'"),
         ({"audio_temperature": "hot"}, "audio_temperature: expected a number"),
     ],
 )
@@ -518,7 +518,7 @@ def test_prompt_from_standard_input(
 def test_summary_line(tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _generate(tiny_model, "-p", "piano", "--format", "mp3") == 0
     out = capsys.readouterr().out
-    assert out.startswith("song.mp3: 2.0 s at 8 kHz in ")
+    assert out.startswith("song.mp3: 2.0 s, stereo, 8 kHz in ")
     assert "(RTF " in out and "peak memory" in out and out.count("\n") == 1
 
 
