@@ -246,7 +246,7 @@ def step(args: argparse.Namespace) -> None:
     from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen
     from musicot_mlx.nn.adapters import add_layers
     from musicot_mlx.pipelines.parts import for_device
-    from musicot_mlx.training.musicgen import Stretch, decoder_loss
+    from musicot_mlx.training.musicgen import Excerpt, decoder_loss
     from musicot_mlx.training.trainer import checkpointed
 
     lm, rng = for_device(Musicgen(MUSICGEN_SMALL)), np.random.default_rng(0)
@@ -258,7 +258,7 @@ def step(args: argparse.Namespace) -> None:
     mx.reset_peak_memory()
     began = time.perf_counter()
     with checkpointed(lm.layers if args.grad_checkpoint else []):
-        loss = nn.value_and_grad(lm, lambda: decoder_loss(lm, [Stretch("", codes, text)]))()
+        loss = nn.value_and_grad(lm, lambda: decoder_loss(lm, [Excerpt("", codes, text)]))()
         mx.eval(loss)
     report = {
         "weights_gb": round(weights / 1e9, 3),

@@ -16,9 +16,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, first_few
 from musicot_mlx.texts import read_json, read_text
-from musicot_mlx.weights.adapters import ADAPTER_CONFIG, few, save_adapter
+from musicot_mlx.weights.adapters import ADAPTER_CONFIG, save_adapter
 from musicot_mlx.weights.files import load_file, plain_names
 
 WEIGHTS = "adapter_model.safetensors"
@@ -179,15 +179,15 @@ def convert_peft(source: Path, target: Path) -> str:
     joined: dict[tuple[str, tuple[str, ...]], dict[str, Layer]] = {}
     unknown = []
     for layer in layers:
-        found = _place(layer.path)
-        if found is None:
+        placed = _place(layer.path)
+        if placed is None:
             unknown.append(layer.path)
         else:
-            joined.setdefault(found[:2], {})[found[2]] = layer
+            joined.setdefault(placed[:2], {})[placed[2]] = layer
     if unknown or not layers:
         raise MusicotError(
             f"{source}: {len(unknown)} of {len(layers)} layers have no place in our networks: "
-            f"{few(unknown)}"
+            f"{first_few(sorted(unknown))}"
         )
     arrays: dict[str, mx.array] = {}
     codebooks = _codebooks(config, joined)
@@ -209,7 +209,7 @@ def convert_peft(source: Path, target: Path) -> str:
 
 def _layers(arrays: Mapping[str, mx.array], config: Mapping[str, Any]) -> Iterator[Layer]:
     """The layers of the file; MusicotError for keys that are no LoRA."""
-    found: dict[str, dict[str, mx.array]] = {}
+    by_path: dict[str, dict[str, mx.array]] = {}
     other = []
     for key, value in arrays.items():
         match = _TENSOR.search(key)
@@ -217,12 +217,13 @@ def _layers(arrays: Mapping[str, mx.array], config: Mapping[str, Any]) -> Iterat
             other.append(key)
             continue
         path = _PREFIX.sub("", key[: match.start()])
-        found.setdefault(path, {})[match[1].removeprefix("lora_")] = value
+        by_path.setdefault(path, {})[match[1].removeprefix("lora_")] = value
     if other:
         raise MusicotError(
-            f"{len(other)} keys are no LoRA weights (modules_to_save or biases): {few(other)}"
+            f"{len(other)} keys are no LoRA weights (modules_to_save or biases): "
+            f"{first_few(sorted(other))}"
         )
-    for path, tensors in found.items():
+    for path, tensors in by_path.items():
         embedding = "embedding_A" in tensors
         a = tensors.get("embedding_A" if embedding else "A")
         b = tensors.get("embedding_B" if embedding else "B")
@@ -246,7 +247,9 @@ def _place(path: str) -> tuple[str, tuple[str, ...], str] | None:
     """(our layer, the order of its pieces, this one's piece), or None."""
     for place in PLACES:
         if match := re.fullmatch(place.pattern, path):
-            target = re.sub(r"\\(\d)", lambda m, found=match: found[int(m[1])] or "", place.target)
+            target = re.sub(
+                r"\\(\d)", lambda m, matched=match: matched[int(m[1])] or "", place.target
+            )
             return target, place.order, match.groupdict().get("part") or ""
     return None
 
@@ -327,5 +330,5 @@ def _joined(path: str, order: tuple[str, ...], parts: Mapping[str, Layer]) -> di
 
 
 def _named(a: mx.array, b: mx.array, m: mx.array | None) -> dict[str, mx.array]:
-    found = {"lora_a": a.astype(mx.float32), "lora_b": b}
-    return found if m is None else {**found, "m": m.reshape(-1).astype(mx.float32)}
+    tensors = {"lora_a": a.astype(mx.float32), "lora_b": b}
+    return tensors if m is None else {**tensors, "m": m.reshape(-1).astype(mx.float32)}

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, first_few
 from musicot_mlx.weights.files import SAVE_AGAIN, load_file, plain_names, weight_files
 
 PICKLES = (".pt", ".pth", ".ckpt")  # endings of files that torch.save wrote
@@ -69,20 +69,20 @@ def pickled_state(source: Path) -> dict[str, Any] | None:
         files = sorted(path for path in source.iterdir() if path.suffix in PICKLES)
         if len(files) > 1:
             raise MusicotError(
-                f"{source} holds {len(files)} checkpoints ({', '.join(p.name for p in files[:3])}"
-                f"{', ...' if len(files) > 3 else ''}); name one of them"
+                f"{source} holds {len(files)} checkpoints "
+                f"({first_few(path.name for path in files)}); name one of them"
             )
         if not files:
             return None
         source = files[0]
     elif source.suffix not in PICKLES:
         return None
-    found = unpickle(source)
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not any(hasattr(v, "shape") for v in found.values()):
+    state = unpickle(source)
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not any(hasattr(v, "shape") for v in state.values()):
         raise MusicotError(f"{source} holds no state dict, that is tensors by name")
-    tensors = {key: value for key, value in found.items() if hasattr(value, "shape")}
+    tensors = {key: value for key, value in state.items() if hasattr(value, "shape")}
     return plain_names(tensors, source)
 
 

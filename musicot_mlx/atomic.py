@@ -65,4 +65,4 @@ def json_text(value: Any, *, sort_keys: bool = False) -> str:
     text = json.dumps(value, indent=1, sort_keys=sort_keys, allow_nan=False)
     # a line break within text is escaped in JSON, so these are all between items
     inner = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s*\]")
-    return inner.sub(lambda found: "[" + re.sub(r",\n\s+", ", ", found[1]) + "]", text) + "\n"
+    return inner.sub(lambda match: "[" + re.sub(r",\n\s+", ", ", match[1]) + "]", text) + "\n"

@@ -29,3 +29,9 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 class MusicotWarning(UserWarning):
     """What was left out though it was asked for. The CLI prints it as one line and goes on."""
+
+
+def first_few(names: Iterable[object], joiner: str = ", ", limit: int = 3) -> str:
+    """The first of some names, for an error line: `a, b, c, ...`."""
+    names = [str(name) for name in names]
+    return joiner.join(names[:limit]) + (f"{joiner}..." if len(names) > limit else "")

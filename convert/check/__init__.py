@@ -63,7 +63,7 @@ def check(
     if not family.check:
         checked = ", ".join(each.title for each in known() if each.check)
         raise MusicotError(f"--check can't compare a {family.title}; it knows {checked}")
-    found = []
+    differences = []
     with torch.inference_mode():
         comparisons = family.get("check")(checkpoint_path(source), Path(target))
         for number, (name, compare) in enumerate(comparisons):
@@ -71,9 +71,9 @@ def check(
             floats, codes = tolerances(Path(target), name)
             for what, ours, theirs in compare(np.random.default_rng(0)):
                 tolerance = codes if what.endswith("codes") else floats
-                found.append(Difference(name, what, *_difference(ours, theirs), tolerance))
+                differences.append(Difference(name, what, *_difference(ours, theirs), tolerance))
     progress("check", len(comparisons), len(comparisons))
-    return found
+    return differences
 
 
 def tolerances(folder: Path, name: str) -> tuple[float, float]:

@@ -172,8 +172,8 @@ class RenderCheck:
             return  # a short sound may stand still
         spectrum = self._power[2:] + 1e-20
         flatness = float(np.exp(np.log(spectrum).mean()) / spectrum.mean())
-        heard = levels.mean(axis=0) > 1e-6 * levels.mean(axis=0).max()  # within 60 dB of the top
-        motion = (10 * np.log10(levels[:, heard] + 1e-12)).std(axis=0)  # dB, per band
+        loud = levels.mean(axis=0) > 1e-6 * levels.mean(axis=0).max()  # within 60 dB of the top
+        motion = (10 * np.log10(levels[:, loud] + 1e-12)).std(axis=0)  # dB, per band
         if flatness > 0.6 and float(np.median(motion)) < 3.0:
             raise RunError(f"the render is noise (spectral flatness {flatness:.2f}); {advice}")
         if float(np.median(motion)) < 0.25:

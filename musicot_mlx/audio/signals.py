@@ -176,8 +176,8 @@ def _onsets(spectrogram: Spectrogram, flux: np.ndarray) -> np.ndarray:
     usual = median_filter(flux, wide)
     spread = median_filter(np.abs(flux - usual), wide)
     threshold = usual + 7.0 * spread + 0.03 + 0.04 * float(np.percentile(flux, 99))
-    found = np.flatnonzero((flux >= maximum_filter1d(flux, near)) & (flux > threshold))
-    return found[found < max(1, len(flux) - 3)]  # where a sound is cut off, nothing begins
+    onsets = np.flatnonzero((flux >= maximum_filter1d(flux, near)) & (flux > threshold))
+    return onsets[onsets < max(1, len(flux) - 3)]  # where a sound is cut off, nothing begins
 
 
 def _onset_rate(spectrogram: Spectrogram, flux: np.ndarray) -> float:
@@ -212,8 +212,8 @@ def _running_median(rows: np.ndarray) -> np.ndarray:
     out = np.empty_like(rows, order="C")
     for first in range(0, len(rows), 64):
         flat = np.ascontiguousarray(padded[first : first + 64]).ravel()
-        found = median_filter(flat, MEDIAN).reshape(-1, width + MEDIAN - 1)
-        out[first : first + 64] = found[:, MEDIAN // 2 : MEDIAN // 2 + width]
+        medians = median_filter(flat, MEDIAN).reshape(-1, width + MEDIAN - 1)
+        out[first : first + 64] = medians[:, MEDIAN // 2 : MEDIAN // 2 + width]
     return out
 
 

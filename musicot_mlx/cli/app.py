@@ -71,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        found = explain(error, error.filename) if error.filename else error
-        return _fail(str(found), 1)
+        explained = explain(error, error.filename) if error.filename else error
+        return _fail(str(explained), 1)
     except ValueError as error:
         return _fail(str(error), 2)
     except MemoryError:

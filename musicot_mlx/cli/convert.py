@@ -12,13 +12,13 @@ from musicot_mlx.errors import MusicotError, RunError
 
 def _parts(text: str) -> dict[str, int | None]:
     """A check: part names with commas between, each with `=bits` or without."""
-    found: dict[str, int | None] = {}
+    bits_by_part: dict[str, int | None] = {}
     for item in flags.names(text):
         name, _, bits = item.partition("=")
         if bits not in ("", "2", "3", "4", "5", "6", "8"):
             raise ValueError(f"expected 2, 3, 4, 5, 6 or 8 bits, got {item!r}")
-        found[name] = int(bits) if bits else None
-    return found
+        bits_by_part[name] = int(bits) if bits else None
+    return bits_by_part
 
 
 _quantizing = partial(flags.flag, panel="Quantisation")

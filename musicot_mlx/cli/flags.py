@@ -294,18 +294,18 @@ def choice(choices: Sequence[Any]) -> Callable[[str], Any]:
             if str(each) == text:
                 return each
         number = text.isdigit() and isinstance(choices[0], int)
-        found = ", ".join(map(repr, choices))
-        raise ValueError(f"invalid choice: {text if number else repr(text)} (choose from {found})")
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"invalid choice: {text if number else repr(text)} (choose from {listed})")
 
     return parse
 
 
 def names(text: str) -> list[str]:
     """A check: comma-separated names."""
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    if not found:
+    listed = [name.strip() for name in text.split(",") if name.strip()]
+    if not listed:
         raise ValueError(f"expected names with commas between, got {text!r}")
-    return found
+    return listed
 
 
 def place(text: str) -> str:
@@ -384,20 +384,20 @@ def family_options(*, planning: bool = False) -> dict[str, Flag]:
 
     planning leaves those of plans alone. An option of a later family alone says whose it is.
     """
-    found: dict[str, Flag] = {}
+    options: dict[str, Flag] = {}
     singers = [family for family in families.known() if family.can("songs")]
     for family in singers:
         for name, option in family.get("options").about().items():
             about, help = option.metadata, option.metadata["help"]
             if not about["flags"] or (planning and not about["planning"]):
                 continue
-            if name not in found:
+            if name not in options:
                 whose = "" if family is singers[0] else f"{family.title}: "
-                found[name] = _of_option(name, about, whose + help)
-            elif _sense(found[name].help) != _sense(help):
-                both = f"{found[name].help} (with {family.title}: {help})"
-                found[name] = dataclasses.replace(found[name], help=both)
-    return found
+                options[name] = _of_option(name, about, whose + help)
+            elif _sense(options[name].help) != _sense(help):
+                both = f"{options[name].help} (with {family.title}: {help})"
+                options[name] = dataclasses.replace(options[name], help=both)
+    return options
 
 
 def _sense(help: str) -> str:

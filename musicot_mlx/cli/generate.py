@@ -123,10 +123,10 @@ def _generate(
     """Make and save the songs of a batch; a report each."""
     if len(batch) == 1:
         (prompt, seed), _ = batch[0]
-        made = [model.generate(prompt, seed=seed, progress=progress, **options)]
+        songs = [model.generate(prompt, seed=seed, progress=progress, **options)]
     else:
         prompts, seeds = zip(*(song for song, _ in batch), strict=True)
-        made = model.generate_batch(prompts, seeds=seeds, progress=progress, **options)
+        songs = model.generate_batch(prompts, seeds=seeds, progress=progress, **options)
     return [
         {
             "files": [str(file) for file in song.save(path, **written)],
@@ -138,7 +138,7 @@ def _generate(
             "seed": song.settings["seed"],
             **{key: song.settings[key] for key in ("chosen",) if key in song.settings},
         }
-        for song, (_, path) in zip(made, batch, strict=True)
+        for song, (_, path) in zip(songs, batch, strict=True)
     ]
 
 

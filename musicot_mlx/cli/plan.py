@@ -224,15 +224,15 @@ def _check(args: Arguments) -> None:
 
 def _parse_set(text: str) -> tuple[float, float, str, Path | None, float]:
     """Seconds from and to, the words, or instead the file and where in it to begin."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*=\s*(.*?)\s*", text, flags=re.DOTALL)
+    match = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*=\s*(.*?)\s*", text, flags=re.DOTALL)
     try:
-        first, last = float(found[1]), float(found[2])
+        first, last = float(match[1]), float(match[2])
     except (TypeError, ValueError):
         raise MusicotError(
             f"--set {text!r} isn't understood; write seconds and what they become, such as "
             "'10-20=full drum kit' or '20-30=@chorus.wav'"
         ) from None
-    words = found[3]
+    words = match[3]
     if not words.strip("@ "):
         raise MusicotError(f"--set {text!r} says nothing; write a text or @FILE after the =")
     if not words.startswith("@"):
@@ -274,27 +274,27 @@ def _edits(model: Any, args: Arguments) -> list[Any]:
         "thought_temperature": args.thought_temperature,
         "thought_guidance": args.thought_guidance,
     }
-    made: list[Any] = []
+    edits: list[Any] = []
     if args.arrange is not None:
-        made.append(lambda plan: plan.arrange(args.arrange))
+        edits.append(lambda plan: plan.arrange(args.arrange))
     if args.extend is not None:
-        made.append(lambda plan: plan.extend(args.extend, **drawing))
+        edits.append(lambda plan: plan.extend(args.extend, **drawing))
     if args.morph is not None:
-        made.append(lambda plan: plan.morph(mc.Plan.load(args.morph[0], model), args.morph[1]))
+        edits.append(lambda plan: plan.morph(mc.Plan.load(args.morph[0], model), args.morph[1]))
     if args.plan is not None and args.chords is not None:
         chords = None if args.chords.strip().lower() == "none" else args.chords
-        made.append(lambda plan: plan.with_chords(chords, key=args.key))
+        edits.append(lambda plan: plan.with_chords(chords, key=args.key))
     elif args.plan is not None and args.key is not None:
-        made.append(lambda plan: plan.in_key(args.key))
+        edits.append(lambda plan: plan.in_key(args.key))
     if args.transpose is not None:
-        made.append(lambda plan: plan.transpose(args.transpose))
-    kept: set[int] = set()
+        edits.append(lambda plan: plan.transpose(args.transpose))
+    locked: set[int] = set()
 
     def put(plan: "Plan", first: float, last: float, words: str, path: Any, start: float) -> "Plan":
         places = _places(plan, first, last)
         if words.lower().startswith(CHORDS):  # its thoughts stay free
             return plan.with_chords(words[len(CHORDS) :], where=places)
-        kept.update(range(plan.segments)[places])
+        locked.update(range(plan.segments)[places])
         if path is None:
             return plan.replace(places, words, seed=args.seed)
         if path.suffix.lower() != ".json":
@@ -302,10 +302,10 @@ def _edits(model: Any, args: Arguments) -> list[Any]:
         other = mc.Plan.load(path, model)
         return plan.replace(places, other[round(start / other.thought_seconds) :])
 
-    made += [lambda plan, wish=wish: put(plan, *wish) for wish in args.set]
+    edits += [lambda plan, wish=wish: put(plan, *wish) for wish in args.set]
     if args.lock is not None:
-        made.append(lambda plan: plan.redraw(lock=[*args.lock, *kept], **drawing))
-    return made
+        edits.append(lambda plan: plan.redraw(lock=[*args.lock, *locked], **drawing))
+    return edits
 
 
 def _places(plan: "Plan", first: float, last: float) -> slice:

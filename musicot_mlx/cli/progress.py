@@ -90,16 +90,16 @@ def summary(path: object, duration: float, sample_rate: int, elapsed: float, cha
     )
 
 
-def candidates(chosen: dict[str, Any]) -> str:
+def candidates(choice: dict[str, Any]) -> str:
     """How the candidates came out, a line each, the kept one marked."""
     rows = []
-    for number, each in enumerate(chosen["scores"], start=1):
+    for number, each in enumerate(choice["scores"], start=1):
         cosines = [
             f"{key} {each[key]:.3f}" for key in ("prompt", "plan", "reference") if key in each
         ]
-        found = (
+        result = (
             "a broken render" if each["broken"] else f"{each['score']:.3f} ({', '.join(cosines)})"
         )
-        mark = ", kept" if each["seed"] == chosen["kept"] else ""
-        rows.append(f"candidate {number}: {found}, seed {each['seed']}{mark}")
+        mark = ", kept" if each["seed"] == choice["kept"] else ""
+        rows.append(f"candidate {number}: {result}, seed {each['seed']}{mark}")
     return "\n".join(rows)

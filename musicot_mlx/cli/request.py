@@ -67,15 +67,15 @@ class Request:
         duration = args.duration or self.settings.get("duration", 30.0)
         if args.plan:
             duration = settings_of(args.plan, type(args)).get("duration", duration)
-        found = memory.plan(
+        plan = memory.plan(
             self.model,
             duration=duration,
             max_memory_gb=args.max_memory_gb,
             songs=args.candidates or 1,
         )
-        print(found.line(), file=sys.stderr)
-        found.apply()
-        return found
+        print(plan.line(), file=sys.stderr)
+        plan.apply()
+        return plan
 
 
 def read(args: Any) -> Request:
@@ -185,10 +185,10 @@ def _refuse_what_a_plan_fixes(args: Any) -> None:
 
 def _require_apart(paths: list[Path], args: Any) -> None:
     """A song and its settings must not be written over what they are made from."""
-    made = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
+    outputs = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
     names = (*_FILES, "lyrics_file", "prompt_file")
     for source in (*(getattr(args, name) for name in names), *(args.reference or ())):
-        if source is not None and Path(source).resolve() in made:
+        if source is not None and Path(source).resolve() in outputs:
             raise MusicotError(
                 f"the song would be written over {source}, which it is made from; "
                 "pass another --output"

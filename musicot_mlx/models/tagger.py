@@ -81,7 +81,7 @@ class Tagger(nn.Module):
         """How likely each label plays in each 10 s of a waveform, float32 0-1 (windows, labels).
 
         waveform: (samples,) or (samples, channels); channels are averaged. A rest under 1 s is left
-        out unless it is all there is; a short window is heard as it is, not padded.
+        out unless it is all there is; a short window is tagged as it is, not padded.
         """
         config = self.config
         mono = as_waveform(waveform)

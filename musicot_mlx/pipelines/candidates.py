@@ -51,10 +51,10 @@ class Best(Generic[Made]):
 
     def to_dict(self, seed: int) -> dict[str, Any]:
         """What the settings of a chosen song say of the choice; `seed` is the one asked for."""
-        return chosen(seed, [score.to_dict() for score in self.scores], self.number)
+        return choice(seed, [score.to_dict() for score in self.scores], self.number)
 
 
-def chosen(seed: int, scores: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
+def choice(seed: int, scores: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
     """The choice as JSON: of which seed's candidates, the seed of the one kept, and all scores."""
     return {"of_seed": seed, "kept": scores[number]["seed"], "scores": list(scores)}
 
@@ -74,7 +74,7 @@ def best_of(
     far is held, so memory does not grow with the candidates. Raises SilentRender where all are.
     """
     best, scores = -1, []
-    kept, silence = None, None
+    best_song, silence = None, None
     for number in range(len(seeds)):
         try:
             song = render(number)
@@ -84,10 +84,10 @@ def best_of(
             continue
         scores.append(judge(number, song))
         if best < 0 or scores[number].score > scores[best].score:
-            best, kept = number, song
+            best, best_song = number, song
     if best < 0:
         raise silence
-    return Best(best, kept, scores)
+    return Best(best, best_song, scores)
 
 
 def score(
@@ -113,13 +113,13 @@ def score(
         fault = str(error)
     if fault:
         return Score(seed, broken=True)
-    heard = clap.embed_audio(waveform, sample_rate)  # (segments, dim)
+    embeddings = clap.embed_audio(waveform, sample_rate)  # (segments, dim)
     cosines = {}
     if prompt is not None:
-        cosines["prompt"] = float((heard @ prompt).mean())
+        cosines["prompt"] = float((embeddings @ prompt).mean())
     if thoughts is not None:
-        shared = min(len(heard), len(thoughts))
-        cosines["plan"] = float((heard[:shared] * thoughts[:shared]).sum(axis=1).mean())
+        shared = min(len(embeddings), len(thoughts))
+        cosines["plan"] = float((embeddings[:shared] * thoughts[:shared]).sum(axis=1).mean())
     if reference is not None:
-        cosines["reference"] = float((heard @ reference).mean())
+        cosines["reference"] = float((embeddings @ reference).mean())
     return Score(seed, cosines)

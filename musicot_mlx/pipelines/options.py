@@ -189,15 +189,15 @@ class Options:
 
     def saved(self) -> dict[str, Any]:
         """The options as JSON, as the sidecar of a song holds them."""
-        found: dict[str, Any] = {"prompt": self.prompt}
+        settings: dict[str, Any] = {"prompt": self.prompt}
         for name, each in self.about().items():
             value, when = getattr(self, name), each.metadata["saved"]
             if each.metadata["kind"] is Path and each.metadata["several"]:
                 files = [str(file) for file in files_of(value)]
                 value = files[0] if len(files) == 1 else files or None
             if when == "always" or when == "given" and value is not None:
-                found[name] = as_json(value)
-        return found
+                settings[name] = as_json(value)
+        return settings
 
 
 def checked(each: Field, value: Any) -> Any:
@@ -310,7 +310,7 @@ def candidates_option() -> Any:
 
 
 def progress_option() -> Any:
-    """What hears how far the song is."""
+    """What is called with how far the song is."""
     return option(
         None,
         "called as progress(stage, done, total)",

@@ -391,5 +391,5 @@ def made_of(
     if plan is None:
         return {}
     tokens = base64.b64encode(codes.astype("<u2").tobytes()).decode()
-    made: dict[str, Any] = {"codes": tokens, "gain": gain}
-    return {"made": made if settings.get("plan") else {**made, "plan": plan.to_dict()}}
+    outcome: dict[str, Any] = {"codes": tokens, "gain": gain}
+    return {"made": outcome if settings.get("plan") else {**outcome, "plan": plan.to_dict()}}

@@ -26,8 +26,8 @@ def alone(names: Sequence[str], words: str | None) -> bool:
 
 def named_tags(names: Sequence[str], words: str) -> list[str]:
     """The tags that stand in the words, in the plural too; tempi are asked_tempo's."""
-    found = (re.search(rf"\b{re.escape(name)}(?:e?s)?\b", words, re.I) for name in names)
-    return [n for n, hit in zip(names, found, strict=True) if hit and not is_tempo(n)]
+    matches = (re.search(rf"\b{re.escape(name)}(?:e?s)?\b", words, re.I) for name in names)
+    return [n for n, hit in zip(names, matches, strict=True) if hit and not is_tempo(n)]
 
 
 def chosen_tags(

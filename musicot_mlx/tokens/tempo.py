@@ -51,8 +51,8 @@ def is_tempo(tag: str) -> bool:
 
 def named_tempo(words: str | None) -> float | None:
     """The BPM that words name ("a waltz at 96 BPM"), the first of several; None where none."""
-    found = _NAMED.search(words or "")
-    return float(found[1]) if found and float(found[1]) > 0 else None
+    match = _NAMED.search(words or "")
+    return float(match[1]) if match and float(match[1]) > 0 else None
 
 
 def asked_tempo(tags: Iterable[str], words: Iterable[str | None], *, exact: float = 0.0) -> float:
@@ -87,5 +87,5 @@ def paced_tempi(names: Iterable[str], words: str | None) -> list[str]:
     said = _NOT.sub(" ", words or "")
     slow, fast = (bool(pattern.search(said)) for pattern in (_SLOW, _FAST))
     low, high = (FAST if fast and not slow else 0.0), (SLOW if slow and not fast else math.inf)
-    tempi = {tag: float(found[1]) for tag in names if (found := _TAG.fullmatch(tag))}
+    tempi = {tag: float(match[1]) for tag in names if (match := _TAG.fullmatch(tag))}
     return [tag for tag, bpm in tempi.items() if low <= bpm <= high] or list(tempi)

@@ -9,7 +9,7 @@ happened.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,11 @@ class Adapter:
 
     def layers(self) -> dict[str, dict[str, mx.array]]:
         """Arrays by layer: path with its part in front -> last name -> array."""
-        found: dict[str, dict[str, mx.array]] = {}
+        by_layer: dict[str, dict[str, mx.array]] = {}
         for key, value in self.arrays.items():
             path, _, leaf = key.rpartition(".")
-            found.setdefault(path, {})[leaf] = value
-        return found
+            by_layer.setdefault(path, {})[leaf] = value
+        return by_layer
 
 
 def read_adapters(spec: str | Path | Sequence[str | Path] | None) -> list[Adapter]:
@@ -215,9 +215,3 @@ def change(
         norm = mx.linalg.norm(adapted, axis=1, keepdims=True)
         delta = tensors["m"].astype(mx.float32)[:, None] / norm * adapted - weight
     return adapter.strength * delta
-
-
-def few(names: Iterable[str], limit: int = 3) -> str:
-    """The first of some names, for an error line."""
-    names = sorted(names)
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -21,9 +21,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from musicot_mlx.atomic import explain
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, first_few
 from musicot_mlx.texts import read_json
 from musicot_mlx.weights.files import DTYPES, load_file, plain_names, weight_files
+from musicot_mlx.weights.quantized import dequantised
 
 SHARD_BYTES = 5 << 30  # as mlx-lm and the Hub split
 _INDEX = "model.safetensors.index.json"
@@ -87,16 +88,16 @@ def load_arrays(folder: str | Path, *, lazy: bool = False) -> dict[str, mx.array
     folder = Path(folder)
     arrays: dict[str, mx.array] = {}
     for path, expected in _shards(folder):
-        found = load_file(path)
-        if expected is not None and set(found) != expected:
-            odd = sorted(set(found) ^ expected)
+        shard = load_file(path)
+        if expected is not None and set(shard) != expected:
+            odd = sorted(set(shard) ^ expected)
             raise MusicotError(
-                f"{path} and {_INDEX} disagree about {_few(odd)}; get the model again"
+                f"{path} and {_INDEX} disagree about {first_few(odd)}; get the model again"
             )
-        twice = sorted(set(found) & set(arrays))
+        twice = sorted(set(shard) & set(arrays))
         if twice:
-            raise MusicotError(f"{folder}: {_few(twice)} stands in more than one file")
-        arrays.update(found)
+            raise MusicotError(f"{folder}: {first_few(twice)} stands in more than one file")
+        arrays.update(shard)
     arrays = plain_names(arrays, folder)
     if not lazy:
         require_finite(arrays, folder)
@@ -123,7 +124,7 @@ def require_finite(arrays: Mapping[str, mx.array], folder: Path) -> None:
     bad = sorted(key for key, finite in checks.items() if not finite.item())
     if bad:
         raise MusicotError(
-            f"{folder}: NaN or infinite weights in {_few(bad)}; the checkpoint is broken"
+            f"{folder}: NaN or infinite weights in {first_few(bad)}; the checkpoint is broken"
         )
 
 
@@ -139,7 +140,7 @@ def require_parts(arrays: Mapping[str, mx.array], names: Iterable[str], *, where
     stray = sorted(key for key in arrays if key.split(".", 1)[0] not in names)
     if stray:
         raise MusicotError(
-            f"{where}: {len(stray)} keys belong to no part: {_few(stray)} "
+            f"{where}: {len(stray)} keys belong to no part: {first_few(stray)} "
             f"(parts are {', '.join(names)})"
         )
 
@@ -155,24 +156,24 @@ def load_strict(module: nn.Module, arrays: Mapping[str, mx.array], *, where: str
     problems = []
     missing = sorted(set(parameters) - set(arrays))
     if missing:
-        problems.append(f"{len(missing)} missing ({_few(missing)})")
+        problems.append(f"{len(missing)} missing ({first_few(missing)})")
     unexpected = sorted(set(arrays) - set(parameters))
     if unexpected:
-        problems.append(f"{len(unexpected)} unexpected ({_few(unexpected)})")
+        problems.append(f"{len(unexpected)} unexpected ({first_few(unexpected)})")
     misshapen = [
         f"{key} is {tuple(arrays[key].shape)}, the config says {tuple(parameters[key].shape)}"
         for key in sorted(set(parameters) & set(arrays))
         if arrays[key].shape != parameters[key].shape
     ]
     if misshapen:
-        problems.append(f"{len(misshapen)} of another shape ({_few(misshapen, '; ')})")
+        problems.append(f"{len(misshapen)} of another shape ({first_few(misshapen, '; ')})")
     mistaken = [
         f"{key} holds {_kind(arrays[key])}, the network has {_kind(parameters[key])}"
         for key in sorted(set(parameters) & set(arrays))
         if _kind(arrays[key]) != _kind(parameters[key])
     ]
     if mistaken:
-        problems.append(f"{len(mistaken)} of another kind ({_few(mistaken, '; ')})")
+        problems.append(f"{len(mistaken)} of another kind ({first_few(mistaken, '; ')})")
     if problems:
         raise MusicotError(f"{where}: the weights don't fit the config: {', '.join(problems)}")
     module.load_weights(list(arrays.items()))
@@ -243,16 +244,7 @@ def _to_float32(
         if (own := _kind(arrays[f"{path}.scales"])) != kind:  # MLX would expand them all the same
             raise MusicotError(f"{where}: {path}.scales holds {own}, expected {kind}")
         try:
-            biases = arrays.get(f"{path}.biases")
-            out[f"{path}.weight"] = mx.dequantize(
-                arrays[f"{path}.weight"],
-                arrays[f"{path}.scales"],
-                biases,
-                group_size=quantization["group_size"],
-                bits=quantization["bits"],
-                mode=quantization.get("mode", "affine"),
-                dtype=mx.float32,
-            )
+            out[f"{path}.weight"] = dequantised(arrays, path, quantization)
         except (KeyError, ValueError) as error:
             raise MusicotError(
                 f"{where}: {path} doesn't fit the quantization entry of config.json ({error})"
@@ -450,10 +442,6 @@ def parameter_count(config: Mapping[str, Any], arrays: Mapping[str, mx.array]) -
         packed = name == "weight" and f"{path}.scales" in arrays
         total += value.size * 32 // bits if packed else value.size
     return total
-
-
-def _few(names: list[str], joiner: str = ", ", limit: int = 3) -> str:
-    return joiner.join(names[:limit]) + (f"{joiner}..." if len(names) > limit else "")
 
 
 def size_text(count: float) -> str:

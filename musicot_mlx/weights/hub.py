@@ -38,13 +38,13 @@ def resolve(name_or_path: str | Path) -> Path:
         return path
     if path.is_file():
         raise MusicotError(f"{name} is a file; pass the model folder that holds config.json")
-    found = hub_id(name)
-    if found is None:
+    hub_name = hub_id(name)
+    if hub_name is None:
         raise MusicotError(
             f"no model folder at {name}; pass a folder, a Hub id such as owner/name, "
             f"or the embedded {EMBEDDED[0]}"
         )
-    return _download(*found)
+    return _download(*hub_name)
 
 
 def hub_id(name_or_path: str | Path) -> tuple[str, str] | None:
@@ -78,7 +78,7 @@ def _download(name: str, revision: str) -> Path:
                     tqdm_class=_one_bar(name),
                 )
             )
-            if any(found for pattern in weights for found in folder.glob(pattern)):
+            if any(file for pattern in weights for file in folder.glob(pattern)):
                 break
     except GatedRepoError as error:
         raise MusicotError(

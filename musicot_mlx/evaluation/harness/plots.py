@@ -84,7 +84,7 @@ def plot_plan(
 
 
 def plot_analysis(
-    found: Analysis,
+    analysis: Analysis,
     title: str,
     path: str | Path,
     *,
@@ -96,30 +96,30 @@ def plot_analysis(
     thought. waveform, (samples,) or (samples, channels), is drawn above what is heard. Thin lines
     mark where sections begin. Raises MusicotError when the file can't be written.
     """
-    sides = [side for side in (found.planned, found.achieved) if side is not None]
-    step, count = found.segment_seconds, max(map(len, sides))
-    parts = f", {len(found.boundaries) + 1} sections" if found.boundaries else ""
-    facts = f"{_clock(found.duration)} in segments of {step:g} s{parts}"
-    if found.achieved is not None:
-        facts += f", {found.tempo:.0f} BPM" if found.tempo else ""
-    if found.mean_cosine is not None:
-        facts += f"; {found.mean_cosine:.2f} cosine of plan and song"
-    seconds = min(found.duration, count * step)  # a rest of under a second is not analyzed
+    sides = [side for side in (analysis.planned, analysis.achieved) if side is not None]
+    step, count = analysis.segment_seconds, max(map(len, sides))
+    parts = f", {len(analysis.boundaries) + 1} sections" if analysis.boundaries else ""
+    facts = f"{_clock(analysis.duration)} in segments of {step:g} s{parts}"
+    if analysis.achieved is not None:
+        facts += f", {analysis.tempo:.0f} BPM" if analysis.tempo else ""
+    if analysis.mean_cosine is not None:
+        facts += f"; {analysis.mean_cosine:.2f} cosine of plan and song"
+    seconds = min(analysis.duration, count * step)  # a rest of under a second is not analyzed
     if waveform is not None:
-        waveform = waveform[: round(len(waveform) * seconds / found.duration)]
+        waveform = waveform[: round(len(waveform) * seconds / analysis.duration)]
     _draw_activity(
         sides,
-        found.anchors,
+        analysis.anchors,
         step,
         title,
         facts,
         path,
         seconds=seconds,
-        marks=[at for at in found.boundaries if at < seconds],
-        ends=found.correlation if len(sides) == 2 else None,
-        bars=found.cosine,
+        marks=[at for at in analysis.boundaries if at < seconds],
+        ends=analysis.correlation if len(sides) == 2 else None,
+        bars=analysis.cosine,
         waveform=waveform,
-        limits=RANGE if found.calibrated else COSINES,
+        limits=RANGE if analysis.calibrated else COSINES,
     )
 
 
@@ -295,11 +295,11 @@ def _bars(
     axes: Axes, values: np.ndarray, step: float, whole: float, apart: float, written: bool
 ) -> None:
     """How near each segment came to its thought: a bar a segment, from 0 to 1."""
-    heard = np.nan_to_num(values).clip(0.0, 1.0)
+    nearness = np.nan_to_num(values).clip(0.0, 1.0)
     edges = np.minimum(np.arange(len(values) + 1) * step, whole)
     middles, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges) - apart
     axes.bar(middles, np.ones(len(values)), widths, color=BED, linewidth=0)
-    axes.bar(middles, heard, widths, color=WAVE, linewidth=0)
+    axes.bar(middles, nearness, widths, color=WAVE, linewidth=0)
     for middle, value in zip(middles, values, strict=True):
         if written and np.isfinite(value):
             axes.text(middle, 0.06, _number(value), fontsize=7, color=INK, ha="center")

@@ -27,6 +27,7 @@ from musicot_mlx.evaluation.measures.sections import (
     section_starts,
 )
 from musicot_mlx.pipelines.musicot.activity import activity
+from musicot_mlx.pipelines.musicot.thoughts import unit
 from musicot_mlx.pipelines.tagger import load_tagger
 from musicot_mlx.tokens.tempo import fold
 
@@ -47,7 +48,7 @@ NEAR, FAR = 0.75, 0.5  # cosines of a song and its plan: what follows it has .8 
 
 
 class Pipeline(Protocol):
-    """A loaded model that can hear and quantise what it heard: MusicotPipeline."""
+    """A loaded model that embeds audio and quantises embeddings: MusicotPipeline."""
 
     clap: "ClapEmbedder"
     rvq: "ResidualVQ"
@@ -128,7 +129,7 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """The analysis as JSON."""
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "anchors": list(self.anchors),
             "segment_seconds": self.segment_seconds,
             "duration": round(self.duration, 3),
@@ -137,21 +138,21 @@ class Analysis:
         }
         for name in ("planned", "achieved", "cosine", "loudness"):
             if (values := getattr(self, name)) is not None:
-                found[name] = _rounded(values)
+                fields[name] = _rounded(values)
         if self.signals:
-            found["tempo"] = round(self.tempo, 1)
-            found["key"] = self.key
-            found["chords"] = [list(change) for change in self.chords]
+            fields["tempo"] = round(self.tempo, 1)
+            fields["key"] = self.key
+            fields["chords"] = [list(change) for change in self.chords]
             for name in ("onset_rate", "percussive_share", "spectral_centroid"):
-                found[name] = [round(getattr(signals, name), 4) for signals in self.signals]
+                fields[name] = [round(getattr(signals, name), 4) for signals in self.signals]
         if self.planned_chords:
-            found["planned_key"] = self.planned_key
-            found["planned_chords"] = [list(change) for change in self.planned_chords]
-            found["chords_followed"] = _rounded(self.chords_followed)
+            fields["planned_key"] = self.planned_key
+            fields["planned_chords"] = [list(change) for change in self.planned_chords]
+            fields["chords_followed"] = _rounded(self.chords_followed)
         if self.cosine is not None:
-            found["mean_cosine"] = _rounded(self.mean_cosine)
-            found["r"] = {name: _rounded(r) for name, r in self.correlation.items()}
-        return found
+            fields["mean_cosine"] = _rounded(self.mean_cosine)
+            fields["r"] = {name: _rounded(r) for name, r in self.correlation.items()}
+        return fields
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,8 @@ class StemAgreement:
     def r(self) -> dict[str, float | None]:
         """Stems whose mean loudness is under 1e-2 are left out, as the paper does."""
         r = pearson(self.activity, self.loudness)
-        heard = self.loudness.mean(axis=0) >= QUIETEST_STEM
-        values = np.where(heard, r, np.nan)
+        loud = self.loudness.mean(axis=0) >= QUIETEST_STEM
+        values = np.where(loud, r, np.nan)
         return {name: _defined(value) for name, value in zip(self.stems, values, strict=True)}
 
 
@@ -217,27 +218,27 @@ def analyze(
         )
     waveform, sample_rate = audible(audio, sample_rate)
     step = segment_seconds(model)
-    ear = _ear(model)
-    heard = ear.embed_audio(waveform, sample_rate)  # (segments, dim)
-    pieces = segments_of(waveform, sample_rate, step, len(heard))
-    loudness = loudness_of(waveform, sample_rate, step, len(heard))
+    clap = _clap(model)
+    embeddings = clap.embed_audio(waveform, sample_rate)  # (segments, dim)
+    pieces = segments_of(waveform, sample_rate, step, len(embeddings))
+    loudness = loudness_of(waveform, sample_rate, step, len(embeddings))
     silent = loudness < SILENT
-    achieved = heard_activity(model, heard, anchors)
+    achieved = heard_activity(model, embeddings, anchors)
     achieved[silent] = np.nan
     cosine = None
     if plan is not None:
         if plan.thought_seconds != step:
             raise MusicotError(
-                f"a thought of the plan covers {plan.thought_seconds:g} s, but this model hears "
+                f"a thought of the plan covers {plan.thought_seconds:g} s, but this model embeds "
                 f"{step:g} s at a time; pass the model that the plan was made with"
             )
-        cosine = _as_long(agreement(plan.embeddings, heard), silent)
+        cosine = _as_long(agreement(plan.embeddings, embeddings), silent)
         planned = _as_long(planned, silent)
     duration, pace = len(waveform) / sample_rate, tempo(waveform, sample_rate)
     harmony = {} if plan is None else _planned_harmony(plan, duration)
-    asked = harmony.get("planned_chords", ())
-    harmony |= _heard_harmony(waveform, sample_rate, duration, pace, asked)
-    starts, letters = _sections(ear, waveform, sample_rate, step)
+    planned_chords = harmony.get("planned_chords", ())
+    harmony |= _heard_harmony(waveform, sample_rate, duration, pace, planned_chords)
+    starts, letters = _sections(clap, waveform, sample_rate, step)
     return Analysis(
         anchors=anchors,
         segment_seconds=step,
@@ -251,8 +252,8 @@ def analyze(
         signals=tuple(measure(piece, sample_rate) for piece in pieces),
         tempo=pace,
         **harmony,
-        calibrated=ear is not model,
-        embeddings=heard,
+        calibrated=clap is not model,
+        embeddings=embeddings,
     )
 
 
@@ -282,13 +283,13 @@ def _heard_harmony(
     sample_rate: int,
     duration: float,
     pace: float,
-    asked: Sequence[tuple[float, str]],
+    planned_chords: Sequence[tuple[float, str]],
 ) -> dict[str, Any]:
     """Key and chords of audio: where its plan has chords, else in bars of its tempo, else in spans
     of two seconds.
     """
-    if asked:
-        edges = [start for start, _ in asked] + [duration]
+    if planned_chords:
+        edges = [start for start, _ in planned_chords] + [duration]
         spans = list(zip(edges[:-1], edges[1:], strict=True))
     else:
         spans = bar_spans(duration, fold(pace) if pace else 120.0)
@@ -308,7 +309,7 @@ def stem_agreement(
     """
     waveform, sample_rate = audible(audio)
     step, names = segment_seconds(model), tuple(stems)
-    heard = _ear(model).embed_audio(waveform, sample_rate)
+    embeddings = _clap(model).embed_audio(waveform, sample_rate)
     seconds = len(waveform) / sample_rate
     columns = []
     for path in stems.values():
@@ -318,9 +319,9 @@ def stem_agreement(
                 f"the stem {path} lasts {len(stem) / rate:.1f} s, the song {seconds:.1f} s; pass "
                 "the stems of this song"
             )
-        columns.append(loudness_of(stem, rate, step, len(heard)))
-    found = heard_activity(model, quantised(model, heard), names)
-    return StemAgreement(names, np.stack(columns, axis=1), found)
+        columns.append(loudness_of(stem, rate, step, len(embeddings)))
+    thoughts = heard_activity(model, quantised(model, embeddings), names)
+    return StemAgreement(names, np.stack(columns, axis=1), thoughts)
 
 
 def stem_files(folder: str | Path) -> dict[str, Path]:
@@ -331,19 +332,19 @@ def stem_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise MusicotError(f"no folder of stems at {folder}; it holds drums.wav, bass.wav, ...")
-    found = readable_files(folder)
-    if not found:
+    files = readable_files(folder)
+    if not files:
         raise MusicotError(
             f"the folder {folder} holds no stems; name them drums.wav, bass.wav, ..."
         )
-    return {path.stem.replace("_", " "): path for path in found}
+    return {path.stem.replace("_", " "): path for path in files}
 
 
 def heard_activity(model: Listener, vectors: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
     """Unit vectors (segments, dim) held against each text, float32 (segments, anchors)."""
-    if (ear := _ear(model)) is model:
-        return vectors @ ear.embed_text(list(anchors)).T
-    return activity(vectors, anchors, embedder=ear, rvq=model.rvq)
+    if (clap := _clap(model)) is model:
+        return vectors @ clap.embed_text(list(anchors)).T
+    return activity(vectors, anchors, embedder=clap, rvq=model.rvq)
 
 
 def quantised(model: Listener, vectors: np.ndarray) -> np.ndarray:
@@ -351,10 +352,10 @@ def quantised(model: Listener, vectors: np.ndarray) -> np.ndarray:
 
     A CLAP that stands alone has no thoughts; its vectors stay as they are.
     """
-    if _ear(model) is model:
+    if _clap(model) is model:
         return vectors
     codes = model.rvq.encode(mx.array(vectors)[None])
-    return _unit(np.array(model.rvq.decode(codes)[0].astype(mx.float32)))
+    return unit(np.array(model.rvq.decode(codes)[0].astype(mx.float32)))
 
 
 def loudness_of(waveform: np.ndarray, sample_rate: int, seconds: float, count: int) -> np.ndarray:
@@ -363,10 +364,10 @@ def loudness_of(waveform: np.ndarray, sample_rate: int, seconds: float, count: i
     return np.array([_rms(piece) for piece in pieces], np.float32)
 
 
-def agreement(planned: np.ndarray, heard: np.ndarray) -> np.ndarray:
-    """Cosine of each thought with what was heard in its place, float32 (shared segments,)."""
-    shared = min(len(planned), len(heard))
-    return (_unit(planned[:shared]) * _unit(heard[:shared])).sum(axis=1)
+def agreement(planned: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Cosine of each thought with the embedding in its place, float32 (shared segments,)."""
+    shared = min(len(planned), len(embeddings))
+    return (unit(planned[:shared]) * unit(embeddings[:shared])).sum(axis=1)
 
 
 def nearness(cosine: float) -> str:
@@ -419,8 +420,8 @@ def pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def segment_seconds(model: Listener) -> float:
-    """Seconds that the model's CLAP hears at a time."""
-    features = _ear(model).config.feature_config
+    """Seconds that the model's CLAP embeds at a time."""
+    features = _clap(model).config.feature_config
     return features.window_samples / features.sampling_rate
 
 
@@ -452,7 +453,7 @@ def audible(
     return audio, sample_rate
 
 
-def _ear(model: Listener) -> "ClapEmbedder":
+def _clap(model: Listener) -> "ClapEmbedder":
     """The CLAP of a pipeline, or the CLAP that the model is."""
     return model if hasattr(model, "embed_audio") else model.clap
 
@@ -474,10 +475,6 @@ def _as_long(values: np.ndarray, silent: np.ndarray) -> np.ndarray:
 
 def _rms(waveform: np.ndarray) -> float:
     return float(np.sqrt(np.square(waveform, dtype=np.float64).mean()))
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True).clip(min=1e-9)).astype(np.float32)
 
 
 def _defined(value: float) -> float | None:

@@ -21,7 +21,7 @@ from musicot_mlx import __version__
 from musicot_mlx.audio.chroma import chroma
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.errors import MusicotError, MusicotWarning
-from musicot_mlx.generation.musicgen import OVERLAP, WINDOW, Condition, generate_codes
+from musicot_mlx.generation.musicgen import OVERLAP, WINDOW, MusicgenCondition, generate_codes
 from musicot_mlx.models.encodec import Encodec, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
@@ -68,7 +68,7 @@ def load(
         )
     return MusicgenPipeline(
         tokenizer=tokenizer,
-        sampling=loaded.section("sampling", Sampling),
+        sampling=loaded.section("sampling", MusicgenSampling),
         name=name,
         adapters=loaded.adapters,
         adapter_keys=loaded.adapter_keys,
@@ -77,7 +77,7 @@ def load(
 
 
 @dataclass(frozen=True)
-class Sampling:
+class MusicgenSampling:
     """How a model is best sampled: the `sampling` section of config.json; each call may say
     otherwise. The defaults are audiocraft's.
     """
@@ -102,7 +102,7 @@ class MusicgenPipeline:
         decoder: Musicgen,
         codec: Encodec,
         tokenizer: Tokenizer,
-        sampling: Sampling,
+        sampling: MusicgenSampling,
         name: str,
         adapters: Sequence[str] = (),
         adapter_keys: int = 0,
@@ -188,7 +188,7 @@ class MusicgenPipeline:
     # --- one run ----------------------------------------------------------------------------------
 
     def _wish(self, options: dict[str, Any], prompt: str | None = None) -> MusicgenOptions:
-        """The options of a call; what MusicGen can't do of them is refused or told."""
+        """The options of a call; what MusicGen can't do of them is refused or warned of."""
         wish = MusicgenOptions.of(self.sampling, prompt, **options)
         if wish.lyrics:
             words = f"{self.name} is a MusicGen, which does not sing: the lyrics are left out"
@@ -274,7 +274,7 @@ class MusicgenPipeline:
     def codes(
         self,
         wishes: Sequence[MusicgenOptions],
-        conditions: Sequence[Condition],
+        conditions: Sequence[MusicgenCondition],
         seeds: Sequence[int],
         given: "Given",
     ) -> Iterator[np.ndarray]:
@@ -316,25 +316,25 @@ class MusicgenPipeline:
         """Waveform chunks (samples, channels) of codes (codebooks, frames) as they come, at the
         level that the model makes them.
         """
-        samples, made = round(wish.duration * self.sample_rate), 0
+        samples, done = round(wish.duration * self.sample_rate), 0
         for piece in self.codec.decode_stream(mx.array(block)[None] for block in blocks):
-            chunk = np.array(piece[0])[: samples - made]
-            made += len(chunk)
+            chunk = np.array(piece[0])[: samples - done]
+            done += len(chunk)
             if wish.progress:
-                wish.progress("waveform", made, samples)
+                wish.progress("waveform", done, samples)
             if len(chunk):
                 yield chunk
 
-    def _condition(self, prompt: str | None, given: "Given") -> Condition:
+    def _condition(self, prompt: str | None, given: "Given") -> MusicgenCondition:
         if prompt is None and given.chroma is None and given.start is None:
             raise MusicotError("nothing to make; give a prompt, a melody or a continuation")
         text = None if prompt is None else self.embed_text(_checked_text(prompt))
-        return Condition(text=text, chroma=given.chroma, negative=given.negative)
+        return MusicgenCondition(text=text, chroma=given.chroma, negative=given.negative)
 
     def _judge(
         self, wish: MusicgenOptions, seeds: Sequence[int]
     ) -> Callable[[int, Mastered], Score]:
-        """How near CLAP hears a candidate to the prompt and to the reference."""
+        """How CLAP scores a candidate against the prompt and the reference."""
         if wish.prompt is None and wish.reference is None:
             raise MusicotError("candidates need a prompt or a reference to be chosen by")
         clap = wish.clap or self.listener
@@ -343,14 +343,14 @@ class MusicgenPipeline:
             towards["prompt"] = clap.embed_text([wish.words])[0]
         if wish.reference is not None:
             files = [clap.embed_audio(*read_audio(file)) for file in files_of(wish.reference)]
-            heard = np.mean([windows.mean(axis=0) for windows in files], axis=0)
-            towards["reference"] = heard / np.linalg.norm(heard).clip(min=1e-9)
-        return lambda number, made: score(
+            reference = np.mean([windows.mean(axis=0) for windows in files], axis=0)
+            towards["reference"] = reference / np.linalg.norm(reference).clip(min=1e-9)
+        return lambda number, render: score(
             clap,
-            made.waveform,
+            render.waveform,
             self.sample_rate,
             seed=seeds[number],
-            fault=made.fault,
+            fault=render.fault,
             **towards,
         )
 
@@ -419,8 +419,8 @@ class MusicgenPipeline:
                 "musicgen-melody-large and musicgen-stereo-melody"
             )
         waveform = self._read(path, 1)[:, 0]
-        found = chroma(mx.array(waveform)[None], sample_rate=self.sample_rate)[0]
-        return found.astype(self.decoder.layer_norm.weight.dtype)
+        melody = chroma(mx.array(waveform)[None], sample_rate=self.sample_rate)[0]
+        return melody.astype(self.decoder.layer_norm.weight.dtype)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from musicot_mlx.errors import MusicotError, MusicotWarning, nearest
-from musicot_mlx.generation.semantic import Condition
+from musicot_mlx.generation.semantic import SemanticCondition
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.pipelines.musicot.thoughts import unit
 from musicot_mlx.tokens.denials import reading
@@ -42,14 +42,14 @@ class Conditioning:
 
     def condition(
         self, vector: np.ndarray, tags: Sequence[str], lyrics: str, *words: str | None
-    ) -> Condition:
+    ) -> SemanticCondition:
         """Tags, lyrics, and what words tell of tempo and deny, beside a CLAP vector (dim,)."""
         vocabulary, names = self.lm.config.vocabulary, self.lm.config.tags
 
         def encode(text: str) -> list[int]:
             return self.clap.tokenizer.encode(text, add_special_tokens=False).ids
 
-        return Condition(
+        return SemanticCondition(
             clap=vector,
             tags=[vocabulary.tag_id(names.index(tag)) for tag in tags],
             lyrics=vocabulary.lyrics_ids(lyrics, encode),
@@ -63,17 +63,17 @@ class Conditioning:
         leaving = self.wording.leaving(words)
         return vector if leaving is None else unit(vector + leaving)
 
-    def of_plan(self, plan: "Plan") -> Condition:
+    def of_plan(self, plan: "Plan") -> SemanticCondition:
         """What the whole song is asked for."""
         condition = self.condition(plan.vector, plan.tags, plan.lyrics, plan.prompt)
         bpm = asked_tempo(plan.tags, [plan.prompt], exact=plan.bpm)
         return replace(condition, chords=plan.chord_changes(), bpm=bpm)
 
-    def changes(self, plan: "Plan", songs: int) -> dict[int, list[Condition]]:
+    def changes(self, plan: "Plan", songs: int) -> dict[int, list[SemanticCondition]]:
         """What the LM is asked for from a segment on: of a guest its own words and its own thought,
         as in training, where the vector is that of audio; then the song again.
         """
-        changes: dict[int, list[Condition]] = {}
+        changes: dict[int, list[SemanticCondition]] = {}
         guests = plan.guests()
         for segment, (guest, tags) in enumerate(zip(guests, self.tags_of(plan), strict=True)):
             if guest is not None:

@@ -23,7 +23,7 @@ from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.models.vae import VAE
 from musicot_mlx.pipelines.mastering import fade_out_seconds
 from musicot_mlx.pipelines.musicot.plan import Plan
-from musicot_mlx.pipelines.musicot.thoughts import Composer
+from musicot_mlx.pipelines.musicot.thoughts import PlanModel
 from musicot_mlx.pipelines.song import Song
 from musicot_mlx.texts import read_json
 
@@ -47,7 +47,7 @@ class Kept:
     gain: float
 
 
-class Continuing(Composer, Protocol):
+class Continuing(PlanModel, Protocol):
     """What a song goes on with: MusicotPipeline has it."""
 
     semantic_lm: SemanticLM
@@ -89,8 +89,8 @@ def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) ->
     waveform = resample(waveform, rate, model.vae.config.sample_rate)
     waveform = waveform * np.float32(10 ** (-gain / 20))
     first, latents = _latents_before(waveform, min(seconds, lasts), model)
-    heard = waveform[: first * model.vae.config.samples_per_latent]
-    return Kept(codes[:frames].astype(np.int32), heard, first, latents, gain)
+    earlier_sound = waveform[: first * model.vae.config.samples_per_latent]
+    return Kept(codes[:frames].astype(np.int32), earlier_sound, first, latents, gain)
 
 
 def _latents_before(
@@ -99,7 +99,7 @@ def _latents_before(
     """The latent frame that new sound begins with, and the latents that lead up to it.
 
     These are of the earlier sound itself, so it may come from a file: as many as the first new
-    window and the decoder look back on. Beyond the cut the encoder hears how it went on then.
+    window and the decoder look back on. Beyond the cut the encoder sees how it went on then.
     """
     config = model.vae.config
     per_latent, reach = config.samples_per_latent, config.decoder_reach
@@ -138,7 +138,7 @@ def join(
         yield chunk
 
 
-def _from_sidecar(path: Path, model: Composer) -> tuple[Plan, np.ndarray, dict[str, Any], float]:
+def _from_sidecar(path: Path, model: PlanModel) -> tuple[Plan, np.ndarray, dict[str, Any], float]:
     """The plan, the audio tokens (frames,), the settings and the gain in dB of a saved song."""
     sidecar = path.with_suffix(".json")
     try:

@@ -211,13 +211,13 @@ class MusicotOptions(Options):
         return {name: getattr(self, name) for name in PLANNING}
 
     def saved(self) -> dict[str, Any]:
-        found = super().saved()
+        settings = super().saved()
         if self.plan is not None:
-            found["duration"] = self.plan.duration
-            found["prompt"] = self.plan.prompt if self.prompt is None else self.prompt
+            settings["duration"] = self.plan.duration
+            settings["prompt"] = self.plan.prompt if self.prompt is None else self.prompt
         if self.keep is not None:
-            found["keep"] = str(self.keep) if isinstance(self.keep, (str, Path)) else IN_MEMORY
-        return found
+            settings["keep"] = str(self.keep) if isinstance(self.keep, (str, Path)) else IN_MEMORY
+        return settings
 
 
 IN_MEMORY = "a song in memory"

@@ -34,7 +34,7 @@ from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join,
 from musicot_mlx.pipelines.musicot.loop import loop_seconds, looped
 from musicot_mlx.pipelines.musicot.options import MusicotOptions
 from musicot_mlx.pipelines.musicot.plan import Plan
-from musicot_mlx.pipelines.musicot.planning import Planner, Sampling, UsualHarmony, stage_key
+from musicot_mlx.pipelines.musicot.planning import MusicotSampling, Planner, UsualHarmony, stage_key
 from musicot_mlx.pipelines.musicot.wording import Wording
 from musicot_mlx.pipelines.options import Progress
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
@@ -74,7 +74,7 @@ def load(
     networks = dict(loaded.networks)
     return MusicotPipeline(
         embedder=ClapEmbedder(networks.pop("clap"), loaded.file("tokenizer.json")),
-        sampling=loaded.section("sampling", Sampling),
+        sampling=loaded.section("sampling", MusicotSampling),
         usual_harmony=loaded.section("usual_harmony", UsualHarmony),
         wording=loaded.section("wording", Wording),
         name=called,
@@ -102,7 +102,7 @@ class MusicotPipeline(Planner):
         semantic_tokenizer: SemanticTokenizer,
         diffusion: SemanticDiffusion,
         vae: VAE,
-        sampling: Sampling,
+        sampling: MusicotSampling,
         usual_harmony: UsualHarmony | None = None,
         wording: Wording | None = None,
         name: str,
@@ -265,7 +265,7 @@ class MusicotPipeline(Planner):
             key=stage_key(wish.seed, "diffusion"),
             chords=plan.chord_changes(),
             first=0 if kept is None else kept.first,
-            made=None if kept is None else kept.latents,
+            past=None if kept is None else kept.latents,
             progress=wish.progress
             and (lambda done, total: wish.progress("diffusion", done, total)),
         )
@@ -280,7 +280,7 @@ class MusicotPipeline(Planner):
         """The waveform of latents in chunks (samples, channels), the earlier song's sound first, at
         the level that the model makes it.
         """
-        samples, made = self._samples(plan), 0
+        samples, done = self._samples(plan), 0
         if kept is not None:
             latents = itertools.chain([kept.latents], latents)
         chunks = map(np.array, self.vae.decode_stream(latents, longest=self.decode_latents))
@@ -292,10 +292,10 @@ class MusicotPipeline(Planner):
                 seam=round(SEAM_SECONDS * self.sample_rate),
             )
         for chunk in chunks:
-            chunk = chunk[: samples - made]
-            made += len(chunk)
+            chunk = chunk[: samples - done]
+            done += len(chunk)
             if wish.progress:
-                wish.progress("waveform", made, samples)
+                wish.progress("waveform", done, samples)
             yield chunk
 
     def waveform(

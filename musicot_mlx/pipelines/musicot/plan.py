@@ -23,10 +23,10 @@ from musicot_mlx.pipelines.musicot.origin import Origin, guests
 from musicot_mlx.pipelines.musicot.plan_file import FORMAT, VERSION, checked, plan_within, read_plan
 from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
-    Composer,
+    PlanModel,
     audio_of,
+    embed_windows,
     from_words,
-    hear,
     is_file,
     quantised,
     slerp,
@@ -38,7 +38,10 @@ from musicot_mlx.tokens.progressions import chord_changes, transposed
 
 Where = int | slice | Sequence[int]
 _PLACES = "segments are whole numbers, counted from 0"
-BEGINS, NEAR = 8, 0.02  # numbers of each vector that a file keeps; 16-bit weights differ by less
+FINGERPRINT, NEAR = (
+    8,
+    0.02,
+)  # numbers of each vector that a file keeps; 16-bit weights differ by less
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Plan:
     chords: tuple[str, ...] = ()
     bpm: float = 0.0
     space: str | None = None  # id of the space that the thoughts live in; None: not said
-    model: Composer | None = field(default=None, repr=False, compare=False)
+    model: PlanModel | None = field(default=None, repr=False, compare=False)
 
     @property
     def segments(self) -> int:
@@ -214,17 +217,17 @@ class Plan:
     ) -> "Plan":
         """New thoughts from the LM in all segments but the locked ones, which keep their codes.
 
-        In the level-major order a locked segment's coarse code is heard by the segments after it,
-        and by all segments at the finer levels.
+        In the level-major order the segments after a locked one attend to its coarse code, and so
+        do all segments at the finer levels.
         """
         locked = set(self._places(lock)) if not _is_empty(lock) else set()
         free = [i for i in range(self.segments) if i not in locked]
         if not free:
             raise MusicotError("all segments are locked; leave one out to have it drawn anew")
-        given = self.codes.copy()
-        given[:, free] = -1
+        locked_codes = self.codes.copy()
+        locked_codes[:, free] = -1
         return self._drawn(
-            given,
+            locked_codes,
             {"edit": "redraw", "segments": free, "seed": self._seed(seed)},
             thought_temperature=thought_temperature,
             thought_guidance=thought_guidance,
@@ -302,9 +305,9 @@ class Plan:
         duration = self.duration + seconds
         _check_length(duration)
         more = self._model().segments(duration) - self.segments
-        given = np.pad(self.codes, ((0, 0), (0, more)), constant_values=-1)
+        locked_codes = np.pad(self.codes, ((0, 0), (0, more)), constant_values=-1)
         return self._drawn(
-            given,
+            locked_codes,
             {"edit": "extend", "seconds": seconds, "seed": self._seed(seed)},
             duration=duration,
             thought_temperature=thought_temperature,
@@ -406,7 +409,7 @@ class Plan:
             "thought_seconds": self.thought_seconds,
             "codes": self.codes.tolist(),
             "begins": [
-                [round(float(v), 3) for v in row[:BEGINS]]
+                [round(float(v), 3) for v in row[:FINGERPRINT]]
                 for row in self.embeddings[: self.segments]
             ],
             "origins": [
@@ -422,7 +425,7 @@ class Plan:
         write_json(path_of("path", path), self.to_dict())
 
     @classmethod
-    def load(cls, source: "str | Path | dict[str, Any]", model: Composer) -> "Plan":
+    def load(cls, source: "str | Path | dict[str, Any]", model: PlanModel) -> "Plan":
         """A saved plan, from a file, the .json beside a song, or its JSON object, for the model
         that is to render it.
 
@@ -454,21 +457,21 @@ class Plan:
             space=value.get("space"),
         )
         plan = model.check_plan(plan, where)
-        for row, begins in zip(plan.embeddings, value.get("begins", ()), strict=False):
-            if not np.allclose(row[: len(begins)], begins[: len(row)], rtol=0, atol=NEAR):
+        for row, fingerprint in zip(plan.embeddings, value.get("begins", ()), strict=False):
+            if not np.allclose(row[: len(fingerprint)], fingerprint[: len(row)], rtol=0, atol=NEAR):
                 raise MusicotError(
                     f"{where} was made with another model: its codes mean other thoughts to this "
                     "one; pass --model, or plan anew"
                 )
         return plan
 
-    def with_vectors(self, embeddings: np.ndarray, model: Composer) -> "Plan":
+    def with_vectors(self, embeddings: np.ndarray, model: PlanModel) -> "Plan":
         """The same plan with the vectors of its thoughts and the model that it is for."""
         return replace(self, embeddings=embeddings, model=model)
 
     # --- how edits are made -----------------------------------------------------------------------
 
-    def _model(self) -> Composer:
+    def _model(self) -> PlanModel:
         if self.model is None:
             raise MusicotError(
                 "this plan has no model at hand; load it with Plan.load(path, model)"
@@ -523,35 +526,35 @@ class Plan:
         audio, step = audio_of(source), self.thought_seconds
         start = needed("start", start, low=0, high=1e9, unit="s")
         windows = list(range(min(count, window_count(audio, step, start))))
-        codes = quantised(model, hear(model, audio, step, windows, offset=start))
+        codes = quantised(model, embed_windows(model, audio, step, windows, offset=start))
         file = None if isinstance(audio, tuple) else str(audio)
         origins = [Origin("audio", file=file, start=start + window * step) for window in windows]
         return codes, origins, {"by": file or "audio"}
 
     def _drawn(
         self,
-        given: np.ndarray,
+        locked_codes: np.ndarray,
         record: dict[str, Any],
         *,
         duration: float | None = None,
         thought_temperature: float | None,
         thought_guidance: float | None,
     ) -> "Plan":
-        """The plan with codes from the LM wherever `given` holds -1."""
+        """The plan with codes from the LM wherever `locked_codes` holds -1."""
         about = MusicotOptions.about()
         codes = self._model().draw_thoughts(
             self.vector,
             words=self.prompt,
             tags=self.tags,
             lyrics=self.lyrics,
-            segments=given.shape[1],
-            given=given,
+            segments=locked_codes.shape[1],
+            locked_codes=locked_codes,
             seed=record["seed"],
             thought_temperature=checked_option(about["thought_temperature"], thought_temperature),
             thought_guidance=checked_option(about["thought_guidance"], thought_guidance),
         )[0]
         drawn = Origin("drawn", self.prompt, seed=record["seed"])
-        free = (given < 0).any(axis=0)
+        free = (locked_codes < 0).any(axis=0)
         origins = [drawn if is_free else self.origins[i] for i, is_free in enumerate(free)]
         return self._edited(
             record, codes=codes, origins=origins, duration=duration or self.duration

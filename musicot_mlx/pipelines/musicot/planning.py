@@ -28,7 +28,7 @@ from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
     blended,
     checked_audio,
-    hear,
+    embed_windows,
     length_of,
     quantised,
     unit,
@@ -44,7 +44,7 @@ from musicot_mlx.tokens.tempo import asked_tempo, fold, is_tempo, named_tempo, n
 
 
 @dataclass(frozen=True)
-class Sampling:
+class MusicotSampling:
     """How a model is best sampled: the `sampling` section of config.json; each call may say
     otherwise.
     """
@@ -81,7 +81,7 @@ class Planner:
         embedder: ClapEmbedder,
         rvq: ResidualVQ,
         semantic_lm: SemanticLM,
-        sampling: Sampling,
+        sampling: MusicotSampling,
         usual_harmony: UsualHarmony | None = None,
         wording: Wording | None = None,
         name: str,
@@ -175,16 +175,16 @@ class Planner:
         if not bpm:  # nothing tells it a tempo, but chords must change at some pace
             usual_tempo = self.semantic_lm.usual_tempo(plan.vector, plan.prompt)
             bpm = asked_tempo([usual_tempo] if usual_tempo else [], ())
-        told = harmony.wanted_key(wish.key) or named_key(plan.prompt)
-        bars = named_bars(plan.prompt, told) if wish.chords is None else ()
+        in_key = harmony.wanted_key(wish.key) or named_key(plan.prompt)
+        bars = named_bars(plan.prompt, in_key) if wish.chords is None else ()
         if wish.chords is not None:
-            bars = harmony.wanted_bars(wish.chords, told)
+            bars = harmony.wanted_bars(wish.chords, in_key)
         elif not bars:
             rows = self.usual_harmony.progressions
-            told, bars = usual(rows, plan.tags, plan.prompt, plan.seed, key=told)
+            in_key, bars = usual(rows, plan.tags, plan.prompt, plan.seed, key=in_key)
         plan = replace(plan, bpm=bpm)
         bars = harmony.fitted(plan, bars)
-        return replace(plan, key=harmony.named(told, bars), chords=bars)
+        return replace(plan, key=harmony.named(in_key, bars), chords=bars)
 
     def _drawn(self, vector: np.ndarray, wish: MusicotOptions) -> Plan:
         """A plan that the LM draws under the prompt's vector (dim,)."""
@@ -216,13 +216,13 @@ class Planner:
         segments, step = self.segments(wish.duration), self.semantic_lm.config.thought_seconds
         given = wish.reference_weights
         weights = [1.0] * len(files) if given is None else items(given) or [given]
-        heard = blended(self, files, weights, step, segments)  # (segments, dim)
-        vector = unit(heard.mean(0)) if vector is None else vector
+        embeddings = blended(self, files, weights, step, segments)  # (segments, dim)
+        vector = unit(embeddings.mean(0)) if vector is None else vector
         names = " + ".join(Path(file).name for file in files)
         origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
         words = f"{wish.bpm:g} BPM" if wish.prompt is None and wish.bpm else wish.prompt
         tags = self.conditioning.song_tags(vector, wish.tags, words)
-        return self._made(quantised(self, heard), vector, tags, [origin] * segments, wish)
+        return self._made(quantised(self, embeddings), vector, tags, [origin] * segments, wish)
 
     def _made(
         self,
@@ -285,13 +285,13 @@ class Planner:
             )
         step, segments = self.semantic_lm.config.thought_seconds, self.segments(duration)
         windows = np.minimum(np.arange(segments), window_count(audio, step) - 1)
-        heard = hear(self, audio, step, windows.tolist())  # (segments, dim)
-        vector = unit(heard.mean(0)) if prompt is None else self.text_vector(prompt)
+        embeddings = embed_windows(self, audio, step, windows.tolist())  # (segments, dim)
+        vector = unit(embeddings.mean(0)) if prompt is None else self.text_vector(prompt)
         file = None if isinstance(audio, tuple) else str(audio)
         origins = [Origin("audio", file=file, start=float(window * step)) for window in windows]
         wish = replace(wish, duration=duration)
-        chosen = self.conditioning.song_tags(vector, wish.tags, prompt)
-        plan = self._made(quantised(self, heard), vector, chosen, origins, wish)
+        song_tags = self.conditioning.song_tags(vector, wish.tags, prompt)
+        plan = self._made(quantised(self, embeddings), vector, song_tags, origins, wish)
         if self.knows_harmony:
             plan = self._overheard(plan, audio, wish, free=wish.tags is None)
         elif wish.key is not None or wish.chords is not None:
@@ -312,8 +312,8 @@ class Planner:
         if named or not pace:
             return self._harmonised(plan, wish)
         plan = replace(plan, bpm=fold(pace))
-        bars, found = harmony.heard(plan, waveform[: round(plan.duration * rate)], rate)
-        return replace(plan, chords=bars, key=str(named_key(plan.prompt) or found))
+        bars, audio_key = harmony.of_audio(plan, waveform[: round(plan.duration * rate)], rate)
+        return replace(plan, chords=bars, key=str(named_key(plan.prompt) or audio_key))
 
     def text_vector(self, words: str) -> np.ndarray:
         """The CLAP vector (dim,) of what words ask for."""
@@ -348,7 +348,7 @@ class Planner:
         words: str | None = None,
         tags: Sequence[str] | None = None,
         lyrics: str = "",
-        given: np.ndarray | None = None,
+        locked_codes: np.ndarray | None = None,
         thought_temperature: float | None = None,
         thought_guidance: float | None = None,
         top_k: int = 0,
@@ -357,8 +357,8 @@ class Planner:
         """Codes from the LM, int32 (songs, levels, segments), under a CLAP vector (dim,) and the
         tags given or those that `words` call for, led away from what these deny.
 
-        given: codes (levels, segments) that stay, -1 where free. Several songs draw from parts of
-        the seed, in one batch.
+        locked_codes: codes (levels, segments) that stay, -1 where free. Several songs draw from
+        parts of the seed, in one batch.
         """
         condition = self.conditioning.condition(
             vector, self.conditioning.tags(vector, tags, words), lyrics
@@ -373,17 +373,17 @@ class Planner:
             keys=[key] if songs == 1 else list(mx.random.split(key, songs)),
             top_k=top_k,
             top_p=top_p,
-            given=given,
+            locked_codes=locked_codes,
         )
         leaving = self.conditioning.wording.leaving(words)
         if leaving is None:
             return codes
         moved = np.stack([quantised(self, vectors_of(self, song) + leaving) for song in codes])
-        return moved if given is None else np.where(given < 0, moved, codes)
+        return moved if locked_codes is None else np.where(locked_codes < 0, moved, codes)
 
     def check_plan(self, plan: Plan, where: str) -> Plan:
         """The plan with its vectors, if it is one that this model can render; MusicotError
-        otherwise. A plan without thoughts (`Plan.without_thoughts`) is heard as its prompt.
+        otherwise. A plan without thoughts (`Plan.without_thoughts`) is rendered from its prompt.
         """
         self.space.require(plan.space, where)
         config, rvq = self.semantic_lm.config, self.rvq.config
