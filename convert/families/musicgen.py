@@ -17,7 +17,7 @@ from musicot_mlx.convert.keymaps import encodec, musicgen, musicgen_audiocraft, 
 from musicot_mlx.convert.pickles import lazy_arrays, load_bin, unpickle
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.errors import MusicotError, MusicotWarning
-from musicot_mlx.pipelines.musicgen.pipeline import PARTS, Sampling
+from musicot_mlx.pipelines.musicgen.pipeline import PARTS, MusicgenSampling
 from musicot_mlx.texts import read_json
 from musicot_mlx.weights.checkpoint import load_arrays, part, read_config
 from musicot_mlx.weights.config import config_from_dict
@@ -185,7 +185,7 @@ def _sampling(folder: Path) -> dict[str, Any]:
     if found.get("top_p") == 0 or values.get("do_sample") is False:  # the likeliest alone: greedy
         found |= {"audio_temperature": 0.0}
         found.pop("top_p", None)
-    config_from_dict(Sampling, found, where=f"of {path}")
+    config_from_dict(MusicgenSampling, found, where=f"of {path}")
     ignored = [
         f"{name} {values[name]!r}"
         for name, off in _UNKNOWN.items()

@@ -18,7 +18,7 @@ from musicot_mlx.convert.convert import convert
 from musicot_mlx.convert.keymaps import musicgen as keymap
 from musicot_mlx.convert.rules import Rule
 from musicot_mlx.errors import MusicotError, MusicotWarning
-from musicot_mlx.pipelines.musicgen.pipeline import PARTS, Sampling
+from musicot_mlx.pipelines.musicgen.pipeline import PARTS, MusicgenSampling
 from musicot_mlx.weights.checkpoint import load_arrays
 from musicot_mlx.weights.config import config_from_dict
 from tests.support import tiny_musicgen
@@ -369,7 +369,7 @@ def test_generation_config_is_honoured(
     file.write_text(json.dumps({**json.loads(file.read_text()), **said}))
     convert(source, tmp_path / "mlx")
     model = mc.load(tmp_path / "mlx")
-    assert asdict(model.sampling) == {**asdict(Sampling()), **expected}
+    assert asdict(model.sampling) == {**asdict(MusicgenSampling()), **expected}
     if expected.get("audio_temperature") == 0:
         one, two = (model.generate("piano", duration=1, seed=seed).codes for seed in (1, 2))
         assert (one == two).all()
