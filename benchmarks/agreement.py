@@ -40,6 +40,7 @@ from musicot_mlx.evaluation.measures.agreement import (
 )
 from musicot_mlx.evaluation.measures.copying import copy_check
 from musicot_mlx.pipelines.musicot.activity import activity
+from musicot_mlx.pipelines.options import AS_MADE
 from musicot_mlx.reference.band import caption, compose, render, render_stems
 
 RATE = 44100  # Hz of the band's songs
@@ -65,7 +66,7 @@ def listen(model: Any, prompts: list[str], duration: float) -> list[dict[str, An
     rows = []
     for seed, prompt in enumerate(prompts):
         began = time.perf_counter()
-        song = model.generate(prompt, duration=duration, seed=seed)
+        song = model.generate(prompt, duration=duration, seed=seed, **AS_MADE)
         found = analyze(
             song.waveform, song.sample_rate, model=model, plan=song.plan, anchors=ANCHORS
         )
@@ -137,7 +138,7 @@ def copied(model: Any, count: int) -> list[dict[str, Any]]:
         reference, other = songs[seed], songs[seed + 1]
         with tempfile.TemporaryDirectory() as folder:
             file = write_audio(Path(folder) / "reference.wav", reference, RATE)
-            song = model.generate(reference=file, duration=40.0, seed=seed, steps=1)
+            song = model.generate(reference=file, duration=40.0, seed=seed, steps=1, **AS_MADE)
         options = {"model": model, "sample_rate": RATE, "unrelated": [other]}
         borrowed = copy_check(reference, reference, codes=song.codes[0], **options)
         copy = copy_check(reference[10 * RATE + 700 : 20 * RATE], reference, **options)

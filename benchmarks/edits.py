@@ -29,6 +29,7 @@ import numpy as np
 
 import musicot_mlx as mc
 from musicot_mlx.audio.signals import mel_decibels, power_spectrogram
+from musicot_mlx.pipelines.options import AS_MADE
 from musicot_mlx.pipelines.tagger import load_tagger
 
 JAZZ = "jazz trio with piano, bass and drums"
@@ -47,7 +48,7 @@ def segment_of(model: Any, plan: Any, before: Any, seed: int) -> np.ndarray:
     """The song (frames,) up to AFTER seconds past the boundary; no later audio is made."""
     last = round((BOUNDARY + AFTER) * model.sample_rate)
     pieces: list[np.ndarray] = []
-    for chunk in model.stream(plan=plan, keep=before, seed=seed):
+    for chunk in model.stream(plan=plan, keep=before, seed=seed, **AS_MADE):
         pieces.append(chunk.mean(axis=1))
         if sum(map(len, pieces)) >= last:
             break
@@ -81,7 +82,7 @@ def one_edit(model: Any, tagger: Any, kind: str, seed: int, befores: dict) -> di
     prompt, words, label, plays = KINDS[kind]
     plan = model.plan(prompt, duration=DURATION, seed=seed)
     if (prompt, seed) not in befores:
-        befores[prompt, seed] = model.generate(plan=plan[:SEGMENT], seed=seed)
+        befores[prompt, seed] = model.generate(plan=plan[:SEGMENT], seed=seed, **AS_MADE)
     edited = plan.replace(SEGMENT, words, seed=seed)
     waveform = segment_of(model, edited, befores[prompt, seed], seed)
     rate, others = model.sample_rate, np.delete(np.arange(plan.segments), SEGMENT)

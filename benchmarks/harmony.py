@@ -15,6 +15,7 @@ import numpy as np
 
 import musicot_mlx as mc
 from musicot_mlx.audio.harmony import bar_spans, chords_heard, pitch_classes
+from musicot_mlx.pipelines.options import AS_MADE
 from musicot_mlx.tokens.harmony import parse_chord
 
 SONGS = (("Am", "F", "C", "G"), ("C", "G", "Am", "F"))
@@ -33,7 +34,8 @@ def main() -> None:
     heard = []
     for seed in range(args.seeds):
         for k, (own, other) in enumerate((SONGS, SONGS[::-1])):
-            song = model.generate(PROMPT, duration=SECONDS, seed=seed, chords=" ".join(own))
+            wish = {"duration": SECONDS, "seed": seed, "chords": " ".join(own), **AS_MADE}
+            song = model.generate(PROMPT, **wish)
             notes = pitch_classes(song.waveform, song.sample_rate)
             for bar, (start, end) in enumerate(spans):
                 inside = (notes.seconds >= start) & (notes.seconds < end)

@@ -32,6 +32,7 @@ import musicot_mlx as mc
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.audio.signals import measure
 from musicot_mlx.cli import main as musicot
+from musicot_mlx.pipelines.options import AS_MADE
 from musicot_mlx.weights.hub import resolve
 
 STYLE, TRIGGER = "funk", "zyx"
@@ -181,7 +182,7 @@ def nearness(model: str, adapters: list[str], data: Path, work: Path, count: int
     for label, pipeline in (("before", plain), ("after", tuned)):
         songs = []
         for seed in range(count):
-            song = pipeline.generate(TRIGGER, duration=DURATION, seed=seed)
+            song = pipeline.generate(TRIGGER, duration=DURATION, seed=seed, **AS_MADE)
             song.save(work / f"{label}-{seed}.wav")
             near = float((pipeline.clap.embed_audio(song.waveform, 44100) @ centre).mean())
             songs.append({"clap": near, **asdict(measure(song.waveform, song.sample_rate))})
@@ -245,7 +246,7 @@ def step(args: argparse.Namespace) -> None:
     from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen
     from musicot_mlx.nn.adapters import add_layers
     from musicot_mlx.pipelines.parts import for_device
-    from musicot_mlx.training.musicgen import Stretch, decoder_loss
+    from musicot_mlx.training.musicgen import Excerpt, decoder_loss
     from musicot_mlx.training.trainer import checkpointed
 
     lm, rng = for_device(Musicgen(MUSICGEN_SMALL)), np.random.default_rng(0)
@@ -257,7 +258,7 @@ def step(args: argparse.Namespace) -> None:
     mx.reset_peak_memory()
     began = time.perf_counter()
     with checkpointed(lm.layers if args.grad_checkpoint else []):
-        loss = nn.value_and_grad(lm, lambda: decoder_loss(lm, [Stretch("", codes, text)]))()
+        loss = nn.value_and_grad(lm, lambda: decoder_loss(lm, [Excerpt("", codes, text)]))()
         mx.eval(loss)
     report = {
         "weights_gb": round(weights / 1e9, 3),

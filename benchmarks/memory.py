@@ -38,7 +38,7 @@ def lm_1b(bits: int | None) -> dict[str, Any]:
     import mlx.nn as nn
     import numpy as np
 
-    from musicot_mlx.generation.semantic import Condition, audio_tokens
+    from musicot_mlx.generation.semantic import SemanticCondition, audio_tokens
     from musicot_mlx.models.semantic_lm import MUSICOT_1B, SemanticLM
     from musicot_mlx.pipelines import memory
 
@@ -49,7 +49,7 @@ def lm_1b(bits: int | None) -> dict[str, Any]:
     _build(lm)
     thoughts = np.zeros((MUSICOT_1B.thought_codebooks, 1), dtype=np.int32)
     key = mx.random.key(0)
-    codes = list(audio_tokens(lm, Condition(), thoughts, frames=TOKENS, key=key))
+    codes = list(audio_tokens(lm, SemanticCondition(), thoughts, frames=TOKENS, key=key))
     assert sum(map(len, codes)) == TOKENS, codes
     return {"predicted": foreseen, "predicted_resident": foreseen + memory.PROCESS}
 
@@ -58,7 +58,7 @@ def musicgen_small(duration: float) -> dict[str, Any]:
     import mlx.core as mx
     import numpy as np
 
-    from musicot_mlx.generation.musicgen import Condition, generate_codes
+    from musicot_mlx.generation.musicgen import MusicgenCondition, generate_codes
     from musicot_mlx.models.encodec import Encodec, EncodecConfig
     from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen
     from musicot_mlx.models.t5 import T5Config, T5Encoder
@@ -73,7 +73,7 @@ def musicgen_small(duration: float) -> dict[str, Any]:
         _build(network)
     states = text(mx.arange(12)[None])[0]
     frames = round(duration * MUSICGEN_SMALL.frame_rate)
-    blocks = generate_codes(lm, [Condition(states)], frames=frames, keys=[mx.random.key(0)])
+    blocks = generate_codes(lm, [MusicgenCondition(states)], frames=frames, keys=[mx.random.key(0)])
     codes = np.concatenate(list(blocks), axis=-1)
     for piece in codec.decode_stream([mx.array(codes)]):
         mx.eval(piece)

@@ -36,11 +36,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from musicot_mlx.generation import musicgen as loop
-from musicot_mlx.generation.musicgen import Condition, generate_codes
+from musicot_mlx.generation.musicgen import MusicgenCondition, generate_codes
 from musicot_mlx.models.encodec import ENCODEC_32KHZ, Encodec
 from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
-from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline, Sampling
+from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline, MusicgenSampling
 from musicot_mlx.pipelines.parts import for_device
 
 THREADS = os.cpu_count()  # what OpenBLAS takes by itself
@@ -69,9 +69,9 @@ def network(config: MusicgenConfig) -> Musicgen:
     return for_device(lm)
 
 
-def conditions(songs: int) -> list[Condition]:
+def conditions(songs: int) -> list[MusicgenCondition]:
     keys = mx.random.split(mx.random.key(1), songs)
-    return [Condition(mx.random.normal((TEXT_TOKENS, 768), key=key)) for key in keys]
+    return [MusicgenCondition(mx.random.normal((TEXT_TOKENS, 768), key=key)) for key in keys]
 
 
 def blocks(lm: Musicgen, songs: int, frames: int, **settings: Any) -> Any:
@@ -325,7 +325,7 @@ def pipeline(lm: Musicgen) -> MusicgenPipeline:
     mx.eval(text_encoder.parameters(), codec.parameters())
     return MusicgenPipeline(
         text_encoder=text_encoder, decoder=lm, codec=codec, tokenizer=tokenizer,
-        sampling=Sampling(), name="small",
+        sampling=MusicgenSampling(), name="small",
     )  # fmt: skip
 
 

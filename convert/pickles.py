@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx.errors import MusicotError
-from musicot_mlx.texts import read_json
+from musicot_mlx.errors import MusicotError, first_few
+from musicot_mlx.weights.files import SAVE_AGAIN, load_file, plain_names, weight_files
 
 PICKLES = (".pt", ".pth", ".ckpt")  # endings of files that torch.save wrote
 _PIECE = 256 << 20  # bytes of tensors a scratch file
@@ -69,20 +69,21 @@ def pickled_state(source: Path) -> dict[str, Any] | None:
         files = sorted(path for path in source.iterdir() if path.suffix in PICKLES)
         if len(files) > 1:
             raise MusicotError(
-                f"{source} holds {len(files)} checkpoints ({', '.join(p.name for p in files[:3])}"
-                f"{', ...' if len(files) > 3 else ''}); name one of them"
+                f"{source} holds {len(files)} checkpoints "
+                f"({first_few(path.name for path in files)}); name one of them"
             )
         if not files:
             return None
         source = files[0]
     elif source.suffix not in PICKLES:
         return None
-    found = unpickle(source)
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not any(hasattr(v, "shape") for v in found.values()):
+    state = unpickle(source)
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not any(hasattr(v, "shape") for v in state.values()):
         raise MusicotError(f"{source} holds no state dict, that is tensors by name")
-    return {key: value for key, value in found.items() if hasattr(value, "shape")}
+    tensors = {key: value for key, value in state.items() if hasattr(value, "shape")}
+    return plain_names(tensors, source)
 
 
 def lazy_arrays(tensors: Mapping[str, Any], scratch: Path) -> dict[str, mx.array]:
@@ -90,9 +91,17 @@ def lazy_arrays(tensors: Mapping[str, Any], scratch: Path) -> dict[str, mx.array
     arrays: dict[str, mx.array] = {}
     for number, piece in enumerate(_pieces(tensors)):
         path = scratch / f"{len(list(scratch.iterdir()))}-{number}.safetensors"
-        mx.save_safetensors(str(path), {key: mx.array(value) for key, value in piece.items()})
-        arrays |= mx.load(str(path))
+        mx.save_safetensors(str(path), {key: _array(key, v) for key, v in piece.items()})
+        arrays |= load_file(path)
     return arrays
+
+
+def _array(key: str, tensor: Any) -> mx.array:
+    """A tensor as an array; float64 becomes float32, which is how MLX computes."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind.startswith(("float8", "complex", "q")):
+        raise MusicotError(f"{key} is {kind}; {SAVE_AGAIN}")
+    return mx.array(tensor.float() if kind == "float64" else tensor)
 
 
 def _pieces(tensors: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -111,20 +120,11 @@ def _pieces(tensors: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def load_bin(folder: Path, scratch: Path) -> dict[str, mx.array]:
     """The arrays of `pytorch_model.bin`, one file or shards with an index."""
-    index = folder / "pytorch_model.bin.index.json"
-    if not index.is_file():
-        return lazy_arrays(unpickle(folder / "pytorch_model.bin"), scratch)
-    try:
-        weight_map = read_json(index)["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MusicotError(f"{index} is not a valid index; get the model again") from error
     arrays: dict[str, mx.array] = {}
-    for name in names:
-        if not (folder / name).is_file():
-            raise MusicotError(f"{folder / name} is missing; get the model again")
-        arrays |= lazy_arrays(unpickle(folder / name), scratch)
-    missing = sorted(set(weight_map) - set(arrays))
-    if missing:
-        raise MusicotError(f"{folder} lacks {missing[0]}, which {index.name} lists")
-    return arrays
+    for path, expected in weight_files(folder, "pytorch_model", ".bin"):
+        found = lazy_arrays(unpickle(path), scratch)
+        missing = sorted((expected or set()) - set(found))
+        if missing:
+            raise MusicotError(f"{path} lacks {missing[0]}, which the index lists")
+        arrays |= found
+    return plain_names(arrays, folder)

@@ -16,7 +16,7 @@ HUB = "FacebookAI/roberta-base"
 
 
 def roberta_tokenizer(
-    folder: Path, section: Mapping[str, Any], given: str | Path | None = None
+    folder: Path, section: Mapping[str, Any], chosen: str | Path | None = None
 ) -> str:
     """The text of tokenizer.json for a CLAP with this config section.
 
@@ -25,26 +25,26 @@ def roberta_tokenizer(
     for one with another vocabulary: an id too few or too many would be a silently wrong embedding.
     """
     config = ClapConfig.from_dict(dict(section)).text_config
-    if given is not None:
-        path = Path(given).expanduser()
+    if chosen is not None:
+        path = Path(chosen).expanduser()
         if not path.exists():
-            raise MusicotError(f"--tokenizer {given} doesn't exist; pass roberta-base's")
-        found = _in_folder(path) if path.is_dir() else path
-        if found is None:
-            raise MusicotError(f"--tokenizer {given} holds no tokenizer.json, nor vocab.json")
+            raise MusicotError(f"--tokenizer {chosen} doesn't exist; pass roberta-base's")
+        file = _in_folder(path) if path.is_dir() else path
+        if file is None:
+            raise MusicotError(f"--tokenizer {chosen} holds no tokenizer.json, nor vocab.json")
     else:
-        found = _in_folder(folder)
-        if found is None:
+        file = _in_folder(folder)
+        if file is None:
             try:
-                found = fetch_file(HUB, "tokenizer.json")
+                file = fetch_file(HUB, "tokenizer.json")
             except RunError as error:
                 raise MusicotError(
                     f"{folder} holds no tokenizer, which a text needs: put tokenizer.json of "
                     f"roberta-base (huggingface.co/{HUB}) beside the weights, or pass "
                     "--tokenizer FILE"
                 ) from error
-    tokenizer = _byte_level(found) if found.name == "vocab.json" else found
-    where = str(found)
+    tokenizer = _byte_level(file) if file.name == "vocab.json" else file
+    where = str(file)
     return checked_tokenizer(tokenizer, config, where=where).to_str()
 
 

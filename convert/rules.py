@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.weights.files import SAVE_AGAIN
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ def apply_rules(
 ) -> dict[str, mx.array]:
     """Target name -> array for a whole part; `where` names the part in errors.
 
-    Raises MusicotError for source keys that no rule names, a target filled twice, or a join that
-    lacks one of its parts.
+    Raises MusicotError for source keys that no rule names, values that are no floats, a target
+    filled twice, or a join that lacks one of its parts.
     """
     rules = [(re.compile(rule.pattern), rule) for rule in rules]
     out: dict[str, mx.array] = {}
@@ -135,6 +136,9 @@ def apply_rules(
             unknown.append(source)
         elif rule.target is None:
             continue
+        elif not mx.issubdtype(value.dtype, mx.floating):
+            kind = str(value.dtype).removeprefix("mlx.core.")
+            raise MusicotError(f"{where}: {source} is {kind}, a weight is of floats; {SAVE_AGAIN}")
         elif rule.transform in ONE_TO_ONE:
             try:
                 value = ONE_TO_ONE[rule.transform](value)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from musicot_mlx.reference.musicot import MusicotReference
 
-EXACT_FLOAT32 = 2**24  # integers below it survive a rule that makes float32
+EXACT_FLOAT32 = 2**24  # integers below it survive float32, which rules take
 
 
 def to_pytorch(folder: Path) -> "MusicotReference":
@@ -92,7 +92,7 @@ def _inverted(
     if len(values) >= EXACT_FLOAT32:
         raise MusicotError(f"{where} has {len(values)} numbers; the way back holds 16.7 million")
     index = {
-        key: mx.array(np.arange(start, end, dtype=np.int32).reshape(value.shape))
+        key: mx.array(np.arange(start, end, dtype=np.float32).reshape(value.shape))
         for (key, value), start, end in zip(own.items(), starts[:-1], starts[1:], strict=True)
     }
     where_from = apply_rules(rules, index, where=where)

@@ -56,9 +56,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any, *, sort_keys: bool = False) -> None:
-    """Write JSON that people can read, whole or not at all: lists of numbers stand on one line."""
+    """Write JSON that people can read, whole or not at all."""
+    write_text(path, json_text(value, sort_keys=sort_keys))
+
+
+def json_text(value: Any, *, sort_keys: bool = False) -> str:
+    """JSON that people can read: lists of numbers stand on one line."""
     text = json.dumps(value, indent=1, sort_keys=sort_keys, allow_nan=False)
     # a line break within text is escaped in JSON, so these are all between items
     inner = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s*\]")
-    text = inner.sub(lambda found: "[" + re.sub(r",\n\s+", ", ", found[1]) + "]", text)
-    write_text(path, text + "\n")
+    return inner.sub(lambda match: "[" + re.sub(r",\n\s+", ", ", match[1]) + "]", text) + "\n"

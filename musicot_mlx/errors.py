@@ -1,5 +1,8 @@
 """What goes wrong, in words a user can act on."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class MusicotError(ValueError):
     """Bad input: says what was wrong, what was expected and how to fix it. The CLI exits with 2."""
@@ -13,5 +16,22 @@ class RunError(MusicotError):
     exit_code = 1
 
 
+class SilentRender(RunError):
+    """A song in which there is nothing to be heard; another seed may give one."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a mistyped one must have meant; None where none is near."""
+    small = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(word.lower(), small, n=1, cutoff=0.75)
+    return small[near[0]] if near else None
+
+
 class MusicotWarning(UserWarning):
     """What was left out though it was asked for. The CLI prints it as one line and goes on."""
+
+
+def first_few(names: Iterable[object], joiner: str = ", ", limit: int = 3) -> str:
+    """The first of some names, for an error line: `a, b, c, ...`."""
+    names = [str(name) for name in names]
+    return joiner.join(names[:limit]) + (f"{joiner}..." if len(names) > limit else "")

@@ -16,7 +16,8 @@ from musicot_mlx.cli.app import arguments
 from musicot_mlx.weights import hub
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-PAGES = (README, *(README.parent / "docs" / name for name in ("commands.md", "training.md")))
+DOCS = ("commands.md", "training.md", "prompts.md")
+PAGES = (README, *(README.parent / "docs" / name for name in DOCS))
 
 
 def _flag_table(command: str) -> str:

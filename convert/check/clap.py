@@ -27,8 +27,8 @@ def comparisons(source: Path, target: Path) -> list[tuple[str, Callable[[Any], P
 
     def waveforms(rng: np.random.Generator) -> np.ndarray:
         features = ours.config.feature_config
-        made = sound(features.sampling_rate, 2 * features.max_length_s, rng)
-        return ours.windows(made, features.sampling_rate)  # (windows, samples)
+        waveform = sound(features.sampling_rate, 2 * features.max_length_s, rng)
+        return ours.windows(waveform, features.sampling_rate)  # (windows, samples)
 
     def mel(rng: np.random.Generator) -> Pairs:
         windows = waveforms(rng)
@@ -40,8 +40,8 @@ def comparisons(source: Path, target: Path) -> list[tuple[str, Callable[[Any], P
 
     def audio(rng: np.random.Generator) -> Pairs:
         windows = waveforms(rng)
-        found = ours.clap.embed_mel(ours.config.log_mel()(mx.array(windows)))
-        yield "embeddings", found, theirs.embed_audio(windows)
+        embeddings = ours.clap.embed_mel(ours.config.log_mel()(mx.array(windows)))
+        yield "embeddings", embeddings, theirs.embed_audio(windows)
 
     return [("front end", mel), ("text", text), ("audio", audio)]
 
@@ -55,8 +55,8 @@ class _Transformers:
 
     def log_mel(self, windows: np.ndarray) -> torch.Tensor:
         rate = self.extractor.sampling_rate
-        found = self.extractor(list(windows), sampling_rate=rate, return_tensors="pt")
-        return found["input_features"][:, 0].float()
+        features = self.extractor(list(windows), sampling_rate=rate, return_tensors="pt")
+        return features["input_features"][:, 0].float()
 
     def embed_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return twin.embed_text(self.model, ids, mask)
@@ -71,9 +71,10 @@ class _Laion:
     def __init__(self, source: Path, ours: ClapEmbedder) -> None:
         self.model = laion_clap.build_laion_clap(config_to_dict(ours.config))
         state = pickled_state(source)
-        state = {key.removeprefix("module."): value for key, value in state.items()}
         state.pop("text_branch.embeddings.position_ids", None)  # as load_ckpt does
-        self.model.load_state_dict(state)
+        # its front end is computed, not learned; a file in 16 bits has rounded it
+        own = {k: v for k, v in self.model.state_dict().items() if "_extractor." in k}
+        self.model.load_state_dict({**state, **own})
 
     def log_mel(self, windows: np.ndarray) -> torch.Tensor:
         return laion_clap.log_mel(self.model, torch.from_numpy(windows))

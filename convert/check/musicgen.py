@@ -44,20 +44,22 @@ def comparisons(source: Path, target: Path) -> list[tuple[str, Callable[[Any], P
 
     def decoder(rng: np.random.Generator) -> Pairs:
         config = lm.config
+        states = theirs.text_encoder(input_ids=ids).last_hidden_state[0].numpy()
+        given_text = mx.array(states).astype(ours.dtype)  # so that only the decoder is compared
         codes = rng.integers(0, config.vocab_size, (config.num_codebooks, FRAMES))
-        given = {"input_ids": ids, "decoder_input_ids": long(codes)}
+        inputs = {"input_ids": ids, "decoder_input_ids": long(codes)}
         tokens, cross = lm.embed(mx.array(codes)[None]), None
         if melody:
             pitches = rng.integers(0, config.num_chroma, config.chroma_length)
             chroma = np.eye(config.num_chroma, dtype=np.float32)[pitches]
-            given["input_features"] = torch.from_numpy(chroma)[None]
-            before = lm.prefix(ours.embed_text(PROMPT), mx.array(chroma))
+            inputs["input_features"] = torch.from_numpy(chroma)[None]
+            before = lm.prefix(given_text, mx.array(chroma))
             tokens = mx.concatenate([before[None], tokens], axis=1)
         else:
-            cross = lm.cross(ours.embed_text(PROMPT)[None])
+            cross = lm.cross(given_text[None])
         x = tokens + lm.positions(tokens.shape[1])
         logits = lm.logits(lm.hidden(x, mask="causal", cross=cross)[0, -FRAMES:])
-        expected = theirs(**given).logits[:, -FRAMES:]  # (codebooks, time, ids)
+        expected = theirs(**inputs).logits[:, -FRAMES:]  # (codebooks, time, ids)
         yield "logits", logits.swapaxes(0, 1), expected
 
     def coding(rng: np.random.Generator) -> Pairs:
@@ -66,7 +68,9 @@ def comparisons(source: Path, target: Path) -> list[tuple[str, Callable[[Any], P
         encoded = theirs.audio_encoder.encode(torch.from_numpy(waveform)[None, None])
         codes = encoded.audio_codes[0]  # (1, codebooks, frames)
         yield "codes", codec.encode(mx.array(waveform)[None, :, None]), codes
-        made = theirs.audio_encoder.decode(encoded.audio_codes, encoded.audio_scales).audio_values
-        yield "waveform", codec.decode(mx.array(codes.numpy())), made.transpose(1, 2)
+        decoded = theirs.audio_encoder.decode(
+            encoded.audio_codes, encoded.audio_scales
+        ).audio_values
+        yield "waveform", codec.decode(mx.array(codes.numpy())), decoded.transpose(1, 2)
 
     return [("text_encoder", text), ("decoder", decoder), ("codec", coding)]

@@ -14,6 +14,7 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.rvq import load
 from musicot_mlx.reference.musicot import build_rvq
 from musicot_mlx.weights.config import config_to_dict
+from musicot_mlx.weights.files import plain_names
 
 Pairs = Iterator[tuple[str, mx.array, torch.Tensor]]
 
@@ -23,7 +24,7 @@ def comparisons(source: Path, target: Path) -> list[tuple[str, Callable[[Any], P
     if source.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        state = load_file(source)
+        state = plain_names(load_file(source), source)
     else:
         state = pickled_state(source)
     ours = load(target)

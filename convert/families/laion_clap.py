@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from musicot_mlx.convert.families import Checkpoint
 from musicot_mlx.convert.families.clap import checkpoint
 from musicot_mlx.convert.keymaps import clap as keymap
@@ -34,12 +36,12 @@ def read(
     state = None if config else pickled_state(source)
     if state is None:
         return None
-    # accelerate and DataParallel put the model into one named `module`
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     if not any(key.startswith("audio_branch.") for key in state):
         return None
     section = keymap.laion_config({key: tuple(value.shape) for key, value in state.items()})
-    keymap.check_laion_filters(section, state["audio_branch.logmel_extractor.melW"])
+    # numpy has no bfloat16
+    filters = mx.array(state["audio_branch.logmel_extractor.melW"]).astype(mx.float32)
+    keymap.check_laion_filters(section, filters)
     where = source if source.is_dir() else source.parent
     text = roberta_tokenizer(where, section, tokenizer)  # before anything long begins
     arrays = lazy_arrays(keymap.used(keymap.LAION_RULES, state), scratch)

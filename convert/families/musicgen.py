@@ -5,6 +5,7 @@ safetensors or pytorch_model.bin. audiocraft: `state_dict.bin` (the decoder) and
 `compression_state_dict.bin` (the codec, or the name of one); T5 comes from a T5 checkpoint.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,40 @@ from musicot_mlx.convert.families import Checkpoint
 from musicot_mlx.convert.keymaps import encodec, musicgen, musicgen_audiocraft, t5
 from musicot_mlx.convert.pickles import lazy_arrays, load_bin, unpickle
 from musicot_mlx.convert.rules import apply_rules
-from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicgen.pipeline import PARTS
+from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.pipelines.musicgen.pipeline import PARTS, MusicgenSampling
 from musicot_mlx.texts import read_json
 from musicot_mlx.weights.checkpoint import load_arrays, part, read_config
+from musicot_mlx.weights.config import config_from_dict
+from musicot_mlx.weights.files import plain_names
 from musicot_mlx.weights.hub import resolve
 
 # Codebooks decide codes, so they stay float32.
 EXACT = {"codec": r"quantizer\..*"}
 # What -q quantises where the parts are not named: the codec is convolutions, and small.
 QUANTISED = ("text_encoder", "decoder")
+
+# generation_config.json: our names; and what we do not have of what changes a draw, and its off.
+_NAMES = {
+    "guidance_scale": "audio_guidance",
+    "temperature": "audio_temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+}
+_UNKNOWN = {
+    "num_beams": 1,
+    "penalty_alpha": 0,
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "typical_p": 1,
+    "min_p": 0,
+    "top_h": 0,
+    "epsilon_cutoff": 0,
+    "eta_cutoff": 0,
+    "suppress_tokens": [],
+    "bad_words_ids": [],
+    "sequence_bias": {},
+}
 
 _STATE, _CODEC_STATE = "state_dict.bin", "compression_state_dict.bin"
 
@@ -151,13 +176,25 @@ def _sampling(folder: Path) -> dict[str, Any]:
         values = read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise MusicotError(f"{path} is not valid JSON ({error}); get the model again") from error
-    names = {
-        "guidance_scale": "audio_guidance",
-        "temperature": "audio_temperature",
-        "top_k": "top_k",
-        "top_p": "top_p",
-    }
-    return {ours: values[name] for name, ours in names.items() if values.get(name) is not None}
+    if not isinstance(values, dict):
+        raise MusicotError(f"{path} should hold a JSON object")
+    # None is written where nothing was said, but guidance, which it turns off
+    found = {ours: values[name] for name, ours in _NAMES.items() if values.get(name) is not None}
+    if "guidance_scale" in values:
+        found.setdefault("audio_guidance", 1.0)
+    if found.get("top_p") == 0 or values.get("do_sample") is False:  # the likeliest alone: greedy
+        found |= {"audio_temperature": 0.0}
+        found.pop("top_p", None)
+    config_from_dict(MusicgenSampling, found, where=f"of {path}")
+    ignored = [
+        f"{name} {values[name]!r}"
+        for name, off in _UNKNOWN.items()
+        if values.get(name) not in (None, off)
+    ]
+    if ignored:
+        words = f"{path} asks for {', '.join(ignored)}, which musicot does not do: left out"
+        warnings.warn(words, MusicotWarning, stacklevel=2)
+    return found
 
 
 def _audiocraft_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -173,7 +210,7 @@ def _audiocraft_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path} is not a file that audiocraft exported (best_state and xp.cfg); "
             "audiocraft.utils.export makes one of a training checkpoint"
         ) from error
-    return state, settings
+    return plain_names(state, path), settings
 
 
 def _t5_name(settings: Mapping[str, Any]) -> str:

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from musicot_mlx.convert.families import Checkpoint
 from musicot_mlx.convert.keymaps import rvq as keymap
 from musicot_mlx.convert.pickles import lazy_arrays, pickled_state
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
+from musicot_mlx.weights.files import load_file, plain_names
 
 PARTS = {"rvq": (ResidualVQ, RVQConfig)}
 EXACT = {"rvq": r".*"}  # a code is a decision
@@ -30,7 +29,7 @@ def read(source: Path, config: Mapping[str, Any], scratch: Path, **_: Any) -> Ch
     if config:
         return None
     if source.is_file() and source.suffix == ".safetensors":
-        state: Mapping[str, Any] | None = mx.load(str(source))
+        state: Mapping[str, Any] | None = plain_names(load_file(source), source)
     else:
         state = pickled_state(source)
     state = keymap.quantiser(state or {})

@@ -233,8 +233,8 @@ def check_laion_filters(section: Mapping[str, Any], filters: Any) -> None:
         min_frequency=50,
         max_frequency=14000,
     )
-    # a checkpoint in 16 bits has rounded ones
-    if filters.shape != ours.shape or np.abs(filters - ours).max() > 2e-3 * ours.max():
+    # a checkpoint in 16 bits has rounded ones: by 2^-8 in bfloat16
+    if filters.shape != ours.shape or np.abs(filters - ours).max() > 4e-3 * ours.max():
         raise MusicotError(
             "this CLAP has other mel filters than 50 to 14000 Hz at 48 kHz, so another front end; "
             "musicot reads the published files of laion_clap"

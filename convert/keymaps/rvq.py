@@ -22,9 +22,9 @@ def quantiser(state: Mapping[str, Any]) -> dict[str, Any]:
     Empty where there is no quantiser.
     """
     for prefix in ("", "rq."):
-        found = {key[len(prefix) :]: state[key] for key in state if key.startswith(prefix)}
-        if any(_EMBED.fullmatch(key) for key in found):
-            return found
+        entries = {key[len(prefix) :]: state[key] for key in state if key.startswith(prefix)}
+        if any(_EMBED.fullmatch(key) for key in entries):
+            return entries
     return {}
 
 

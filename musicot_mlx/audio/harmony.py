@@ -67,17 +67,17 @@ def _peaks(spectrum: np.ndarray, bin_hertz: float, band: tuple[float, float]) ->
     middle = part[1:-1]
     loud = middle > max(FAINT * part.max(), SILENT)
     at = np.flatnonzero((middle > part[:-2]) & (middle >= part[2:]) & loud) + 1
-    found = np.zeros(12)
+    shares = np.zeros(12)
     if not len(at):
-        return found
+        return shares
     before, here, after = (np.log(part[at + step] + 1e-9) for step in (-1, 0, 1))
     offset = 0.5 * (before - after) / (before - 2 * here + after + 1e-12)  # of the parabola's top
     pitch = 69 + 12 * np.log2((low - 1 + at + offset) * bin_hertz / 440)
     near = np.rint(pitch).astype(int)
     tuned = np.abs(pitch - near) < IN_TUNE
     weight = np.sqrt(part[at])
-    np.add.at(found, near[tuned] % 12, weight[tuned] / weight.sum())
-    return found
+    np.add.at(shares, near[tuned] % 12, weight[tuned] / weight.sum())
+    return shares
 
 
 def share_in_key(waveform: np.ndarray, sample_rate: int) -> float:
@@ -98,7 +98,7 @@ def share_in_key(waveform: np.ndarray, sample_rate: int) -> float:
 
 
 def heard_harmony(
-    heard: PitchClasses, spans: Sequence[tuple[float, float]], *, change: float = CHANGE
+    chroma: PitchClasses, spans: Sequence[tuple[float, float]], *, change: float = CHANGE
 ) -> tuple[Key, list[str]]:
     """The major or minor key, and the chord of each span (start, end in seconds).
 
@@ -106,7 +106,7 @@ def heard_harmony(
     chord sounds more. Chords are of TEMPLATES, as tokens/harmony.py writes them; "N" where nothing
     sounds.
     """
-    likeness, silent = _likeness(heard, spans)
+    likeness, silent = _likeness(chroma, spans)
     key = _key(likeness)
     path = _viterbi(likeness - FOREIGN * ~_inside(key.scale), change)
     return key, [
@@ -116,26 +116,26 @@ def heard_harmony(
 
 
 def chords_heard(
-    waveform: np.ndarray, sample_rate: int, asked: Sequence[tuple[float, str]]
+    waveform: np.ndarray, sample_rate: int, planned: Sequence[tuple[float, str]]
 ) -> float | None:
-    """The share of asked chords, (second, chord) a bar, whose triad is heard in their bar, of those
-    in which notes sound; None where nothing is asked or nothing sounds.
+    """The share of planned chords, (second, chord) a bar, whose triad is heard in their bar, of
+    those in which notes sound; None where nothing is planned or nothing sounds.
     """
     seconds = len(waveform) / sample_rate
-    asked = [change for change in asked if change[0] < seconds - 0.5]
-    if not asked:
+    planned = [change for change in planned if change[0] < seconds - 0.5]
+    if not planned:
         return None
-    edges = [start for start, _ in asked] + [seconds]
-    heard = pitch_classes(waveform, sample_rate)
-    labels = heard_harmony(heard, list(zip(edges[:-1], edges[1:], strict=True)))[1]
-    return triads_alike([(chord, label) for (_, chord), label in zip(asked, labels, strict=True)])
+    edges = [start for start, _ in planned] + [seconds]
+    chroma = pitch_classes(waveform, sample_rate)
+    labels = heard_harmony(chroma, list(zip(edges[:-1], edges[1:], strict=True)))[1]
+    return triads_alike([(chord, label) for (_, chord), label in zip(planned, labels, strict=True)])
 
 
 def triads_alike(pairs: Sequence[tuple[str, str]]) -> float | None:
-    """The share of (asked, heard) chords with the same root and triad, of those where both sound;
+    """The share of (planned, heard) chords with the same root and triad, of those where both sound;
     None where there are none.
     """
-    both = [(parse_chord(asked), parse_chord(heard)) for asked, heard in pairs]
+    both = [(parse_chord(planned), parse_chord(heard)) for planned, heard in pairs]
     alike = [
         a.pitch_classes[:3] == b.pitch_classes[:3]
         for a, b in both
@@ -145,7 +145,7 @@ def triads_alike(pairs: Sequence[tuple[str, str]]) -> float | None:
 
 
 def _likeness(
-    heard: PitchClasses, spans: Sequence[tuple[float, float]]
+    chroma: PitchClasses, spans: Sequence[tuple[float, float]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """How well each of CHORDS fits each span, (spans, chords); where nothing sounds, (spans,)."""
     templates = np.zeros((len(CHORDS), 12))
@@ -154,11 +154,11 @@ def _likeness(
     roots = [chord.root for chord in CHORDS]
     likeness, silent = np.zeros((len(spans), len(CHORDS))), np.zeros(len(spans), bool)
     for i, (start, end) in enumerate(spans):
-        inside = (heard.seconds >= start) & (heard.seconds < end)
+        inside = (chroma.seconds >= start) & (chroma.seconds < end)
         if not inside.any():  # shorter than a frame: the nearest
-            inside = np.arange(len(heard.seconds)) == np.abs(heard.seconds - start).argmin()
-        notes, bass = heard.notes[inside].sum(0), heard.bass[inside].sum(0)
-        silent[i] = heard.notes[inside].any(1).mean() < SOUNDING
+            inside = np.arange(len(chroma.seconds)) == np.abs(chroma.seconds - start).argmin()
+        notes, bass = chroma.notes[inside].sum(0), chroma.bass[inside].sum(0)
+        silent[i] = chroma.notes[inside].any(1).mean() < SOUNDING
         likeness[i] = templates @ notes / max(np.linalg.norm(notes), 1e-9)
         likeness[i] += ROOT_IN_BASS * bass[roots] / max(bass.sum(), 1e-9)
     return likeness, silent

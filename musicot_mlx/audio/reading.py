@@ -5,20 +5,18 @@ was cut off tells its old one, a recorder that crashed left a WAV of no length a
 promised is tried first, and where it fails the samples are read in order, to where they end.
 """
 
-import mmap
-import os
 import re
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
+from musicot_mlx.audio.converter import INSTALL, SUFFIXES, as_wav
+from musicot_mlx.audio.headers import readable, tell
 from musicot_mlx.audio.waveforms import as_waveform
-from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.errors import MusicotError
 
 _BLOCK = 1 << 18  # frames read at a time where they are read in order
 _CUT = re.compile(r"(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)")  # in libsndfile's log
@@ -147,7 +145,7 @@ def _blocks(path: str | Path) -> Iterator[np.ndarray]:
 def _tell(path: str | Path, promised: int, found: int, rate: int) -> None:
     """Say what is missing of a file; a file that promised nothing has all that it can have."""
     if found < promised <= _MOST:
-        _warn(
+        tell(
             f"{path} is cut off or damaged: of {promised / rate:.4g} s that its header promises "
             f"{found / rate:.4g} s can be read"
         )
@@ -157,62 +155,24 @@ def _tell(path: str | Path, promised: int, found: int, rate: int) -> None:
 def _opened(
     path: str | Path, kind: type[soundfile.SoundFile] = soundfile.SoundFile
 ) -> Iterator[soundfile.SoundFile]:
+    if not isinstance(path, (str, Path)):
+        raise MusicotError(
+            f"this audio comes from a file; pass its name, not {type(path).__name__}"
+        )
     path = Path(path)
     if not path.is_file():
         reason = "is a folder" if path.is_dir() else "doesn't exist"
         raise MusicotError(f"audio file {path} {reason}")
     try:
-        with _unfinished_wav(path) or nullcontext(file_name(path)) as source, kind(source) as file:
+        with (
+            as_wav(path) as heard,
+            readable(heard) as source,
+            kind(source, closefd=False) as file,
+        ):
             yield file
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
         why = getattr(error, "error_string", None) or str(error)
         raise MusicotError(
             f"can't read {path} as audio ({why.strip().rstrip('.')}); pass a WAV, FLAC or MP3 file"
+            + (f", or {INSTALL}" if path.suffix.lower() in SUFFIXES else "")
         ) from error
-
-
-def file_name(path: Path) -> str | bytes:
-    """A path as soundfile takes it: as its bytes, since a name of other letters than the locale's
-    has no str that soundfile can encode. Windows has no such names, and wants a str.
-    """
-    return os.fsencode(path) if os.name == "posix" else str(path)
-
-
-def _unfinished_wav(path: Path) -> mmap.mmap | None:
-    """The bytes of a WAV whose recorder crashed, with a length put in; None for any other file.
-
-    Such a file says that its data has 0 bytes, and goes on behind them. If that is chunks to the
-    end, it is as empty as it says.
-    """
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] + head[8:] != b"RIFFWAVE":
-            return None
-        empty = (at for name, at, size in _chunks(file, 12) if name == b"data" and not size)
-        place, end = next(empty, None), path.stat().st_size
-        if place is None or place + 8 >= end:
-            return None
-        last = [at + 8 + size for _, at, size in _chunks(file, place + 8)][-1:]
-        if last and last[0] in (end, end + 1):
-            return None
-        found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    _warn(f"{path} was not finished: its header says it is empty; what stands behind it is read")
-    found[place + 4 : place + 8] = min(end - place - 8, 2**32 - 1).to_bytes(4, "little")
-    return found
-
-
-def _chunks(file: BinaryIO, at: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, place and size of the chunks of a RIFF file from `at` on, as long as they are any."""
-    while True:
-        file.seek(at)
-        head = file.read(8)
-        if len(head) < 8 or not head[:4].isascii() or not head[:4].decode().isprintable():
-            return
-        size = int.from_bytes(head[4:], "little")
-        yield head[:4], at, size
-        at += 8 + size + size % 2
-
-
-def _warn(text: str) -> None:
-    # one place for all callers, so that Python tells of a file once
-    warnings.warn(text, MusicotWarning, stacklevel=1)

@@ -8,8 +8,9 @@ Onsets are peaks of a spectral flux that looks over neighbouring bands, so that 
 separation (Fitzgerald 2010); the tempo is the lag at which the flux's autocorrelation is strongest
 together with half, twice and four times that lag (Percival and Tzanetakis 2014), under a log-normal
 preference for 100 BPM (Ellis 2007). Which of a tempo and its double is the beat is told by how much
-happens in one: on 50 songs of the band 44 tempi are right within 4 %, octave included, 35 without
-(and of 20 that nothing was chosen by 19, before 15). All figures are the same at any level.
+happens in one: of 70 songs of the band by which that was chosen 63 tempi are right within 4 %, the
+octave included, without it 50; of 40 others 28, without it 27.
+All figures are the same at any level.
 """
 
 from dataclasses import dataclass
@@ -175,8 +176,8 @@ def _onsets(spectrogram: Spectrogram, flux: np.ndarray) -> np.ndarray:
     usual = median_filter(flux, wide)
     spread = median_filter(np.abs(flux - usual), wide)
     threshold = usual + 7.0 * spread + 0.03 + 0.04 * float(np.percentile(flux, 99))
-    found = np.flatnonzero((flux >= maximum_filter1d(flux, near)) & (flux > threshold))
-    return found[found < max(1, len(flux) - 3)]  # where a sound is cut off, nothing begins
+    onsets = np.flatnonzero((flux >= maximum_filter1d(flux, near)) & (flux > threshold))
+    return onsets[onsets < max(1, len(flux) - 3)]  # where a sound is cut off, nothing begins
 
 
 def _onset_rate(spectrogram: Spectrogram, flux: np.ndarray) -> float:
@@ -211,8 +212,8 @@ def _running_median(rows: np.ndarray) -> np.ndarray:
     out = np.empty_like(rows, order="C")
     for first in range(0, len(rows), 64):
         flat = np.ascontiguousarray(padded[first : first + 64]).ravel()
-        found = median_filter(flat, MEDIAN).reshape(-1, width + MEDIAN - 1)
-        out[first : first + 64] = found[:, MEDIAN // 2 : MEDIAN // 2 + width]
+        medians = median_filter(flat, MEDIAN).reshape(-1, width + MEDIAN - 1)
+        out[first : first + 64] = medians[:, MEDIAN // 2 : MEDIAN // 2 + width]
     return out
 
 

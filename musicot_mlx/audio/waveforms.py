@@ -49,22 +49,22 @@ def scaled(waveform: Any, where: str = "the waveform") -> np.ndarray:
     Raises MusicotError for what holds no samples: another type, or lists of several lengths.
     """
     try:
-        found = np.asarray(waveform)
+        samples = np.asarray(waveform)
     except (ValueError, TypeError, RuntimeError) as error:
         raise MusicotError(f"{where} is no array of samples ({error}); pass float32") from error
-    if found.dtype.kind == "f":
-        return found.astype(np.float32, copy=False)
-    scale = FULL_SCALE.get(found.dtype.name)
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32, copy=False)
+    scale = FULL_SCALE.get(samples.dtype.name)
     if scale is None:
         raise MusicotError(
-            f"{where} holds {found.dtype}, whose full scale is not known; pass floats in -1..1, "
+            f"{where} holds {samples.dtype}, whose full scale is not known; pass floats in -1..1, "
             "or int8, uint8, int16 or int32"
         )
-    if found.dtype.kind == "u":
-        found = found.astype(np.int16) - scale
+    if samples.dtype.kind == "u":
+        samples = samples.astype(np.int16) - scale
     # a float64 of a whole song would be twice the song: int16 and narrower are exact in float32
-    wide = np.float64 if found.dtype.itemsize > 2 else np.float32
-    return (found.astype(wide) / wide(scale)).astype(np.float32, copy=False)
+    wide = np.float64 if samples.dtype.itemsize > 2 else np.float32
+    return (samples.astype(wide) / wide(scale)).astype(np.float32, copy=False)
 
 
 def as_rate(sample_rate: Any, where: str = "the waveform") -> int:

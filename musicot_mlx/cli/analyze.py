@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicot_mlx.cli import flags
-from musicot_mlx.cli.plan import ANCHORS
+from musicot_mlx.cli.plan import ANCHORS, anchors_of
 from musicot_mlx.cli.progress import peak_memory
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.families import can
@@ -33,11 +33,10 @@ class Arguments:
     plan: str | None = flags.flag(
         "FILE", "plan to hold the audio against (default: that of the .json beside it)"
     )
-    anchors: list[str] = flags.flag(
+    anchors: list[str] | None = flags.flag(
         "A,B",
-        f"texts to hold each segment against (default: {','.join(ANCHORS)})",
+        f"texts to hold each segment against (default: {','.join(ANCHORS)} and those in words)",
         check=flags.names,
-        default=ANCHORS,
     )
     stems: str | None = flags.flag(
         "FOLDER", "drums.wav, bass.wav, ... of this song: their loudness against its thoughts"
@@ -84,7 +83,8 @@ def run(args: Arguments) -> int:
     if not can(model, "clap") or (must or args.copy_of) and not thoughtful:
         raise MusicotError(f"the model {name} knows no thoughts; pass --model musicot-mini")
     plan = _plan(model, source, settings, must=must) if thoughtful else None
-    found = analyze(waveform, rate, model=model, plan=plan, anchors=args.anchors)
+    anchors = args.anchors or anchors_of(plan)
+    analysis = analyze(waveform, rate, model=model, plan=plan, anchors=anchors)
     apart = stem_agreement(audio, stems, model=model) if stems else None
     copy = _copy_check(args, model, settings) if args.copy_of else None
     if args.png:
@@ -92,18 +92,18 @@ def run(args: Arguments) -> int:
 
         prompt = getattr(plan, "prompt", None)
         title = f"{path.name}: {prompt}" if prompt else path.name
-        plot_analysis(found, title, args.png, waveform=waveform)
+        plot_analysis(analysis, title, args.png, waveform=waveform)
 
-    lines = list(_lines(path, found, apart))
+    lines = list(_lines(path, analysis, apart))
     if copy:
         lines.append(f"held against {args.copy_of}: {copy.verdict}")
     where = f" -> {args.png}" if args.png else ""
     memory = peak_memory()
-    lines.append(f"{found.duration:.1f} s analyzed in {time.perf_counter() - started:.1f} s, "
+    lines.append(f"{analysis.duration:.1f} s analyzed in {time.perf_counter() - started:.1f} s, "
                  f"peak memory {memory['peak_resident_gb']:.2f} GB{where}")  # fmt: skip
     print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
     if args.json:
-        report = {"file": str(path), **found.to_dict(), **memory}
+        report = {"file": str(path), **analysis.to_dict(), **memory}
         if apart:
             report["stems"] = apart.to_dict()
         if copy:
@@ -132,17 +132,17 @@ def _sources(path: Path, plan: str | None) -> tuple[Path | None, Any, dict[str, 
 def _settings(path: Path) -> dict[str, Any] | None:
     """What stands beside a song of a model with thoughts; None for any other file, or none."""
     try:
-        found = read_json(path)
+        settings = read_json(path)
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and "thought_temperature" in found else None
+    return settings if isinstance(settings, dict) and "thought_temperature" in settings else None
 
 
 def _made(settings: dict[str, Any], name: str) -> Any:
     """What was made on the way to the song, where its settings hold it: its plan, its codes."""
-    made = settings.get("made")
-    found = made.get(name) if isinstance(made, dict) else None
-    return settings.get(name) if found is None else found
+    outcome = settings.get("made")
+    value = outcome.get(name) if isinstance(outcome, dict) else None
+    return settings.get(name) if value is None else value
 
 
 def _plan(model: Any, source: Any, settings: dict[str, Any], *, must: bool) -> Any:
@@ -179,55 +179,56 @@ def _copy_check(args: Arguments, model: Any, settings: dict[str, Any]) -> "CopyC
     )
 
 
-def _lines(path: Path, found: "Analysis", apart: "StemAgreement | None") -> Iterator[str]:
+def _lines(path: Path, analysis: "Analysis", apart: "StemAgreement | None") -> Iterator[str]:
     """The analysis as text."""
-    facts = [f"{path.name}: {found.duration:.1f} s"]
-    if found.achieved is not None:
-        facts.append(f"{found.tempo:.0f} BPM" if found.tempo else "no steady tempo")
-    if found.boundaries:
-        facts.append("sections from 0:00, " + ", ".join(map(_clock, found.boundaries)))
+    facts = [f"{path.name}: {analysis.duration:.1f} s"]
+    if analysis.achieved is not None:
+        facts.append(f"{analysis.tempo:.0f} BPM" if analysis.tempo else "no steady tempo")
+    if analysis.boundaries:
+        starts = zip(analysis.letters, (0.0, *analysis.boundaries), strict=True)
+        facts.append("sections " + ", ".join(f"{kind} {_clock(at)}" for kind, at in starts))
     yield ", ".join(facts)
-    yield from _harmony(found)
-    yield from _wrapped(list(_rows(found)), found.segment_seconds)
-    if found.cosine is not None:
-        yield _verdict(found)
+    yield from _harmony(analysis)
+    yield from _wrapped(list(_rows(analysis)), analysis.segment_seconds)
+    if analysis.cosine is not None:
+        yield _verdict(analysis)
     if apart is not None:
         yield "loudness of stems against thoughts, r: " + _listed(apart.r)
 
 
-def _harmony(found: "Analysis") -> Iterator[str]:
+def _harmony(analysis: "Analysis") -> Iterator[str]:
     """Key and chords, planned and heard, and how many of the planned ones are."""
     sides = (
-        ("planned", found.planned_key, found.planned_chords),
-        ("heard", found.key, found.chords),
+        ("planned", analysis.planned_key, analysis.planned_chords),
+        ("heard", analysis.key, analysis.chords),
     )
     for side, key, chords in sides:
         if chords:
             text = " ".join(chord for _, chord in chords)
             yield textwrap.shorten(f"{side} in {key}: {text}", 200, placeholder=" ...")
-    if found.chords_followed is not None:
-        yield f"{found.chords_followed:.0%} of the planned chords are heard"
+    if analysis.chords_followed is not None:
+        yield f"{analysis.chords_followed:.0%} of the planned chords are heard"
 
 
-def _rows(found: "Analysis") -> Iterator[tuple[str, Sequence[float], int, str]]:
+def _rows(analysis: "Analysis") -> Iterator[tuple[str, Sequence[float], int, str]]:
     """Label, a number a segment, their decimals, and what stands at the end of the row."""
-    both = found.planned is not None and found.achieved is not None
-    wide, fine = max(map(len, found.anchors)), 1 if found.calibrated else 2
-    for i, anchor in enumerate(found.anchors):
-        r = found.correlation.get(anchor)
+    both = analysis.planned is not None and analysis.achieved is not None
+    wide, fine = max(map(len, analysis.anchors)), 1 if analysis.calibrated else 2
+    for i, anchor in enumerate(analysis.anchors):
+        r = analysis.correlation.get(anchor)
         end = f"  r {r:5.2f}" if r is not None else ""
         if both:
-            yield f"{anchor:<{wide}} planned", found.planned[:, i], fine, ""
-            yield f"{'':<{wide}} achieved", found.achieved[:, i], fine, end
+            yield f"{anchor:<{wide}} planned", analysis.planned[:, i], fine, ""
+            yield f"{'':<{wide}} achieved", analysis.achieved[:, i], fine, end
         else:
-            side = found.planned if found.achieved is None else found.achieved
+            side = analysis.planned if analysis.achieved is None else analysis.achieved
             yield anchor, side[:, i], fine, ""
-    if found.cosine is not None:
-        yield "cosine to the plan", found.cosine, 2, ""
-    if found.loudness is not None:
-        yield "loudness, dB", [20 * math.log10(max(v, 1e-9)) for v in found.loudness], 0, ""
-        yield "onsets a second", [s.onset_rate for s in found.signals], 1, ""
-        yield "percussive share", [s.percussive_share for s in found.signals], 2, ""
+    if analysis.cosine is not None:
+        yield "cosine to the plan", analysis.cosine, 2, ""
+    if analysis.loudness is not None:
+        yield "loudness, dB", [20 * math.log10(max(v, 1e-9)) for v in analysis.loudness], 0, ""
+        yield "onsets a second", [s.onset_rate for s in analysis.signals], 1, ""
+        yield "percussive share", [s.percussive_share for s in analysis.signals], 2, ""
 
 
 def _wrapped(rows: list[tuple[str, Sequence[float], int, str]], seconds: float) -> Iterator[str]:
@@ -248,23 +249,26 @@ def _number(value: float, decimals: int) -> str:
     return f"{round(float(value), decimals) + 0.0:.{decimals}f}" if math.isfinite(value) else "-"
 
 
-def _verdict(found: "Analysis") -> str:
-    """Did the audio follow? The cosine, and the anchors that rise and fall as planned."""
-    if found.mean_cosine is None:
+def _verdict(analysis: "Analysis") -> str:
+    """Did the audio follow? The cosine in words, and the anchors that rise and fall as planned."""
+    if analysis.mean_cosine is None:
         return "the song is silent wherever its plan reaches"
-    r = {name: value for name, value in found.correlation.items() if value is not None}
-    line = f"the song is near its plan by a cosine of {found.mean_cosine:.2f}"
+    from musicot_mlx.evaluation.measures.agreement import FEWEST, nearness
+
+    r = {name: value for name, value in analysis.correlation.items() if value is not None}
+    cosine = analysis.mean_cosine
+    line = f"the song {nearness(cosine)} its plan by a cosine of {cosine:.2f}"
     if not r:
-        return f"{line}; too few segments for r"
+        return f"{line}; r takes {FEWEST} segments or more"
     followed = [name for name, value in r.items() if value > 0.5]
     return f"{line}; r is above 0.5 for {', '.join(followed) or 'none'} ({len(followed)}/{len(r)})"
 
 
 def _listed(r: dict[str, float | None]) -> str:
-    heard = [f"{name} {value:.2f}" for name, value in r.items() if value is not None]
+    values = [f"{name} {value:.2f}" for name, value in r.items() if value is not None]
     left = [name for name, value in r.items() if value is None]
     without = f" (too quiet or too short: {', '.join(left)})" if left else ""
-    return (", ".join(heard) or "none") + without
+    return (", ".join(values) or "none") + without
 
 
 def _clock(seconds: float) -> str:

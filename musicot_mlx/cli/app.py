@@ -4,7 +4,6 @@ A command is a module with `Arguments`, a dataclass of flags, and run(args) -> i
 when it is run or its own help is asked for, and imports nothing heavy until run.
 """
 
-import difflib
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from musicot_mlx import __version__
 from musicot_mlx.atomic import explain
 from musicot_mlx.cli import flags
-from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.errors import MusicotError, MusicotWarning, nearest
 
 _PANELS = {
     "Songs": {
@@ -30,6 +29,7 @@ _PANELS = {
     },
     "Models": {
         "models": "which models are here or can be had, and delete conversions",
+        "tags": "what a model plays: styles, instruments, tempi, words",
         "convert": "turn a PyTorch checkpoint into an MLX folder",
         "lora": "tune a model on your own songs",
         "fuse": "fuse adapters into a model",
@@ -71,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        found = explain(error, error.filename) if error.filename else error
-        return _fail(str(found), 1)
+        explained = explain(error, error.filename) if error.filename else error
+        return _fail(str(explained), 1)
     except ValueError as error:
         return _fail(str(error), 2)
     except MemoryError:
@@ -107,8 +107,13 @@ class _Commands(flags.BareFlags, TyperGroup):
         name = args[0]
         if name in COMMANDS:
             return name, _command(name), args[1:]
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
-        hint = f"did you mean musicot {near[0]}?" if near else f"there is {', '.join(COMMANDS)}"
+        from musicot_mlx.cli import elsewhere
+
+        near = nearest(name, COMMANDS)
+        hint = f"did you mean musicot {near}?" if near else f"there is {', '.join(COMMANDS)}"
+        if " " in name.strip():
+            hint = f"a song of it is made by musicot generate {name!r}"
+        hint = elsewhere.COMMANDS.get(name.lower(), hint)
         raise MusicotError(f"no command {name!r}; {hint}")
 
 
@@ -158,9 +163,14 @@ def _app() -> TyperGroup:
 
 def _usage(error: typer.TyperException) -> str:
     """What was wrong with the words of a command line, and where to read on."""
-    message = error.message if getattr(error, "possibilities", None) else error.format_message()
-    near = getattr(error, "possibilities", None)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    from musicot_mlx.cli import elsewhere
+
+    option = getattr(error, "option_name", None)  # of one that there is not
+    message = error.message if option else error.format_message()
+    near = nearest(option, getattr(error, "possibilities", None) or ()) if option else None
+    hint = f"; did you mean {near}?" if near else ""
+    if option in elsewhere.FLAGS:
+        hint = f"; {elsewhere.FLAGS[option]}"
     ctx = getattr(error, "ctx", None)
     where = ctx.command_path if ctx else "musicot"
     return f"{message.rstrip('.')}{hint} ({where} --help lists the options)"

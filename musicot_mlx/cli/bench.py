@@ -108,17 +108,17 @@ def _songs(args: Arguments) -> dict[str, Any]:
                 rows.append(row)
     results = {"recipe": speed.RECIPE, "prompt": speed.PROMPT, "model": args.model, "rows": rows}
     results["table"] = speed.table(results)
-    found = rows[0]["machine"]
+    machine = rows[0]["machine"]
     results["table"] += (
-        f"\n\n{found['chip']}, {found['cores']} cores, {found['memory_gb']:g} GB, "
-        f"{found['system']}, mlx {found['packages']['mlx']} on {found['device']}, "
-        f"{found['blas']}, power: {found['power']}"
+        f"\n\n{machine['chip']}, {machine['cores']} cores, {machine['memory_gb']:g} GB, "
+        f"{machine['system']}, mlx {machine['packages']['mlx']} on {machine['device']}, "
+        f"{machine['blas']}, power: {machine['power']}"
     )
-    if found["chip"] in rows[0]["bounds"]:
-        bandwidth, bound = hardware.PUBLISHED_BANDWIDTH[found["chip"]], rows[0]["bounds"]
+    if machine["chip"] in rows[0]["bounds"]:
+        bandwidth, bound = hardware.PUBLISHED_BANDWIDTH[machine["chip"]], rows[0]["bounds"]
         results["table"] += (
-            f"\nbound, not measured: at the published {bandwidth:g} GB/s of {found['chip']} the "
-            f"audio tokens alone take an RTF of {bound[found['chip']]:.4f} or more"
+            f"\nbound, not measured: at the published {bandwidth:g} GB/s of {machine['chip']} the "
+            f"audio tokens alone take an RTF of {bound[machine['chip']]:.4f} or more"
         )
     return results
 

@@ -7,18 +7,18 @@ from typing import Literal
 
 from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, RunError
 
 
 def _parts(text: str) -> dict[str, int | None]:
     """A check: part names with commas between, each with `=bits` or without."""
-    found: dict[str, int | None] = {}
+    bits_by_part: dict[str, int | None] = {}
     for item in flags.names(text):
         name, _, bits = item.partition("=")
         if bits not in ("", "2", "3", "4", "5", "6", "8"):
             raise ValueError(f"expected 2, 3, 4, 5, 6 or 8 bits, got {item!r}")
-        found[name] = int(bits) if bits else None
-    return found
+        bits_by_part[name] = int(bits) if bits else None
+    return bits_by_part
 
 
 _quantizing = partial(flags.flag, panel="Quantisation")
@@ -69,7 +69,10 @@ class Arguments:
         "from the Hub)",
     )
     check: bool = flags.flag(
-        "", "run PyTorch beside MLX, part by part, and print the largest errors", default=False
+        "",
+        "run PyTorch beside MLX, part by part, and print the largest errors; exit code 1 if one is "
+        "over its tolerance",
+        default=False,
     )
 
 
@@ -103,4 +106,8 @@ def run(args: Arguments) -> int:
         with Progress() as progress:
             differences = check(args.hf_path, args.mlx_path, progress=progress)
         print("\n".join(map(str, differences)))
+        if not all(difference.passed for difference in differences):
+            raise RunError(
+                f"{args.mlx_path} is not what PyTorch computes: see the lines that say LOOK"
+            )
     return 0

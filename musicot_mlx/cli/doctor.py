@@ -66,10 +66,10 @@ def _deep(*, quiet: bool) -> list[Finding]:
 
 
 def _python() -> Finding:
-    found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    system = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     if sys.platform == "darwin" and platform.machine() != "arm64":
-        return Finding("system", BAD, found, "MLX needs an Apple silicon Mac and an arm64 Python")
-    return Finding("system", GOOD, found)
+        return Finding("system", BAD, system, "MLX needs an Apple silicon Mac and an arm64 Python")
+    return Finding("system", GOOD, system)
 
 
 def _memory() -> Finding:
@@ -91,13 +91,13 @@ def _mlx() -> Finding:
         return Finding("MLX", BAD, f"not working ({error})", f'pip install "{extra}"')
     if sys.platform == "darwin" and not mx.metal.is_available():
         return Finding("MLX", HINT, f"{version} on {device}, no Metal", "use a native arm64 Python")
-    found = f"{version} on {hardware.device()}"
+    running = f"{version} on {hardware.device()}"
     if platform.mac_ver()[0].startswith(("26.0", "26.1")):
         advice = (
             "update to macOS 26.2, for which MLX is built: before it an M5 may lack its kernels"
         )
-        return Finding("MLX", HINT, found, advice)
-    return Finding("MLX", GOOD, found)
+        return Finding("MLX", HINT, running, advice)
+    return Finding("MLX", GOOD, running)
 
 
 def _float32() -> Finding:
@@ -110,20 +110,20 @@ def _float32() -> Finding:
 
 def _matmul() -> Finding:
     flops, products = hardware.multiplied()
-    found = f"{flops / 1e9:.0f} GFLOP/s ({products})"
+    speed = f"{flops / 1e9:.0f} GFLOP/s ({products})"
     if sys.platform != "linux":
-        return Finding("matrices", GOOD, found)
+        return Finding("matrices", GOOD, speed)
     if "openblas" in Path("/proc/self/maps").read_text():
-        chosen = os.environ.get("OPENBLAS_CORETYPE", "")
-        found = f"{found}, {hardware.blas()}"
-        if chosen.lower() in _NARROW_KERNELS and "avx512f" in Path("/proc/cpuinfo").read_text():
-            advice = f"this processor has AVX-512: unset OPENBLAS_CORETYPE={chosen}"
-            return Finding("matrices", HINT, found, advice)
-        return Finding("matrices", GOOD, found)
+        core_type = os.environ.get("OPENBLAS_CORETYPE", "")
+        speed = f"{speed}, {hardware.blas()}"
+        if core_type.lower() in _NARROW_KERNELS and "avx512f" in Path("/proc/cpuinfo").read_text():
+            advice = f"this processor has AVX-512: unset OPENBLAS_CORETYPE={core_type}"
+            return Finding("matrices", HINT, speed, advice)
+        return Finding("matrices", GOOD, speed)
     if os.environ.get("MUSICOT_NO_OPENBLAS", "0") not in ("", "0"):
-        return Finding("matrices", HINT, f"{found}, no OpenBLAS", "unset MUSICOT_NO_OPENBLAS")
+        return Finding("matrices", HINT, f"{speed}, no OpenBLAS", "unset MUSICOT_NO_OPENBLAS")
     advice = "30 x faster with: sudo apt-get install libopenblas0-pthread"
-    return Finding("matrices", HINT, f"{found}, no OpenBLAS", advice)
+    return Finding("matrices", HINT, f"{speed}, no OpenBLAS", advice)
 
 
 def _files() -> Finding:
@@ -134,11 +134,11 @@ def _files() -> Finding:
         return Finding("audio files", BAD, str(error), "pip install soundfile soxr")
     formats = soundfile.available_formats()
     kinds = [kind for kind in ("WAV", "FLAC", "MP3") if kind in formats]
-    found = f"{', '.join(kinds)} (libsndfile {soundfile.__libsndfile_version__}, soxr "
-    found += f"{soxr.__version__})"
+    versions = f"libsndfile {soundfile.__libsndfile_version__}, soxr {soxr.__version__}"
+    summary = f"{', '.join(kinds)} ({versions})"
     if "MP3" not in kinds:
-        return Finding("audio files", HINT, found, "MP3 needs libsndfile 1.1 or newer")
-    return Finding("audio files", GOOD, found)
+        return Finding("audio files", HINT, summary, "MP3 needs libsndfile 1.1 or newer")
+    return Finding("audio files", GOOD, summary)
 
 
 def _model() -> Finding:
@@ -160,6 +160,7 @@ def _families() -> Finding:
 
 
 def _converted() -> Finding:
+    from musicot_mlx.errors import first_few
     from musicot_mlx.weights import cache
 
     entries = cache.entries()
@@ -167,9 +168,9 @@ def _converted() -> Finding:
         return Finding("converted models", GOOD, f"none in {cache.cache_root()}")
     size = sum(size for _, _, size in entries) / 1e9
     names = sorted({name for name, _, _ in entries})
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    found = f"{len(entries)} in {cache.cache_root()}, {size:.1f} GB ({shown})"
-    return Finding("converted models", GOOD, found, "delete the folders you don't need")
+    shown = first_few(names)
+    summary = f"{len(entries)} in {cache.cache_root()}, {size:.1f} GB ({shown})"
+    return Finding("converted models", GOOD, summary, "delete the folders you don't need")
 
 
 def _player() -> Finding:
@@ -189,7 +190,7 @@ def _torch() -> Finding:
     names = ("torch", "transformers", "diffusers", "vector_quantize_pytorch", "accelerate", "yaml")
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        found = f"not installed ({', '.join(missing)} missing)"
+        summary = f"not installed ({', '.join(missing)} missing)"
         advice = "only to train or check conversions: pip install '.[torch]' in a checkout"
-        return Finding("PyTorch", GOOD, found, advice)
+        return Finding("PyTorch", GOOD, summary, advice)
     return Finding("PyTorch", GOOD, f"torch {importlib.metadata.version('torch')}")

@@ -1,4 +1,4 @@
-"""musicot eval: render prompts, hear them, and say how good the model is, with intervals."""
+"""musicot eval: render prompts and say how good the model is, every figure with its interval."""
 
 import json
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from musicot_mlx.evaluation.harness.reference_songs import CodecTrial, RealSongs
-    from musicot_mlx.evaluation.harness.renders import Heard, Take
+    from musicot_mlx.evaluation.harness.renders import EvalRender, SongFeatures
 
 FIGURES = "figures.json"
 _WHOLE = flags.number(0, whole=True)
@@ -127,7 +127,7 @@ def run(args: Arguments) -> int:
         )
         captions = reference_songs.caption_prompts(songs.held_out, args.captions)
     ablated = [*renders.variants(model.sampling)] if args.ablation_prompts else []
-    takes = renders.takes(
+    wanted = renders.all_renders(
         prompts,
         captions or [],
         duration=args.duration,
@@ -146,26 +146,26 @@ def run(args: Arguments) -> int:
         "duration": args.duration,
     }
     renders.claim(folder, settings)
-    rendered = len(list(renders.waiting(takes, folder)))
+    rendered = len(list(renders.waiting(wanted, folder)))
     with Progress() as progress:
-        _render(model, name, base, takes, folder, args.workers, progress)
+        _render(model, name, base, wanted, folder, args.workers, progress)
         pairs = []
-        for take in takes:
-            pairs.append((take, renders.hear(clap, tagger, take, folder)))
-            progress("listening", len(pairs), len(takes))
-        heard, trial = _real(songs, model, clap, tagger, folder, progress)
+        for render in wanted:
+            pairs.append((render, renders.render_features(clap, tagger, render, folder)))
+            progress("listening", len(pairs), len(wanted))
+        real, trial = _real(songs, model, clap, tagger, folder, progress)
         progress("figures", 0, 1)
-        found = scores.scores(
+        figures = scores.scores(
             pairs,
             embed=clap.embed_text,
             embed_plan=model.clap.embed_text,
             labels=tagger.config.labels,
-            real=heard,
+            real=real,
             codec=trial,
         )
         progress("figures", 1, 1)
     elapsed = time.perf_counter() - started
-    found |= {
+    figures |= {
         "model": Path(name).name,
         "fingerprint": settings["model"],
         "version": mc.__version__,
@@ -177,25 +177,25 @@ def run(args: Arguments) -> int:
         "settings": {
             "prompts": len(prompts),
             "captions": len(captions or []),
-            "takes": len(takes),
+            "takes": len(wanted),
             "rendered": rendered,
             "clap": listener,
             "duration": args.duration,
             "seeds": args.seeds,
         },
     }
-    return _finish(args, found, takes, folder, songs, model)
+    return _finish(args, figures, wanted, folder, songs, model)
 
 
 def _figures(path: str) -> dict[str, Any]:
     """The figures of another run, less those that it was compared with."""
     try:
-        found = read_json(path)
+        figures = read_json(path)
     except (OSError, ValueError) as error:
         raise MusicotError(f"can't read the figures {path} ({error})") from error
-    if not isinstance(found, dict) or not {"groups", "fingerprint", "settings"} <= set(found):
+    if not isinstance(figures, dict) or not {"groups", "fingerprint", "settings"} <= set(figures):
         raise MusicotError(f"{path} holds no figures of musicot eval; pass its figures.json")
-    return {key: value for key, value in found.items() if key != "earlier"}
+    return {key: value for key, value in figures.items() if key != "earlier"}
 
 
 def _load(name: str) -> Any:
@@ -212,18 +212,18 @@ def _render(
     model: Any,
     name: str,
     base: str | None,
-    takes: "Sequence[Take]",
+    renders: "Sequence[EvalRender]",
     folder: Path,
     workers: int,
     progress: Progress,
 ) -> None:
     """Render what is not rendered yet, in this process or in several."""
-    from musicot_mlx.evaluation.harness.renders import BASE, render, waiting
+    from musicot_mlx.evaluation.harness.renders import BASE, waiting, write_render
 
-    left = list(waiting(takes, folder))
-    done = len(takes) - len(left)
-    shared = [take for take in left if take.variant != BASE]
-    bare = [take for take in left if take.variant == BASE]
+    left = list(waiting(renders, folder))
+    done = len(renders) - len(left)
+    shared = [render for render in left if render.variant != BASE]
+    bare = [render for render in left if render.variant == BASE]
     for chosen, group in ((name, shared), (base, bare)):
         if not group:
             continue
@@ -231,13 +231,13 @@ def _render(
             rendered = _in_processes(str(chosen), group, folder, workers)
         else:
             network = model if chosen == name else _load(chosen)
-            rendered = (render(network, take, folder) for take in group)
+            rendered = (write_render(network, render, folder) for render in group)
         for _ in rendered:
             done += 1
-            progress("rendering", done, len(takes))
+            progress("rendering", done, len(renders))
 
 
-def _in_processes(name: str, takes: "Sequence[Take]", folder: Path, workers: int) -> Any:
+def _in_processes(name: str, renders: "Sequence[EvalRender]", folder: Path, workers: int) -> Any:
     """Render in `workers` processes, each with its share of the cores and a model of its own."""
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
@@ -250,7 +250,7 @@ def _in_processes(name: str, takes: "Sequence[Take]", folder: Path, workers: int
         workers, get_context("spawn"), initializer=_start, initargs=(name, str(folder))
     )
     try:
-        waiting = [pool.submit(_one, take) for take in takes]
+        waiting = [pool.submit(_one, render) for render in renders]
         for rendered in waiting:
             yield rendered.result()
     except BrokenProcessPool as error:
@@ -273,10 +273,10 @@ def _start(name: str, folder: str) -> None:
     _worker.update(model=_load(name), folder=Path(folder))
 
 
-def _one(take: "Take") -> None:
-    from musicot_mlx.evaluation.harness.renders import render
+def _one(render: "EvalRender") -> None:
+    from musicot_mlx.evaluation.harness.renders import write_render
 
-    render(_worker["model"], take, _worker["folder"])
+    write_render(_worker["model"], render, _worker["folder"])
 
 
 def _real(
@@ -287,18 +287,18 @@ def _real(
     folder: Path,
     progress: Progress,
 ) -> "tuple[dict[str, Any] | None, CodecTrial | None]":
-    """What is heard in the real songs, and in the held-out ones after the codec."""
+    """The features of the real songs, and of the held-out ones after the codec."""
     if songs is None:
         return None, None
-    from musicot_mlx.evaluation.harness.reference_songs import hear_songs, try_codec
+    from musicot_mlx.evaluation.harness.reference_songs import songs_features, try_codec
     from musicot_mlx.evaluation.harness.renders import digest
 
-    heard: dict[str, tuple[Any, list[Heard]]] = {}
+    groups: dict[str, tuple[Any, list[SongFeatures]]] = {}
     for kind in ("training", "held_out"):
         group = getattr(songs, kind)
-        heard[kind] = (
+        groups[kind] = (
             group,
-            hear_songs(
+            songs_features(
                 group,
                 clap,
                 tagger,
@@ -316,7 +316,7 @@ def _real(
         tagger,
         lambda done, total: progress("codec", done, total),
     )
-    return heard, trial
+    return groups, trial
 
 
 def _codec(model: Any) -> Any:
@@ -336,8 +336,8 @@ def _codec(model: Any) -> Any:
 
 def _finish(
     args: Arguments,
-    found: dict[str, Any],
-    takes: "Sequence[Take]",
+    figures: dict[str, Any],
+    renders: "Sequence[EvalRender]",
     folder: Path,
     songs: "RealSongs | None",
     model: Any,
@@ -346,13 +346,13 @@ def _finish(
     from musicot_mlx.atomic import write_text
 
     reference = " --reference-dir FOLDER" if args.reference_dir else ""
-    found["command"] = f"musicot eval{reference} --report FILE"
-    found["figures"] = FIGURES
+    figures["command"] = f"musicot eval{reference} --report FILE"
+    figures["figures"] = FIGURES
     files = [folder / FIGURES]
-    write_text(files[0], json.dumps(found, indent=1, sort_keys=True) + "\n")
+    write_text(files[0], json.dumps(figures, indent=1, sort_keys=True) + "\n")
     if args.report:
-        files += _report(Path(args.report), found, takes, folder, songs, model)
-    group = found["groups"]["wordings"]
+        files += _report(Path(args.report), figures, renders, folder, songs, model)
+    group = figures["groups"]["wordings"]
     short = [f"CLAP score {_value(group['clap_score'])}"]
     if group["fad"]:
         short.append(f"FAD {_value(group['fad'])} of {group['windows']} windows")
@@ -363,12 +363,12 @@ def _finish(
     if group.get("share_in_key"):
         short.append(f"in key {_value(group['share_in_key'])}")
     line = (
-        f"{len(takes)} renders in {found['minutes']:.1f} min: {', '.join(short)}, peak memory "
+        f"{len(renders)} renders in {figures['minutes']:.1f} min: {', '.join(short)}, peak memory "
         f"{peak_memory()['peak_resident_gb']:.2f} GB -> {', '.join(map(str, files))}"
     )
     if args.json:
         print(line, file=sys.stderr)
-        print(json.dumps({**found, **peak_memory()}, sort_keys=True), flush=True)
+        print(json.dumps({**figures, **peak_memory()}, sort_keys=True), flush=True)
     else:
         print(line)
     return 0
@@ -380,8 +380,8 @@ def _value(interval: dict[str, float]) -> str:
 
 def _report(
     path: Path,
-    found: dict[str, Any],
-    takes: "Sequence[Take]",
+    figures: dict[str, Any],
+    renders: "Sequence[EvalRender]",
     folder: Path,
     songs: "RealSongs | None",
     model: Any,
@@ -397,11 +397,11 @@ def _report(
     beside = path.with_suffix("")
     beside.mkdir(exist_ok=True)
     pictures = {}
-    shown = [take for take in takes if take.variant == "wordings" and take.seed == 1]
-    for take in shown[:: max(1, len(shown) // 6)][:6]:
-        target = beside / f"render-{take.index:02d}.png"
-        spectrogram(*read_audio(folder / f"{take.stem}.flac"), target)
-        pictures[f"Generated: {take.prompt.text}"] = f"{beside.name}/{target.name}"
+    shown = [render for render in renders if render.variant == "wordings" and render.seed == 1]
+    for render in shown[:: max(1, len(shown) // 6)][:6]:
+        target = beside / f"render-{render.index:02d}.png"
+        spectrogram(*read_audio(folder / f"{render.stem}.flac"), target)
+        pictures[f"Generated: {render.prompt.text}"] = f"{beside.name}/{target.name}"
     if songs is not None:
         rate, decode = model.sample_rate, _codec(model)
         for number, song in enumerate(songs.held_out[:3]):
@@ -411,7 +411,7 @@ def _report(
             style = song.style or "song"
             what = f"Held-out {style} {number + 1}: 10 s as recorded, then through the codec"
             pictures[what] = f"{beside.name}/{target.name}"
-    found = {**found, "figures": f"{beside.name}/{FIGURES}"}
-    write_text(beside / FIGURES, json.dumps(found, indent=1, sort_keys=True) + "\n")
-    write_text(path, page(found, pictures))
+    figures = {**figures, "figures": f"{beside.name}/{FIGURES}"}
+    write_text(beside / FIGURES, json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    write_text(path, page(figures, pictures))
     return [path]

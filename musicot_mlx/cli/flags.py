@@ -68,12 +68,13 @@ def flag(
     required: bool = False,
     positional: bool = False,
 ) -> Any:
-    """A field that is an option: named --like-the-field, or as `names` say.
+    """A field that is an option: named --like-the-field, or as `names` say; positional: a word of
+    its own, which must be there unless it may be several.
 
     check makes a value of the text; it raises ValueError with what was expected.
     """
     said = {"flag": Flag(metavar, help, names, panel, check, positional)}
-    if required or positional:
+    if required or (positional and not metavar.endswith("...")):
         return field(metadata=said)
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=said)
@@ -105,7 +106,11 @@ def require(arguments: type, name: str, value: Any, label: str) -> None:
     """
     said = dict(listed(arguments))[name]
     for each in value if said.several and isinstance(value, list) else [value]:
-        if each not in said.choices if said.choices else not (said.check or isinstance(each, str)):
+        if (
+            each not in said.choices
+            if said.choices
+            else not (said.check or isinstance(each, (str, bool)))
+        ):
             raise MusicotError(f"{label} can't be {value!r}")
         try:
             if said.check:
@@ -116,7 +121,8 @@ def require(arguments: type, name: str, value: Any, label: str) -> None:
 
 def spelled(arguments: type, name: str) -> str:
     """How the option of a field is written: --lyrics-file."""
-    return dict(listed(arguments))[name].names[0]
+    said = dict(listed(arguments))[name]
+    return "the prompt" if said.positional else said.names[0]
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
@@ -148,6 +154,7 @@ class Command(BareFlags, TyperCommand):
     def _one_by_one(self, ctx: typer.Context, args: Sequence[str]) -> list[str]:
         """The words with the name before each value: --seed 1 --seed 2 --seed 3."""
         options = {name: option for option in self.params for name in option.opts}
+        positional = any(param.param_type_name == "argument" for param in self.params)
         words, at = [], 0
         while at < len(args):
             word, option = args[at], options.get(args[at])
@@ -167,8 +174,11 @@ class Command(BareFlags, TyperCommand):
                 at += option.nargs
                 continue
             words.append(args[at])
+            numbers = _is_number(args[at])
             at += 1
             while at < len(args) and not _is_option(args[at]):
+                if numbers and positional and not _is_number(args[at]):
+                    break  # --seed 1 2 "a calm piano"
                 words += [word, args[at]]
                 at += 1
         return words
@@ -176,11 +186,15 @@ class Command(BareFlags, TyperCommand):
 
 def _is_option(word: str) -> bool:
     """Whether a word begins another option; a negative number does not."""
+    return not _is_number(word) and word.startswith("-") and word != "-"
+
+
+def _is_number(word: str) -> bool:
     try:
         float(word)
     except ValueError:
-        return word.startswith("-") and word != "-"
-    return False
+        return False
+    return True
 
 
 def command(
@@ -241,11 +255,18 @@ def _checked(check: Callable[[str], Any], text: str) -> Any:
 
 
 def number(
-    low: float, high: float = math.inf, *, whole: bool = False, unit: str = ""
+    low: float,
+    high: float = math.inf,
+    *,
+    whole: bool = False,
+    unit: str = "",
+    off: bool = False,
 ) -> Callable[[str], Any]:
-    """A check: a finite number within [low, high]."""
+    """A check: a finite number within [low, high], or, where it can be `off`, False."""
 
     def parse(text: str) -> float | int:
+        if off and text in ("off", "False"):
+            return False
         try:
             value = int(text) if whole else float(text)
         except ValueError:
@@ -254,7 +275,8 @@ def number(
             kind = "a whole number" if whole else "a number"
             bounds = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
             suffix = f" {unit}" if unit else ""
-            raise ValueError(f"expected {kind} {bounds}{suffix}, got {text!r}")
+            or_off = ", or off" if off else ""
+            raise ValueError(f"expected {kind} {bounds}{suffix}{or_off}, got {text!r}")
         return value
 
     return parse
@@ -272,18 +294,18 @@ def choice(choices: Sequence[Any]) -> Callable[[str], Any]:
             if str(each) == text:
                 return each
         number = text.isdigit() and isinstance(choices[0], int)
-        found = ", ".join(map(repr, choices))
-        raise ValueError(f"invalid choice: {text if number else repr(text)} (choose from {found})")
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"invalid choice: {text if number else repr(text)} (choose from {listed})")
 
     return parse
 
 
 def names(text: str) -> list[str]:
     """A check: comma-separated names."""
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    if not found:
+    listed = [name.strip() for name in text.split(",") if name.strip()]
+    if not listed:
         raise ValueError(f"expected names with commas between, got {text!r}")
-    return found
+    return listed
 
 
 def place(text: str) -> str:
@@ -320,6 +342,7 @@ _PANELS = {
     "thought_temperature thought_guidance top_k top_p": "Thoughts",
     "audio_temperature audio_guidance unconditional thought_bias": "Audio tokens",
     "steps diffusion_guidance sampler": "Diffusion",
+    "loudness gain fade_in fade_out loop": "Level and ends",
 }
 
 
@@ -328,9 +351,10 @@ class Asked:
     """What generate and plan ask for that is no option of a family."""
 
     planning: ClassVar[bool] = False  # whether options of plans are all that it takes of families
-    prompt: str | None = song(
-        "TEXT", "what the music should be; - reads standard input", "--prompt", "-p"
+    words: list[str] | None = song(
+        "PROMPT...", "what the music should be, in quotes", positional=True
     )
+    prompt: str | None = song("TEXT", "the same; - reads standard input", "--prompt", "-p")
     model: str | None = song("NAME", "embedded name, folder or Hub id (default: musicot-mini)")
     adapter_path: list[str] | None = song(
         "FOLDER...", "adapters from musicot lora; FOLDER:0.5 counts half (default: none)"
@@ -343,6 +367,8 @@ def with_families(arguments: type[Asked]) -> type[Asked]:
     options = family_options(planning=arguments.planning)
     fields = [
         (name, list[str] | None if said.several else str | None, _given(said))
+        if said.metavar or said.choices
+        else (name, bool | None, _given(said))
         for name, said in options.items()
     ]
     base = dataclasses.make_dataclass("Options", fields, bases=(Asked,), kw_only=True)
@@ -358,20 +384,20 @@ def family_options(*, planning: bool = False) -> dict[str, Flag]:
 
     planning leaves those of plans alone. An option of a later family alone says whose it is.
     """
-    found: dict[str, Flag] = {}
+    options: dict[str, Flag] = {}
     singers = [family for family in families.known() if family.can("songs")]
     for family in singers:
         for name, option in family.get("options").about().items():
             about, help = option.metadata, option.metadata["help"]
             if not about["flags"] or (planning and not about["planning"]):
                 continue
-            if name not in found:
+            if name not in options:
                 whose = "" if family is singers[0] else f"{family.title}: "
-                found[name] = _of_option(name, about, whose + help)
-            elif _sense(found[name].help) != _sense(help):
-                both = f"{found[name].help} (with {family.title}: {help})"
-                found[name] = dataclasses.replace(found[name], help=both)
-    return found
+                options[name] = _of_option(name, about, whose + help)
+            elif _sense(options[name].help) != _sense(help):
+                both = f"{options[name].help} (with {family.title}: {help})"
+                options[name] = dataclasses.replace(options[name], help=both)
+    return options
 
 
 def _sense(help: str) -> str:
@@ -385,7 +411,7 @@ def _of_option(name: str, about: Mapping[str, Any], help: str) -> Flag:
     check = None
     if kind in (int, float):
         unit = {"s": "seconds"}.get(about["unit"], about["unit"])
-        check = number(about["low"], about["high"], whole=kind is int, unit=unit)
+        check = number(about["low"], about["high"], whole=kind is int, unit=unit, off=about["off"])
     elif several and kind is str:
         check = names if "," in about["metavar"] else str
     metavar = about["metavar"] + ("..." if several and kind is not str else "")
@@ -403,6 +429,20 @@ def check_references(args: Any) -> None:
         raise MusicotError(
             f"--reference-weights has {len(weights)} numbers for {count} references; give one each"
         )
+
+
+def prompt_of(args: Asked) -> str | None:
+    """The prompt, written by itself, with -p, or on standard input; None where there is none.
+
+    Raises MusicotError for an empty one, for two, and for one without its quotes.
+    """
+    words, text = args.words or [], args.prompt
+    if len(words) > 1 and text is None:
+        raise MusicotError(f'a prompt of several words stands in quotes: "{" ".join(words)}"')
+    if words and text is not None:
+        raise MusicotError(f"there are two prompts, {text!r} and {words[0]!r}; pass one")
+    text = words[0] if words else text
+    return None if text is None else read_prompt(text)
 
 
 def load_clap(name: str) -> "ClapEmbedder":

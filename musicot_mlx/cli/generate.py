@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from musicot_mlx.cli import flags, player, request
 from musicot_mlx.cli.progress import Progress, candidates, peak_memory, summary
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import multi_host
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _output = partial(flags.flag, panel="Output")
 Job = tuple[tuple[str | None, int], Path]  # prompt, seed, file
@@ -30,13 +33,27 @@ class Arguments(flags.Asked):
     output: str | None = _output(
         "FILE", "file to write (default: song.wav)", "--output", "-o", check=flags.place
     )
-    format: Literal["wav", "flac", "mp3"] | None = _output(
-        "", "audio format (default: by the file name)"
+    format: Literal["wav", "flac", "mp3", "ogg", "m4a"] | None = _output(
+        "", "audio format (default: by the file name); m4a by afconvert or ffmpeg"
+    )
+    bit_depth: Literal["16", "24", "float"] | None = _output(
+        "", "of a WAV, without float of a FLAC (default: 16)"
+    )
+    bitrate: int | None = _output(
+        "KBPS",
+        "of an MP3 or M4A (default: the encoder's)",
+        check=flags.number(32, 320, whole=True, unit="kbit/s"),
+    )
+    title: str | None = _output(
+        "TEXT", "title in the tags of all but WAV files (default: the prompt)"
     )
     sample_rate: int | None = _output(
         "HZ",
         "resample the file to this rate (default: the model's)",
         check=flags.number(8000, 192000, whole=True, unit="Hz"),
+    )
+    no_loudness: bool = flags.flag(
+        "", "leave the level as the model made it", panel="Level and ends", default=False
     )
     stream: bool = _output("", "write the audio while later parts are being made", default=False)
     play: bool = _output("", "play the song through the system's player", default=False)
@@ -70,7 +87,7 @@ def run(args: Arguments) -> int:
     loaded = time.perf_counter() - started
     if multi_host.launched():
         tell = partial(_tell, args)
-        return multi_host.make_songs(model, songs, asked.paths, asked.rate, options, tell)
+        return multi_host.make_songs(model, songs, asked.paths, asked.written, options, tell)
     if budget is not None:
         budget.apply(model)
     stream = args.stream or (budget is not None and budget.stream)
@@ -82,9 +99,9 @@ def run(args: Arguments) -> int:
         started = time.perf_counter()
         with Progress(prefix=f"{label}/{len(jobs)} " if len(jobs) > 1 else "") as progress:
             if stream:
-                reports = [_stream(model, *batch[0], asked.rate, options, progress, args.play)]
+                reports = [_stream(model, *batch[0], asked.written, options, progress, args.play)]
             else:
-                reports = _generate(model, batch, asked.rate, options, progress)
+                reports = _generate(model, batch, asked.written, options, progress)
         elapsed = (time.perf_counter() - started) / len(batch)
         for ((prompt, seed), path), report in zip(batch, reports, strict=True):
             report = {"seed": seed, **report, "prompt": prompt, "model": asked.model}
@@ -97,24 +114,31 @@ def run(args: Arguments) -> int:
 
 
 def _generate(
-    model: Any, batch: list[Job], rate: int | None, options: dict[str, Any], progress: Progress
+    model: Any,
+    batch: list[Job],
+    written: dict[str, Any],
+    options: dict[str, Any],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Make and save the songs of a batch; a report each."""
     if len(batch) == 1:
         (prompt, seed), _ = batch[0]
-        made = [model.generate(prompt, seed=seed, progress=progress, **options)]
+        songs = [model.generate(prompt, seed=seed, progress=progress, **options)]
     else:
         prompts, seeds = zip(*(song for song, _ in batch), strict=True)
-        made = model.generate_batch(prompts, seeds=seeds, progress=progress, **options)
+        songs = model.generate_batch(prompts, seeds=seeds, progress=progress, **options)
     return [
         {
-            "files": [str(file) for file in song.save(path, sample_rate=rate)],
+            "files": [str(file) for file in song.save(path, **written)],
             "duration": song.duration,
-            "sample_rate": rate or song.sample_rate,
+            "sample_rate": written["sample_rate"] or song.sample_rate,
+            "channels": song.waveform.shape[1],
+            "far": _far(model, song.plan, (song.waveform, song.sample_rate)),
             "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
-            **{key: song.settings[key] for key in ("seed", "chosen") if "chosen" in song.settings},
+            "seed": song.settings["seed"],
+            **{key: song.settings[key] for key in ("chosen",) if key in song.settings},
         }
-        for song, (_, path) in zip(made, batch, strict=True)
+        for song, (_, path) in zip(songs, batch, strict=True)
     ]
 
 
@@ -122,7 +146,7 @@ def _stream(
     model: Any,
     song: tuple[str | None, int],
     path: Path,
-    rate: int | None,
+    written: dict[str, Any],
     options: dict[str, Any],
     progress: Progress,
     playing: bool,
@@ -130,21 +154,53 @@ def _stream(
     """Write a song while it is being made; its report."""
     prompt, seed = song
     stream = model.stream(prompt, seed=seed, progress=progress, **options)
-    settings = model.settings(prompt, seed=seed, **options)
-    rate = rate or model.sample_rate
+    rate = written["sample_rate"] or model.sample_rate
     listen = partial(player.live_player, wanted=playing)
-    saved = stream.save(path, settings, model.sample_rate, rate, listen=listen)
-    report = {"files": list(map(str, saved.files)), "duration": saved.duration}
-    return {**report, "sample_rate": rate, "played": saved.heard}
+    saved = stream.save(path, **{**written, "sample_rate": rate}, listen=listen)
+    return {
+        "files": list(map(str, saved.files)),
+        "duration": saved.duration,
+        "sample_rate": rate,
+        "channels": saved.channels,
+        "played": saved.heard,
+        "seed": stream.settings["seed"],
+        "far": _far(model, stream.plan, path),
+    }
+
+
+def _far(
+    model: Any, plan: Any, audio: Path | tuple["np.ndarray", int]
+) -> list[dict[str, float | str]]:
+    """Segments of a song that are far from their thoughts: seconds, what was asked, the cosine."""
+    if not hasattr(plan, "embeddings") or not plan.origins:  # a model or a plan without thoughts
+        return []
+    from musicot_mlx.evaluation.measures.agreement import far_segments
+
+    step = plan.thought_seconds
+    return [
+        {
+            "start": segment * step,
+            "end": min((segment + 1) * step, plan.duration),
+            "asked": str(plan.origins[segment]),
+            "cosine": round(cosine, 3),
+        }
+        for segment, cosine in far_segments(audio, plan, model=model)
+    ]
 
 
 def _tell(args: Arguments, path: Path, report: dict[str, Any]) -> None:
     """The lines of a song that is written; with --json its report on standard output."""
-    line = summary(path, report["duration"], report["sample_rate"], report["elapsed_seconds"])
+    said = (report[name] for name in ("duration", "sample_rate", "elapsed_seconds", "channels"))
+    line = summary(path, *said)
     if chosen := report.get("chosen"):
         line = f"{candidates(chosen)}\n{line}"
     if "host" in report:
         line = f"{line}, host {report['host']}"
+    for part in report.get("far", ()):
+        line += (
+            f"\n{part['start']:g}-{part['end']:g} s is far from its thought, "
+            f"{part['asked']!r} (cosine {part['cosine']:.2f}); try another --seed"
+        )
     print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
     if args.json:
         print(json.dumps(report, sort_keys=True), flush=True)

@@ -172,7 +172,7 @@ def _say(line: str) -> None:
 def _callback(options: Any) -> Any:
     """mlx-lm's reporter to wandb or swanlab, of the first process alone; or None."""
     from musicot_mlx.nn.distributed import World
-    from musicot_mlx.nn.mlx_lm_light import reporting_callbacks
+    from musicot_mlx.nn.mlx_lm import reporting_callbacks
 
     if not options.report_to or not World().first:
         return None

@@ -73,9 +73,10 @@ def _table(models: list[Model]) -> Iterator[str]:
 def _embedded() -> Iterator[Model]:
     for name in hub.EMBEDDED:
         folder = hub.resolve(name)
-        yield Model(
-            name, "embedded", _bytes(folder), "MIT", _rate(folder), "songs", folder=str(folder)
-        )
+        channels = read_json(folder / "config.json")["vae"]["audio_channels"]
+        what = f"songs, {'mono' if channels == 1 else 'stereo'}"
+        size, place = _bytes(folder), str(folder)
+        yield Model(name, "embedded", size, "MIT", _rate(folder), what, folder=place)
 
 
 def _converted() -> Iterator[Model]:
@@ -103,22 +104,22 @@ def _delete(args: Arguments) -> int:
     name = args.delete
     if name in hub.EMBEDDED:
         raise MusicotError(f"{name} is part of the installation and can't be deleted")
-    found = [(folder, size) for other, folder, size in cache.entries() if other == name]
-    if not found:
+    conversions = [(folder, size) for other, folder, size in cache.entries() if other == name]
+    if not conversions:
         names = ", ".join(sorted({other for other, *_ in cache.entries()})) or "none"
         raise MusicotError(f"no conversion of {name} in {cache.cache_root()}; there is {names}")
-    freed = sum(size for _, size in found)
-    listed = ", ".join(folder.name for folder, _ in found)
+    freed = sum(size for _, size in conversions)
+    listed = ", ".join(folder.name for folder, _ in conversions)
     if not args.yes:
         if not sys.stdin.isatty():
             raise MusicotError(f"deleting {name} asks first; pass --yes where nobody can answer")
         if not typer.confirm(f"Delete {name} ({listed}), {_size(freed)}?", err=True):
             raise typer.Abort
-    for folder, _ in found:
+    for folder, _ in conversions:
         cache.delete(folder)
     left = hub.downloaded(name) if hub.hub_id(name) else 0
     if args.json:
-        report = {"deleted": name, "conversions": [str(folder) for folder, _ in found]}
+        report = {"deleted": name, "conversions": [str(folder) for folder, _ in conversions]}
         print(json.dumps({**report, "freed": freed, "download": left}))
         return 0
     print(f"deleted {name} ({listed}): {_size(freed)} freed")

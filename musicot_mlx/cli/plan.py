@@ -9,8 +9,10 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +20,8 @@ from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import families
+from musicot_mlx.tokens.denials import reading
+from musicot_mlx.tokens.instruments import named_instruments, singular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +30,16 @@ if TYPE_CHECKING:
 
 ANCHORS = ["drums", "bass", "guitar", "piano", "strings", "synth"]
 CHORDS = "chords:"  # what --set begins with where it is chords that change
-MADE_BY = ("prompt", "duration", "reference", "reference_weights", "lyrics_file", "tags")
+MADE_BY = (
+    "words",
+    "prompt",
+    "bpm",
+    "duration",
+    "reference",
+    "reference_weights",
+    "lyrics_file",
+    "tags",
+)
 
 
 def segments(text: str) -> list[int]:
@@ -86,11 +99,10 @@ class Arguments(flags.Asked):
         check=flags.place,
     )
     png: str | None = _output("FILE", "draw the arrangement", check=flags.place)
-    anchors: list[str] = _output(
+    anchors: list[str] | None = _output(
         "A,B",
-        f"texts to hold the thoughts against (default: {','.join(ANCHORS)})",
+        f"texts to hold the thoughts against (default: {','.join(ANCHORS)} and those in words)",
         check=flags.names,
-        default=ANCHORS,
     )
     json: bool = _output("", "one line of JSON on standard output", default=False)
 
@@ -108,34 +120,38 @@ def run(args: Arguments) -> int:
     for edit in _edits(model, args):
         plan = edit(plan)
     elapsed = time.perf_counter() - started
-    activity = plan.activity(args.anchors)  # (segments, anchors)
+    anchors = args.anchors or anchors_of(plan)
+    activity = plan.activity(anchors)  # (segments, anchors)
     files = []
     if args.output:
         plan.save(args.output)
         files.append(args.output)
     if args.png:
         from musicot_mlx.evaluation.harness.plots import plot_plan
+        from musicot_mlx.evaluation.measures.sections import section_letters
 
         title = plan.prompt or str(plan.origins[0])
         plot_plan(
             activity,
-            args.anchors,
+            anchors,
             plan.thought_seconds,
             title,
             args.png,
             duration=plan.duration,
+            letters=section_letters(plan.embeddings),
             chords=plan.chord_changes(),
         )
         files.append(args.png)
 
-    table = _table(activity, args.anchors, plan.thought_seconds)
-    changes = _changes(first, plan, args.anchors)
+    table = _table(activity, anchors, plan.thought_seconds)
+    changes = _changes(first, plan, anchors)
     where = f" -> {', '.join(files)}" if files else ""
     line = (
         f"plan of {plan.duration:g} s: {len(activity)} thoughts in {elapsed:.2f} s, "
         f"peak memory {peak_memory()['peak_resident_gb']:.2f} GB{where}"
     )
-    tags = [f"tags: {', '.join(plan.tags)}"] if plan.tags else []
+    segment_tags = model.conditioning.tags_of(plan)
+    tags = list(_tags(plan, segment_tags))
     harmony = [_harmony(plan)] if plan.chords else []
     text = "\n".join([table, *tags, *harmony, *changes, line])
     print(text, file=sys.stderr if args.json else sys.stdout)
@@ -145,10 +161,11 @@ def run(args: Arguments) -> int:
             "duration": plan.duration,
             "seed": plan.seed,
             "tags": list(plan.tags),
+            "segment_tags": [list(tags) for tags in segment_tags],
             "key": plan.key,
             "chords": list(plan.chords),
             "chord_changes": [list(change) for change in plan.chord_changes()],
-            "anchors": args.anchors,
+            "anchors": anchors,
             "activity": [[round(float(value), 4) for value in row] for row in activity],
             "origins": [str(origin) for origin in plan.origins],
             "history": list(plan.history),
@@ -160,10 +177,16 @@ def run(args: Arguments) -> int:
     return 0
 
 
+def anchors_of(plan: "Plan | None") -> list[str]:
+    """The usual anchors, and the instruments that the plan's words name beside them."""
+    texts = [] if plan is None else [plan.prompt, *plan.words()]
+    named = [name for text in texts for name in named_instruments(reading(text).asked)]
+    usual = {singular(anchor) for anchor in ANCHORS}
+    return [*ANCHORS, *dict.fromkeys(name for name in named if name not in usual)]
+
+
 def _check(args: Arguments) -> None:
     """What can be told before the model is loaded."""
-    if args.prompt is not None:
-        args.prompt = flags.read_prompt(args.prompt)
     if args.plan is not None:
         for name in (*MADE_BY, "from_audio"):
             if getattr(args, name) is not None:
@@ -171,10 +194,16 @@ def _check(args: Arguments) -> None:
                 raise MusicotError(
                     f"{flag} belongs to planning, and the plan is made; leave out {flag}"
                 )
-    elif args.from_audio is not None and args.reference is not None:
+    args.prompt, args.words = flags.prompt_of(args), None
+    if args.from_audio is not None and args.bpm is not None:
+        raise MusicotError("the tempo of --from-audio is heard in it; leave out --bpm")
+    if args.from_audio is not None and args.reference is not None:
         raise MusicotError("pass --from-audio or --reference, not both")
-    elif args.prompt is None and args.reference is None and args.from_audio is None:
-        raise MusicotError("nothing to plan; pass --prompt, --reference, --from-audio or --plan")
+    if not any((args.prompt, args.reference, args.from_audio, args.plan)):
+        raise MusicotError(
+            'nothing to plan; write what the music should be, as in musicot plan "slow jazz", or '
+            "pass --reference, --from-audio or --plan"
+        )
     flags.check_references(args)
     sources = [("plan", args.plan), ("audio", args.from_audio)]
     if args.morph is not None:
@@ -195,15 +224,15 @@ def _check(args: Arguments) -> None:
 
 def _parse_set(text: str) -> tuple[float, float, str, Path | None, float]:
     """Seconds from and to, the words, or instead the file and where in it to begin."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*=\s*(.*?)\s*", text, flags=re.DOTALL)
+    match = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*=\s*(.*?)\s*", text, flags=re.DOTALL)
     try:
-        first, last = float(found[1]), float(found[2])
+        first, last = float(match[1]), float(match[2])
     except (TypeError, ValueError):
         raise MusicotError(
             f"--set {text!r} isn't understood; write seconds and what they become, such as "
             "'10-20=full drum kit' or '20-30=@chorus.wav'"
         ) from None
-    words = found[3]
+    words = match[3]
     if not words.strip("@ "):
         raise MusicotError(f"--set {text!r} says nothing; write a text or @FILE after the =")
     if not words.startswith("@"):
@@ -245,27 +274,27 @@ def _edits(model: Any, args: Arguments) -> list[Any]:
         "thought_temperature": args.thought_temperature,
         "thought_guidance": args.thought_guidance,
     }
-    made: list[Any] = []
+    edits: list[Any] = []
     if args.arrange is not None:
-        made.append(lambda plan: plan.arrange(args.arrange))
+        edits.append(lambda plan: plan.arrange(args.arrange))
     if args.extend is not None:
-        made.append(lambda plan: plan.extend(args.extend, **drawing))
+        edits.append(lambda plan: plan.extend(args.extend, **drawing))
     if args.morph is not None:
-        made.append(lambda plan: plan.morph(mc.Plan.load(args.morph[0], model), args.morph[1]))
+        edits.append(lambda plan: plan.morph(mc.Plan.load(args.morph[0], model), args.morph[1]))
     if args.plan is not None and args.chords is not None:
         chords = None if args.chords.strip().lower() == "none" else args.chords
-        made.append(lambda plan: plan.with_chords(chords, key=args.key))
+        edits.append(lambda plan: plan.with_chords(chords, key=args.key))
     elif args.plan is not None and args.key is not None:
-        made.append(lambda plan: plan.in_key(args.key))
+        edits.append(lambda plan: plan.in_key(args.key))
     if args.transpose is not None:
-        made.append(lambda plan: plan.transpose(args.transpose))
-    kept: set[int] = set()
+        edits.append(lambda plan: plan.transpose(args.transpose))
+    locked: set[int] = set()
 
     def put(plan: "Plan", first: float, last: float, words: str, path: Any, start: float) -> "Plan":
         places = _places(plan, first, last)
         if words.lower().startswith(CHORDS):  # its thoughts stay free
             return plan.with_chords(words[len(CHORDS) :], where=places)
-        kept.update(range(plan.segments)[places])
+        locked.update(range(plan.segments)[places])
         if path is None:
             return plan.replace(places, words, seed=args.seed)
         if path.suffix.lower() != ".json":
@@ -273,10 +302,10 @@ def _edits(model: Any, args: Arguments) -> list[Any]:
         other = mc.Plan.load(path, model)
         return plan.replace(places, other[round(start / other.thought_seconds) :])
 
-    made += [lambda plan, wish=wish: put(plan, *wish) for wish in args.set]
+    edits += [lambda plan, wish=wish: put(plan, *wish) for wish in args.set]
     if args.lock is not None:
-        made.append(lambda plan: plan.redraw(lock=[*args.lock, *kept], **drawing))
-    return made
+        edits.append(lambda plan: plan.redraw(lock=[*args.lock, *locked], **drawing))
+    return edits
 
 
 def _places(plan: "Plan", first: float, last: float) -> slice:
@@ -304,6 +333,20 @@ def _table(activity: "np.ndarray", anchors: list[str], step: float) -> str:
     for anchor, row in zip(anchors, activity.T, strict=True):
         rows.append(f"{anchor:<{width}}" + "".join(f"{value:>6.1f}" for value in row))
     return "\n".join(rows)
+
+
+def _tags(plan: "Plan", segment_tags: list[Sequence[str]]) -> Iterator[str]:
+    """The tags of the song, and of what was put into it."""
+    guests, step = plan.guests(), plan.thought_seconds
+    if plan.tags and None in guests:
+        yield f"tags: {', '.join(plan.tags)}"
+    told = zip(segment_tags, [guest is not None for guest in guests], strict=True)
+    runs = groupby(enumerate(told), lambda place: place[1])
+    for (tags, is_guest), run in runs:
+        places = [place for place, _ in run]
+        if tags and is_guest:
+            stop = min((places[-1] + 1) * step, plan.duration)
+            yield f"tags of {places[0] * step:g}-{stop:g} s: {', '.join(tags)}"
 
 
 def _harmony(plan: "Plan") -> str:

@@ -79,26 +79,27 @@ def peak_memory() -> dict[str, float]:
     }
 
 
-def summary(path: object, duration: float, sample_rate: int, elapsed: float) -> str:
+def summary(path: object, duration: float, sample_rate: int, elapsed: float, channels: int) -> str:
     """The line that ends a render: what, how long, real-time factor (lower is better), memory."""
     memory = peak_memory()
+    sides = {1: "mono", 2: "stereo"}.get(channels, f"{channels} channels")
     return (
-        f"{path}: {duration:.1f} s at {sample_rate / 1000:g} kHz in {elapsed:.1f} s "
+        f"{path}: {duration:.1f} s, {sides}, {sample_rate / 1000:g} kHz in {elapsed:.1f} s "
         f"(RTF {elapsed / duration:.2f}), peak memory {memory['peak_resident_gb']:.2f} GB "
         f"(MLX {memory['peak_mlx_gb']:.2f} GB)"
     )
 
 
-def candidates(chosen: dict[str, Any]) -> str:
+def candidates(choice: dict[str, Any]) -> str:
     """How the candidates came out, a line each, the kept one marked."""
     rows = []
-    for number, each in enumerate(chosen["scores"], start=1):
+    for number, each in enumerate(choice["scores"], start=1):
         cosines = [
             f"{key} {each[key]:.3f}" for key in ("prompt", "plan", "reference") if key in each
         ]
-        found = (
+        result = (
             "a broken render" if each["broken"] else f"{each['score']:.3f} ({', '.join(cosines)})"
         )
-        mark = ", kept" if each["seed"] == chosen["kept"] else ""
-        rows.append(f"candidate {number}: {found}, seed {each['seed']}{mark}")
+        mark = ", kept" if each["seed"] == choice["kept"] else ""
+        rows.append(f"candidate {number}: {result}, seed {each['seed']}{mark}")
     return "\n".join(rows)

@@ -14,7 +14,7 @@ from musicot_mlx.texts import lines_of, one_line, read_json
 # Options of families that are files, and flags of files that a song could be written over.
 _FILES = ("plan", "keep", "melody", "continuation")
 _FIXED = (
-    "prompt prompt_file duration reference reference_weights lyrics_file tags key chords "
+    "words prompt prompt_file duration reference reference_weights lyrics_file tags key chords bpm "
     "thought_temperature thought_guidance"
 )
 
@@ -23,7 +23,8 @@ _FIXED = (
 class Request:
     """Prompts (None: the rest says what to play), options by name, files, and where it came from.
 
-    plan: a file, a plan as JSON, or None; it is read once there is a model.
+    plan: a file, a plan as JSON, or None; it is read once there is a model. written: how the file
+    is, as Song.save takes it.
     """
 
     settings: dict[str, Any]
@@ -32,7 +33,7 @@ class Request:
     prompts: list[str | None]
     options: dict[str, Any]
     plan: Any
-    rate: int | None
+    written: dict[str, Any]
     paths: list[Path]
 
     def for_model(self, args: Any, model: Any) -> tuple[dict[str, Any], list[tuple]]:
@@ -66,20 +67,26 @@ class Request:
         duration = args.duration or self.settings.get("duration", 30.0)
         if args.plan:
             duration = settings_of(args.plan, type(args)).get("duration", duration)
-        found = memory.plan(
+        plan = memory.plan(
             self.model,
             duration=duration,
             max_memory_gb=args.max_memory_gb,
             songs=args.candidates or 1,
         )
-        print(found.line(), file=sys.stderr)
-        found.apply()
-        return found
+        print(plan.line(), file=sys.stderr)
+        plan.apply()
+        return plan
 
 
 def read(args: Any) -> Request:
     """The request of the flags; MusicotError for what is wrong, missing or contradicts itself."""
     settings = settings_of(args.config_from, type(args))
+    if args.no_loudness:
+        if args.loudness is not None:
+            raise MusicotError("pass --loudness or --no-loudness, not both")
+        args.loudness = False
+    if args.loudness is not None and args.gain is None:
+        settings.pop("gain", None)  # that of a stream, which had another loudness
     plan = args.plan or settings.get("plan")
     if plan:
         _refuse_what_a_plan_fixes(args)
@@ -93,7 +100,8 @@ def read(args: Any) -> Request:
     _require_apart(paths, args)
     model = args.model or settings.get("model", "musicot-mini")
     adapters = args.adapter_path or settings.get("adapter_path")
-    return Request(settings, model, adapters, prompts, options, plan, rate, paths)
+    written = {"sample_rate": rate, **_encoding(args, settings, paths[0], format, rate)}
+    return Request(settings, model, adapters, prompts, options, plan, written, paths)
 
 
 def settings_of(path: str | None, arguments: type) -> dict[str, Any]:
@@ -126,21 +134,25 @@ def _field(name: str) -> str:
 
 
 def _prompts(args: Any, settings: dict[str, Any]) -> list[str | None]:
-    if args.prompt is not None and args.prompt_file is not None:
-        raise MusicotError("pass --prompt or --prompt-file, not both")
+    prompt = flags.prompt_of(args)
+    if prompt is not None and args.prompt_file is not None:
+        raise MusicotError("pass a prompt or --prompt-file, not both")
     if args.prompt_file is not None:
         text = flags.read_text(args.prompt_file, "prompt file")
         prompts = [found for line in lines_of(text) if (found := one_line(line))]
         if not prompts:
             raise MusicotError(f"the prompt file {args.prompt_file} holds no prompt")
         return prompts
-    if args.prompt is not None:
-        return [flags.read_prompt(args.prompt)]
+    if prompt is not None:
+        return [prompt]
     if settings:
         return [settings.get("prompt")]
     if any((args.plan, args.reference, args.melody, args.continuation)):
         return [None]  # each carries what the song is conditioned on
-    raise MusicotError("nothing to make; pass --prompt, --prompt-file, --plan or --config-from")
+    raise MusicotError(
+        'nothing to make; write what the music should be, as in musicot generate "relaxing piano", '
+        "or pass --prompt-file, --plan or --config-from"
+    )
 
 
 def _options(args: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -173,14 +185,34 @@ def _refuse_what_a_plan_fixes(args: Any) -> None:
 
 def _require_apart(paths: list[Path], args: Any) -> None:
     """A song and its settings must not be written over what they are made from."""
-    made = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
+    outputs = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
     names = (*_FILES, "lyrics_file", "prompt_file")
     for source in (*(getattr(args, name) for name in names), *(args.reference or ())):
-        if source is not None and Path(source).resolve() in made:
+        if source is not None and Path(source).resolve() in outputs:
             raise MusicotError(
                 f"the song would be written over {source}, which it is made from; "
                 "pass another --output"
             )
+
+
+def _encoding(
+    args: Any, settings: dict[str, Any], path: Path, format: str | None, rate: int | None
+) -> dict[str, Any]:
+    """Bit depth, bit rate and title of the file; those of an earlier song where it is of its kind.
+
+    Raises MusicotError for what the format doesn't have.
+    """
+    from musicot_mlx.audio.files import Encoding, format_of
+
+    format = format_of(path, format)
+    earlier = settings if settings.get("format") == format else {}
+    found = {
+        name: value
+        for name in ("bit_depth", "bitrate", "title")
+        if (value := getattr(args, name, None) or earlier.get(name)) is not None
+    }
+    Encoding(**found).require(format, rate)
+    return found
 
 
 def _paths(output: str | None, format: str | None, rate: int | None, count: int) -> list[Path]:

@@ -103,8 +103,8 @@ def _arguments(layer: nn.Module, rows: int, lane: mx.Stream | None) -> _Layer:
     attn, mlp = layer.self_attn, layer.mlp
 
     def weight(linear: nn.Linear) -> Weight:
-        found = None if lane is None else split_weight(linear, rows, lane)
-        return linear.weight if found is None else found
+        halves = None if lane is None else split_weight(linear, rows, lane)
+        return linear.weight if halves is None else halves
 
     qkv = [weight(linear) for linear in (attn.q_proj, attn.k_proj, attn.v_proj)]
     if all(isinstance(w, mx.array) for w in qkv):
@@ -149,11 +149,11 @@ def _compiled(
         h: mx.array, cos: mx.array, sin: mx.array, norm: mx.array, *qkv: Weight
     ) -> tuple[mx.array, mx.array, mx.array]:
         x, rows, dim = h * norm, h.shape[1], cos.shape[1]
-        made = times(qkv[0], x) if len(qkv) == 1 else mx.concatenate([times(w, x) for w in qkv])
-        made = made.reshape(cos.shape)
-        upper, lower = mx.split(made, 2, axis=1)
+        qkv_rows = times(qkv[0], x) if len(qkv) == 1 else mx.concatenate([times(w, x) for w in qkv])
+        qkv_rows = qkv_rows.reshape(cos.shape)
+        upper, lower = mx.split(qkv_rows, 2, axis=1)
         swapped = mx.concatenate([lower, upper], axis=1)
-        y = (made * cos + swapped * sin) * length(h)
+        y = (qkv_rows * cos + swapped * sin) * length(h)
         y = y.transpose(2, 0, 1)  # (rows, heads of all three, head_dim)
         queries, keys, values = mx.split(y, [heads, heads + kv_heads], axis=1)
         queries = queries.reshape(rows, kv_heads, heads // kv_heads, dim)

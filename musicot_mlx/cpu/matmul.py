@@ -47,8 +47,8 @@ def product(weight: mx.array, x: mx.array) -> mx.array:
 def _in_lanes(layer: nn.Linear, x: mx.array) -> mx.array | None:
     """layer times x (inputs, rows) -> (channels, rows), or None where two lanes are no use."""
     lane = threads.second_lane()
-    found = None if lane is None else split_weight(layer, x.shape[1], lane)
-    return None if found is None else times_halves(found, x, lane)
+    halves = None if lane is None else split_weight(layer, x.shape[1], lane)
+    return None if halves is None else times_halves(halves, x, lane)
 
 
 Halves = tuple[mx.array, mx.array]  # of a weight, (blocks, channels of a block, inputs) each
@@ -67,11 +67,11 @@ def split_weight(layer: nn.Module, rows: int, lane: mx.Stream | None = None) -> 
     block = block_size(channels // 2, inputs, rows)
     if not block or not is_large(layer):
         return None
-    found = []
+    halves = []
     for half, stream in enumerate((None, lane)):
         blocks = mx.reshape(layer.weight, (-1, block, inputs), stream=stream)
-        found.append(mx.split(blocks, 2, stream=stream)[half])
-    return found[0], found[1]
+        halves.append(mx.split(blocks, 2, stream=stream)[half])
+    return halves[0], halves[1]
 
 
 def times_halves(weight: Halves, x: mx.array, lane: mx.Stream) -> mx.array:

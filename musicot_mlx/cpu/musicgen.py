@@ -9,7 +9,7 @@ from musicot_mlx.cpu import musicgen_step
 from musicot_mlx.cpu.attention import one_query
 from musicot_mlx.cpu.matmul import linear
 from musicot_mlx.models import musicgen
-from musicot_mlx.models.musicgen import Cross, Step
+from musicot_mlx.models.musicgen import Step, TextKeysValues
 
 
 class SelfAttention(musicgen.SelfAttention):
@@ -26,7 +26,7 @@ class SelfAttention(musicgen.SelfAttention):
 
 
 class CrossAttention(musicgen.CrossAttention):
-    def __call__(self, x: mx.array, cross: Cross) -> mx.array:
+    def __call__(self, x: mx.array, cross: TextKeysValues) -> mx.array:
         batch, time, _ = x.shape
         q = linear(self.q_proj, x).reshape(batch, time, self._heads, -1).swapaxes(1, 2)
         y = one_query(q, cross.keys, cross.values, scale=q.shape[-1] ** -0.5, mask=cross.mask)
@@ -39,11 +39,11 @@ class DecoderLayer(musicgen.DecoderLayer):
         x: mx.array,
         cache: Any,
         mask: mx.array | Literal["causal"] | None,
-        cross: Cross | None,
+        cross: TextKeysValues | None,
     ) -> mx.array:
         x = x + self.self_attn(self.self_attn_layer_norm(x), cache, mask)
         if cross is not None:
-            x = self._hear_text(x, cross)
+            x = self._cross_attend(x, cross)
         y = self.activation(linear(self.fc1, self.final_layer_norm(x)))
         return x + linear(self.fc2, y)
 
@@ -59,7 +59,7 @@ class Musicgen(musicgen.Musicgen):
             cache: Sequence[Any],
             *,
             mask: mx.array | None = None,
-            cross: Sequence[Cross] | None = None,
+            cross: Sequence[TextKeysValues] | None = None,
         ) -> mx.array:
             return step(x, cache, mask, cross)
 

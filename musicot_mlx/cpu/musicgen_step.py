@@ -24,8 +24,8 @@ _Layer = dict[str, Any]
 class Step:
     """Hidden states of one more position; belongs to a run, as the streams do to its thread."""
 
-    def __init__(self, decoder: nn.Module, found: list[_Layer], lane: mx.Stream) -> None:
-        self._layers, self._norm = found, decoder.layer_norm
+    def __init__(self, decoder: nn.Module, layers: list[_Layer], lane: mx.Stream) -> None:
+        self._layers, self._norm = layers, decoder.layer_norm
         self._first, self._next, self._last = _compiled(decoder.config.num_attention_heads, lane)
 
     def __call__(
@@ -40,8 +40,8 @@ class Step:
             out = layer["out"]
             if cross is not None:
                 text = cross[number]
-                told = mx.zeros((len(text.keys), 0))  # a shape is all that it says
-                h, q = self._next(h, y, told, out, layer["text_norm"], layer["text_q"])
+                text_rows = mx.zeros((len(text.keys), 0))  # a shape is all that it says
+                h, q = self._next(h, y, text_rows, out, layer["text_norm"], layer["text_q"])
                 y = one_query(q, text.keys, text.values, scale=q.shape[-1] ** -0.5, mask=text.mask)
                 out = layer["text_out"]
             h = self._last(h, y, out, layer["last_norm"], layer["fc1"], layer["fc2"])
@@ -53,8 +53,8 @@ def prepare(decoder: nn.Module, rows: int) -> Step | None:
     lane = threads.second_lane()
     if lane is None:
         return None
-    found = [_parts(layer, rows) for layer in decoder.layers]
-    return Step(decoder, found, lane) if all(found) else None
+    layers = [_parts(layer, rows) for layer in decoder.layers]
+    return Step(decoder, layers, lane) if all(layers) else None
 
 
 def _parts(layer: nn.Module, rows: int) -> _Layer:
@@ -98,13 +98,13 @@ def _compiled(heads: int, lane: mx.Stream) -> tuple[Callable[..., Any], ...]:
     def following(
         h: mx.array,
         y: mx.array,
-        told: mx.array,
+        text_rows: mx.array,
         out: Halves,
         values: tuple[mx.array, mx.array],
         q: Halves,
     ) -> tuple[mx.array, mx.array]:
         h = h + times_halves(out, columns(y), lane)
-        x = h if len(told) == h.shape[1] else h[:, : len(told)]
+        x = h if len(text_rows) == h.shape[1] else h[:, : len(text_rows)]
         return h, by_head(times_halves(q, norm(x, values), lane), 1)[0]
 
     @mx.compile
@@ -116,9 +116,13 @@ def _compiled(heads: int, lane: mx.Stream) -> tuple[Callable[..., Any], ...]:
         fc1: Halves,
         fc2: Halves,
     ) -> mx.array:
-        told = len(y)
-        heard = h[:, :told] + times_halves(out, columns(y), lane)
-        h = heard if told == h.shape[1] else mx.concatenate([heard, h[:, told:]], axis=1)
+        attending = len(y)
+        attended = h[:, :attending] + times_halves(out, columns(y), lane)
+        h = (
+            attended
+            if attending == h.shape[1]
+            else mx.concatenate([attended, h[:, attending:]], axis=1)
+        )
         x = gelu_steps(times_halves(fc1, norm(h, values), lane))
         return h + times_halves(fc2, x, lane)
 

@@ -9,7 +9,7 @@ import re
 import sys
 from functools import lru_cache
 
-_told: dict[str, str] = {}  # the kernels that this module, not the user, asked for
+_set_here: dict[str, str] = {}  # the kernels that this module, not the user, asked for
 
 
 def preload() -> None:
@@ -23,7 +23,7 @@ def preload() -> None:
         return
     if sys.platform == "linux" and os.environ.get("MUSICOT_NO_OPENBLAS", "0") in ("", "0"):
         if "OPENBLAS_CORETYPE" not in os.environ and (core := core_type(_processor())):
-            os.environ["OPENBLAS_CORETYPE"] = _told["core"] = core
+            os.environ["OPENBLAS_CORETYPE"] = _set_here["core"] = core
         try:
             ctypes.CDLL("libopenblas.so.0", mode=ctypes.RTLD_GLOBAL)
         except OSError:
@@ -39,8 +39,8 @@ def core_type(processor: str) -> str | None:
     """
     if "GenuineIntel" not in processor:
         return None
-    found = re.search(r"^flags\s*:(.*)$", processor, re.M)
-    flags = set(found[1].split()) if found else set()
+    match = re.search(r"^flags\s*:(.*)$", processor, re.M)
+    flags = set(match[1].split()) if match else set()
     if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
         return "SKYLAKEX"
     return "HASWELL" if {"avx2", "fma"} <= flags else None
@@ -93,8 +93,8 @@ def multiplies_in_place() -> bool:
         return False
     library.openblas_get_config.restype = library.openblas_get_corename.restype = ctypes.c_char_p
     kernels = library.openblas_get_corename().decode()
-    found = re.match(r"OpenBLAS (\d+)\.(\d+)\.(\d+)", library.openblas_get_config().decode())
-    version = tuple(map(int, found.groups())) if found else (0,)
+    match = re.match(r"OpenBLAS (\d+)\.(\d+)\.(\d+)", library.openblas_get_config().decode())
+    version = tuple(map(int, match.groups())) if match else (0,)
     return version >= (0, 3, 17) and kernels in ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 
@@ -106,5 +106,5 @@ def describe() -> str:
     library.openblas_get_corename.restype = ctypes.c_char_p
     name = library.openblas_get_corename().decode()
     asked = os.environ.get("OPENBLAS_CORETYPE")
-    chosen = " (by OPENBLAS_CORETYPE)" if asked and asked != _told.get("core") else ""
+    chosen = " (by OPENBLAS_CORETYPE)" if asked and asked != _set_here.get("core") else ""
     return f"OpenBLAS {name}{chosen}, {library.openblas_get_num_threads()} threads"

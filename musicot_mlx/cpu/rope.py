@@ -29,9 +29,9 @@ def _factors(dims: int, width: int, base: float, time: int) -> tuple[mx.array, m
     cos, sin = np.split(np.array(table(dims, base, time)), 2, axis=1)
     ones, none = np.ones((time, width - dims)), np.zeros((time, width - dims))
     factors = [[cos, cos, ones], [-sin, sin, none]]
-    made = tuple(mx.array(np.concatenate(f, axis=1).astype(np.float32)) for f in factors)
-    mx.eval(made)
-    return made
+    factor_arrays = tuple(mx.array(np.concatenate(f, axis=1).astype(np.float32)) for f in factors)
+    mx.eval(factor_arrays)
+    return factor_arrays
 
 
 def rotate(x: mx.array, dims: int, *, base: float = 10000.0) -> mx.array:

@@ -50,6 +50,32 @@ def _streams() -> tuple[mx.Stream, mx.Stream]:
     return _of_thread.streams
 
 
+class _Shared:
+    """What several songs at once change of the process, each in a thread of its own: the first one
+    in changes it, the last one out puts back what was there.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.holders, self.blas_threads = threading.Lock(), 0, 0
+        self.decoding, self.cpus = 0, set[int]()
+
+    def one_thread(self) -> None:
+        """BLAS keeps to the thread that calls it; to be called with the lock held."""
+        if not self.holders:
+            self.blas_threads = openblas().openblas_get_num_threads()
+            openblas().openblas_set_num_threads(1)
+        self.holders += 1
+
+    def all_threads(self) -> None:
+        """The other end of one_thread."""
+        self.holders -= 1
+        if not self.holders:
+            openblas().openblas_set_num_threads(self.blas_threads)
+
+
+_shared = _Shared()
+
+
 class SingleCore:
     """All on one core while steps are so small that a second one only gets in the way: products of
     at most _SMALL multiplications, on few cores. Elsewhere this changes nothing.
@@ -61,22 +87,29 @@ class SingleCore:
 
     def __init__(self, *, products: int) -> None:
         self._wanted = products <= _SMALL and worth_it()
-        self._before: tuple[int, set[int]] | None = None
+        self._held = False
 
     def __enter__(self) -> "SingleCore":
         if self._wanted:
-            mine = os.sched_getaffinity(0)
-            self._before = openblas().openblas_get_num_threads(), mine
-            openblas().openblas_set_num_threads(1)
-            _keep_to({_current_core()} & mine or mine)
+            with _shared.lock:
+                _shared.one_thread()
+                _shared.decoding += 1
+                if _shared.decoding == 1:
+                    _shared.cpus = os.sched_getaffinity(0)
+                    _keep_to({_current_core()} & _shared.cpus or _shared.cpus)
+                else:  # two songs are quicker on two cores
+                    _keep_to(_shared.cpus)
+            self._held = True
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            threads, mine = self._before
-            openblas().openblas_set_num_threads(threads)
-            _keep_to(mine)
-            self._before = None
+        if self._held:
+            with _shared.lock:
+                _shared.all_threads()
+                _shared.decoding -= 1
+                if not _shared.decoding:
+                    _keep_to(_shared.cpus)
+            self._held = False
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -110,10 +143,10 @@ def guidance_streams() -> Iterator[tuple[mx.Stream, mx.Stream] | None]:
     if not worth_it():
         yield None
         return
-    library = openblas()
-    before = library.openblas_get_num_threads()
-    library.openblas_set_num_threads(1)
+    with _shared.lock:
+        _shared.one_thread()
     try:
         yield _streams()
     finally:
-        library.openblas_set_num_threads(before)
+        with _shared.lock:
+            _shared.all_threads()

@@ -20,7 +20,7 @@ class ConvNeXtBlock(vae.ConvNeXtBlock):
 
 class VAE(vae.VAE):
     def decode(self, latents: mx.array, *, first: int = 0) -> mx.array:
-        """Where two lanes are quicker, each has one half and what that half can hear."""
+        """Where two lanes are quicker, each has one half and what its convolutions reach."""
         time, reach = latents.shape[1], self.config.decoder_reach
         per_latent = self.config.samples_per_latent
         with guidance_streams() as lanes:

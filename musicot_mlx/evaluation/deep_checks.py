@@ -30,6 +30,7 @@ from musicot_mlx.models.semantic_lm import merge_caches
 from musicot_mlx.nn.adapters import add_layers, dense_weight
 from musicot_mlx.nn.depthwise import DepthwiseConv1d
 from musicot_mlx.pipelines.families import load
+from musicot_mlx.pipelines.options import AS_MADE
 
 PROMPT = "solo piano, slow and calm"
 _EXACT = 1e-5  # of a single product or transform in float32
@@ -63,19 +64,19 @@ def _fourier() -> Iterator[Outcome]:
         yield _within(f"rfft {size}", _error(mx.fft.rfft(mx.array(x)), np.fft.rfft(x)), _EXACT)
     parts = rng.standard_normal((2, 1025, 7, 2)).astype(np.float32)
     strided = mx.contiguous(mx.array(parts).transpose(0, 2, 1, 3))  # (batch, frames, bins, 2)
-    made = mx.fft.irfft(strided.view(mx.complex64)[..., 0], n=2048)
+    inverse = mx.fft.irfft(strided.view(mx.complex64)[..., 0], n=2048)
     spectrum = (parts[..., 0] + 1j * parts[..., 1]).transpose(0, 2, 1)
-    yield _within("irfft 2048", _error(made, np.fft.irfft(spectrum, n=2048)), _EXACT)
+    yield _within("irfft 2048", _error(inverse, np.fft.irfft(spectrum, n=2048)), _EXACT)
 
 
 def _spectrograms() -> Iterator[Outcome]:
     x = mx.array(np.random.default_rng(0).standard_normal((2, 24000)).astype(np.float32))
-    made: dict[str, Callable[[], mx.array]] = {
+    transforms: dict[str, Callable[[], mx.array]] = {
         "stft": lambda: stft(x, n_fft=1024, hop_length=480),
         "log-mel": lambda: LogMel(48000, 1024, 480, 64, 50, 14000)(x),
         "chroma": lambda: chroma(x),
     }
-    for name, make in made.items():
+    for name, make in transforms.items():
         yield _within(name, _error(make(), _on_cpu(make)), _SUMS)
 
 
@@ -105,13 +106,13 @@ def _attention() -> Iterator[Outcome]:
         q = _normal(2, 4, 1, 64).astype(mx.float16)
         k, v = (_normal(2, 2, keys, 64, seed=seed).astype(mx.float16) for seed in (2, 3))
         mask = (mx.arange(keys) >= mx.array([0, 57])[:, None])[:, None, None]
-        made = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.125, mask=mask)
+        attended = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.125, mask=mask)
         q, k, v = (_host(value) for value in (q, k, v))
         k, v = np.repeat(k, 2, axis=1), np.repeat(v, 2, axis=1)
         scores = np.where(np.array(mask), q @ k.swapaxes(-1, -2) * 0.125, -np.inf)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         wanted = (weights / weights.sum(axis=-1, keepdims=True)) @ v
-        yield _within(f"attention over {keys} keys", _error(made, wanted), _HALF)
+        yield _within(f"attention over {keys} keys", _error(attended, wanted), _HALF)
     x = _normal(2, 8, 215, 64)
     turned = _same(
         lambda v: mx.fast.rope(v, 32, traditional=False, base=10000.0, scale=1.0, offset=0), x
@@ -146,7 +147,7 @@ def _networks_of_the_model() -> Iterator[Outcome]:
     noise, codes = rng.standard_normal((2, frames, 1)), rng.integers(0, 1024, (2, 130))
     drawn = 0.7 * rng.standard_normal((1, 16 if small else 96, 1))
 
-    def made(model: Any) -> dict[str, np.ndarray]:
+    def outputs_of(model: Any) -> dict[str, np.ndarray]:
         diffusion, vae, lm = model.diffusion, model.vae, model.semantic_lm
         texts = model.clap.embed_text([PROMPT, "fast techno beat"])
         clap = mx.array(np.tile(texts[:1][None], (2, 3, 1)))
@@ -160,7 +161,7 @@ def _networks_of_the_model() -> Iterator[Outcome]:
         ids = [lm.config.cot_bos, *(lm.config.audio_offset + codes[0, :60]).tolist()]
         hidden = lm.hidden(lm.prefix(texts[0], ids), lm.make_cache())
         rate = model.semantic_tokenizer.config.sample_rate
-        found = {
+        outputs = {
             "CLAP of text": texts,
             "CLAP of audio": model.clap.embed_audio(tone, 44100),
             "language model": lm.head(*lm.config.vocabulary.audio_range)(hidden),
@@ -170,10 +171,10 @@ def _networks_of_the_model() -> Iterator[Outcome]:
             "VAE from audio": vae.encode(audio[..., : vae.config.audio_channels]).mean,
             "codes": model.semantic_tokenizer.encode(mx.array(tone[None, : 10 * rate])),
         }
-        return {name: _host(value) for name, value in found.items()}
+        return {name: _host(value) for name, value in outputs.items()}
 
-    found, wanted = made(_model()), _on_cpu(lambda: made(_model(exact=True)))
-    for name, value in found.items():
+    ours, wanted = outputs_of(_model()), _on_cpu(lambda: outputs_of(_model(exact=True)))
+    for name, value in ours.items():
         if name == "codes":
             same = float((value == wanted[name]).mean())
             yield Outcome("codes of audio", same > 0.97, f"{100 * same:.1f} % the same")
@@ -213,9 +214,9 @@ def _draws() -> Iterator[Outcome]:
         def drawn(settings: dict[str, float] = settings) -> np.ndarray:
             return np.array(mx.concatenate([draw(logits, key, **settings) for key in keys]))
 
-        found = drawn()
-        same = float((found == _on_cpu(drawn)).mean())
-        rank = max(int(np.flatnonzero(order == code)[0]) for code in found)
+        codes = drawn()
+        same = float((codes == _on_cpu(drawn)).mean())
+        rank = max(int(np.flatnonzero(order == code)[0]) for code in codes)
         words = ", ".join(f"{name} {value:g}" for name, value in settings.items())
         yield Outcome(
             f"draws at {words}",
@@ -239,15 +240,15 @@ def _musicgen() -> Iterator[Outcome]:
     for network in (lm, codec):
         network.eval()
         mx.eval(network.parameters())
-    condition = musicgen.Condition(text=_normal(12, lm.config.text_hidden_size))
+    condition = musicgen.MusicgenCondition(text=_normal(12, lm.config.text_hidden_size))
 
     def codes() -> np.ndarray:
         keys = [mx.random.key(0)]
         blocks = musicgen.generate_codes(lm, [condition], frames=10, keys=keys)
         return np.concatenate(list(blocks), axis=-1)
 
-    found, wanted = codes(), _on_cpu(codes)
-    same = float((found == wanted).mean())
+    ours, wanted = codes(), _on_cpu(codes)
+    same = float((ours == wanted).mean())
     yield Outcome("MusicGen's codes", same > 0.9, f"{100 * same:.0f} % as on the CPU")
 
     def audio() -> np.ndarray:
@@ -259,19 +260,20 @@ def _musicgen() -> Iterator[Outcome]:
 def _song() -> Iterator[Outcome]:
     model, seconds = _model(), 2 if device.on_cpu() else 20
 
-    def made() -> np.ndarray:
-        return model.generate(PROMPT, duration=seconds, seed=1).waveform
+    def waveform() -> np.ndarray:
+        return model.generate(PROMPT, duration=seconds, seed=1, **AS_MADE).waveform
 
-    made()
+    waveform()
     began = time.perf_counter()
-    song = made()
+    song = waveform()
     spent = (time.perf_counter() - began) / seconds
-    twice = bool(np.isfinite(song).all() and (made() == song).all())
+    twice = bool(np.isfinite(song).all() and (waveform() == song).all())
     yield Outcome("a song twice", twice, f"{'the same' if twice else 'differ'}, RTF {spent:.3f}")
-    joined = np.concatenate(list(model.stream(PROMPT, duration=seconds, seed=1)))
+    chunks = model.stream(PROMPT, duration=seconds, seed=1, **AS_MADE)
+    joined = np.concatenate(list(chunks))
     yield _within("a song streamed", _error(joined[: len(song)], song), 1e-2)
     with ThreadPoolExecutor(1) as pool:
-        error = _error(pool.submit(made).result(), song)
+        error = _error(pool.submit(waveform).result(), song)
     yield _within("a song from another thread", error, _EXACT)
     kept, peak = mx.get_cache_memory() / 1e9, mx.get_peak_memory() / 1e9
     text = f"{kept:.2f} GB of freed buffers kept, {peak:.2f} at most in use"
@@ -286,9 +288,9 @@ def _gradients() -> Iterator[Outcome]:
         lm = load("musicot-mini").semantic_lm
         mx.random.seed(0)
         add_layers(lm, kind="lora", num_layers=1, rank=4, scale=10.0, dropout=0.0)
-        found = sorted(tree_flatten(lm.trainable_parameters()))
+        weights = sorted(tree_flatten(lm.trainable_parameters()))
         rng = np.random.default_rng(1)
-        drawn = [(k, 0.02 * rng.standard_normal(v.shape).astype(np.float32)) for k, v in found]
+        drawn = [(k, 0.02 * rng.standard_normal(v.shape).astype(np.float32)) for k, v in weights]
         lm.load_weights([(name, mx.array(value)) for name, value in drawn], strict=False)
         row = lm.embed(lm.config.audio_offset + mx.arange(12)[None] % 8)
         step = nn.value_and_grad(lm, lambda: lm.hidden(row).astype(mx.float32).square().sum())
@@ -350,10 +352,10 @@ def _cpu() -> Iterator[None]:
 def _on_cpu(make: Callable[[], Any]) -> Any:
     """What `make` gives on the CPU, evaluated there."""
     with _cpu():
-        made = make()
-        if isinstance(made, mx.array):
-            mx.eval(made)
-        return made
+        value = make()
+        if isinstance(value, mx.array):
+            mx.eval(value)
+        return value
 
 
 def _same(layer: Callable[[mx.array], mx.array], x: mx.array, owner: Any = None) -> float:
@@ -372,10 +374,10 @@ def _host(x: Any) -> np.ndarray:
     return np.array(x)
 
 
-def _error(found: Any, wanted: Any) -> float:
+def _error(got: Any, wanted: Any) -> float:
     """The length of the difference over that of what was wanted."""
-    found, wanted = _host(found), _host(wanted)
-    return float(np.linalg.norm(found - wanted) / max(np.linalg.norm(wanted), 1e-30))
+    got, wanted = _host(got), _host(wanted)
+    return float(np.linalg.norm(got - wanted) / max(np.linalg.norm(wanted), 1e-30))
 
 
 def _within(name: str, error: float, bound: float, more: str = "") -> Outcome:

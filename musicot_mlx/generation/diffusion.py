@@ -14,8 +14,9 @@ import numpy as np
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation import device
 from musicot_mlx.generation.samplers import choose_sampler, passes, schedule, solve
+from musicot_mlx.generation.spans import Window
 from musicot_mlx.models.semantic_diffusion import (
-    Conditions,
+    DiffusionConditions,
     DiffusionConfig,
     SemanticDiffusion,
     without_codes_and_clap,
@@ -24,25 +25,23 @@ from musicot_mlx.tokens.harmony import harmony_features
 
 
 @dataclass(frozen=True)
-class Window:
-    """Latent frames [start, stop) of a song, of which those before `fresh` are already made."""
+class LatentWindow(Window):
+    """Latent frames of a song, of which those before `fresh` are already made."""
 
-    start: int
     fresh: int
-    stop: int
 
 
-def windows(frames: int, window_frames: int, overlap_frames: int) -> list[Window]:
+def windows(frames: int, window_frames: int, overlap_frames: int) -> list[LatentWindow]:
     """Cut `frames` into windows; the last one ends at the end, with as much overlap as that takes.
 
     Every window is window_frames long, unless one window holds the whole song.
     """
     if frames <= window_frames:
-        return [Window(0, 0, frames)]
+        return [LatentWindow(0, frames, fresh=0)]
     cut, fresh, start = [], 0, 0
     while fresh < frames:
         start = min(start, frames - window_frames)
-        cut.append(Window(start, fresh, start + window_frames))
+        cut.append(LatentWindow(start, start + window_frames, fresh))
         fresh = start + window_frames
         start = fresh - overlap_frames
     return cut
@@ -61,13 +60,13 @@ class GuidedVelocity:
 
     With guidance both rows run in one batch, or each on a lane of its own:
     v = v_0 + guidance_scale * (v_c - v_0), where v_0 has neither codes nor CLAP vectors. `passes`
-    counts runs of the network for both rows, `on_pass` hears of each.
+    counts runs of the network for both rows, `on_pass` is called for each.
     """
 
     def __init__(
         self,
         model: SemanticDiffusion,
-        conditions: Conditions,
+        conditions: DiffusionConditions,
         times: list[float],
         *,
         guidance_scale: float,
@@ -79,7 +78,7 @@ class GuidedVelocity:
         self.on_pass, self.passes = on_pass, 0
         mx.eval(self.embeddings, conditions.semantic, conditions.keys_values)
         self._in_flight: mx.array | None = None
-        self._lanes: list[tuple[mx.Stream, Conditions]] = []
+        self._lanes: list[tuple[mx.Stream, DiffusionConditions]] = []
         if lanes is not None and guidance_scale != 1 and len(conditions.semantic) == 2:
             self._lanes = [(lane, conditions.row(i)) for i, lane in enumerate(lanes)]
 
@@ -222,17 +221,17 @@ def sample_windows(
     key: mx.array,
     chords: Sequence[tuple[float, str]] = (),
     first: int = 0,
-    made: mx.array | None = None,
+    past: mx.array | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[mx.array]:
     """Latents of one song, float32 chunks (1, new frames, latent_dim) in order, evaluated.
 
     codes: int32 (frames25,) of the song, or blocks of them as they are made, read no further than
     the window at hand needs. vector (clap_dim,): CLAP of the prompt, or (segments,
-    clap_dim) where segments are asked for different things. thoughts (segments, clap_dim).
+    clap_dim) where segments have conditions of their own. thoughts (segments, clap_dim).
     chords: (second, chord) at every change, for a model that knows harmony.
     frames: latent frames in all; duration: seconds of the song, frames / latent_rate by default.
-    first, made: latents (1, some, latent_dim) that end where frame `first` begins, a window of them
+    first, past: latents (1, some, latent_dim) that end where frame `first` begins, a window of them
     or all there are; what is handed out goes on from there.
     progress(done, total) counts forward passes. Each window draws from its own part of key, so
     chunks don't depend on who reads them, or how fast. Raises MusicotError when there are no codes.
@@ -241,7 +240,7 @@ def sample_windows(
     if frames < 1:
         raise MusicotError(f"frames is {frames}, expected at least 1")
     cut = windows(frames, config.window_frames, config.overlap_frames)
-    cut = [Window(w.start, max(w.fresh, first), w.stop) for w in cut]
+    cut = [LatentWindow(w.start, w.stop, max(w.fresh, first)) for w in cut]
     left = [index for index, window in enumerate(cut) if window.stop > first]
     total = forward_passes(config, frames, steps=steps, sampler=sampler) * len(left) // len(cut)
     reader, done = _CodeReader(codes), 0
@@ -261,9 +260,9 @@ def sample_windows(
         if not len(window_codes):
             raise MusicotError("there are no audio codes to render")
         middle = (window.fresh + window.stop) / 2 / config.latent_rate
-        asked = np.atleast_2d(vector)  # one for the song, or one a segment
+        vectors = np.atleast_2d(vector)  # one for the song, or one a segment
         clap = window_vectors(
-            asked[min(int(middle / thought_seconds), len(asked) - 1)],
+            vectors[min(int(middle / thought_seconds), len(vectors) - 1)],
             thoughts,
             # centres, because a window of 10 s is a fraction of a frame longer than 10 s
             first=(window.start + 0.5) / config.latent_rate,
@@ -274,14 +273,14 @@ def sample_windows(
         noise_key, step_key = mx.random.split(keys[index])
         shape = (1, window.stop - window.start, config.latent_dim)
         overlap = window.fresh - window.start
-        told = harmony_features(
+        harmony = harmony_features(
             chords,
             shape[1],
             frame_rate=config.latent_rate,
             start=window.start / config.latent_rate,
         )
-        known = made[:, made.shape[1] - overlap :] if overlap else None
-        made = sample(
+        known = past[:, past.shape[1] - overlap :] if overlap else None
+        past = sample(
             model,
             mx.array(window_codes)[None],
             mx.array(clap)[None],
@@ -293,8 +292,8 @@ def sample_windows(
             guidance_scale=guidance_scale,
             known=known,
             frame_offset=window.start,
-            harmony=mx.array(told)[None] if chords else None,
+            harmony=mx.array(harmony)[None] if chords else None,
             key=step_key,
             on_pass=on_pass,
         )
-        yield made[:, window.fresh - window.start :]
+        yield past[:, window.fresh - window.start :]

@@ -20,7 +20,8 @@ import numpy as np
 from musicot_mlx.generation import device
 from musicot_mlx.generation.delay import delayed, delays, undelayed
 from musicot_mlx.generation.sampling import check_sampling, draw_codebooks, keys_by_step, on_host
-from musicot_mlx.models.musicgen import Cross, Musicgen
+from musicot_mlx.generation.spans import Window
+from musicot_mlx.models.musicgen import Musicgen, TextKeysValues
 
 WINDOW = 1500  # frames, 30 s: what the released models were trained on
 OVERLAP = 600  # frames, 12 s
@@ -29,7 +30,7 @@ POSITIONS = 512  # position embeddings are made in steps of this
 
 
 @dataclass(frozen=True)
-class Condition:
+class MusicgenCondition:
     """What a song is asked to be; every part is optional and has its own length.
 
     text and negative: T5 hidden states (tokens, text_hidden_size) of the prompt and of what the
@@ -41,33 +42,25 @@ class Condition:
     negative: mx.array | None = None
 
 
-@dataclass(frozen=True)
-class Window:
-    """Frames start..stop-1 of a song, seen by the model at once."""
-
-    start: int
-    stop: int
-
-
 def windows(frames: int, *, done: int, window: int, overlap: int) -> list[Window]:
     """Cut a song that has `done` frames into windows that write the rest.
 
     Each later window sees at least the `overlap` frames before its first new one, the last one more
     so that it is as long as the others.
     """
-    found, start = [], 0
+    cut, start = [], 0
     while done < frames:
         if done >= start + window:
             start = min(done - overlap, frames - window) if frames > window else 0
             start = max(start, done - window + 1)
         done = min(frames, start + window)
-        found.append(Window(start, done))
-    return found
+        cut.append(Window(start, done))
+    return cut
 
 
 def generate_codes(
     lm: Musicgen,
-    conditions: Sequence[Condition],
+    conditions: Sequence[MusicgenCondition],
     *,
     frames: int,
     keys: Sequence[mx.array],
@@ -100,7 +93,7 @@ def generate_codes(
         )
     if min(frames, block) < 1:
         raise ValueError(f"frames is {frames} and block {block}, expected at least 1")
-    codes = _given(config.vocab_size, (len(conditions), config.num_codebooks), frames, start)
+    codes = _start_codes(config.vocab_size, (len(conditions), config.num_codebooks), frames, start)
     cut = windows(frames, done=codes.shape[-1], window=window_frames, overlap=overlap_frames)
     run = DecodingRun(lm, conditions, guidance_scale)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -169,7 +162,7 @@ class DecodingRun:
     """
 
     def __init__(
-        self, lm: Musicgen, conditions: Sequence[Condition], guidance_scale: float
+        self, lm: Musicgen, conditions: Sequence[MusicgenCondition], guidance_scale: float
     ) -> None:
         self.lm = lm
         self.scale = guidance_scale
@@ -213,7 +206,7 @@ class DecodingRun:
         # of raw logits: a constant a row, such as a log-sum-exp, would fall out of any draw
         return without + self.scale * (conditional - without)
 
-    def _cross(self) -> list[Cross] | None:
+    def _cross(self) -> list[TextKeysValues] | None:
         """Keys and values of the rows up to the last one with text."""
         texts = [condition.text for condition in self.conditions]
         if self.copies == 2:
@@ -260,16 +253,16 @@ class DecodingRun:
         return self.positions[mx.array(own)]
 
     def _mask(self, begin: int, time: int) -> mx.array | str | None:
-        """Which keys each of `time` queries hears, the first of them at position `begin`."""
+        """Which keys each of `time` queries attends to, the first of them at position `begin`."""
         if self.padding is None:
             return "causal" if time > 1 else None
         query, key = np.arange(begin, begin + time)[:, None], np.arange(begin + time)[None]
-        heard = (key <= query) & (key >= self.padding[:, None, None])
-        # what is padding itself must hear something, or its softmax is 0 / 0
-        return mx.array((heard | (key == query))[:, None])  # (rows, 1, time, keys)
+        attended = (key <= query) & (key >= self.padding[:, None, None])
+        # what is padding itself must attend to something, or its softmax is 0 / 0
+        return mx.array((attended | (key == query))[:, None])  # (rows, 1, time, keys)
 
 
-def _given(
+def _start_codes(
     vocab_size: int, shape: tuple[int, int], frames: int, start: np.ndarray | None
 ) -> np.ndarray:
     """The start of the songs, checked: int32 (songs, codebooks, frames so far)."""

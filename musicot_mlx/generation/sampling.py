@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx.nn.mlx_lm_light import apply_top_k, apply_top_p
+from musicot_mlx.nn.mlx_lm import apply_top_k, apply_top_p
 
 _KEY_BLOCK = 256
 

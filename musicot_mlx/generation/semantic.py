@@ -33,6 +33,7 @@ from musicot_mlx.generation.sampling import (
     log_probabilities,
     on_host,
 )
+from musicot_mlx.generation.spans import Window
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig, Step, merge_caches
 from musicot_mlx.tokens.vocabulary import AUD_BOS, COT_BOS, COT_EOS, Vocabulary
 
@@ -42,14 +43,15 @@ PREFILL = 512  # positions a forward pass; bounds the attention scores of a long
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What a song is asked to be: a CLAP vector (clap_dim,), tag ids, lyrics ids, beats a minute
-    and chords, all optional.
+class SemanticCondition:
+    """What a song is asked to be: a CLAP vector (clap_dim,), tag ids, lyrics ids, beats a minute,
+    chords and what audio codes lean to, all optional.
 
     Ids are vocabulary ids: Vocabulary.tag_id and Vocabulary.lyrics_ids make them. bpm goes to the
     audio tokens of a model that knows beats (`beat_harmonics`), from the song's start on; chords,
     (second, chord) at every change of the whole song, to one that knows `harmony`. part: what a
     segment belongs to, "" for the song itself: it is written as if only its part were there.
+    lean (codes,) is added to the log-probabilities of the audio codes.
     """
 
     clap: np.ndarray | None = None
@@ -58,14 +60,7 @@ class Condition:
     bpm: float = 0.0
     chords: Sequence[tuple[float, str]] = ()
     part: str = ""
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of a song the model sees at once: segments start..stop-1."""
-
-    start: int
-    stop: int
+    lean: np.ndarray | None = None
 
 
 def windows(segments: int, context: int) -> list[Window]:
@@ -75,16 +70,16 @@ def windows(segments: int, context: int) -> list[Window]:
     than it has to be. A song that fits is one window.
     """
     hop = (context + 1) // 2
-    found = [Window(0, min(segments, context))]
-    while found[-1].stop < segments:
-        start = min(found[-1].start + hop, segments - context)
-        found.append(Window(start, start + context))
-    return found
+    cut = [Window(0, min(segments, context))]
+    while cut[-1].stop < segments:
+        start = min(cut[-1].start + hop, segments - context)
+        cut.append(Window(start, start + context))
+    return cut
 
 
 def plan_thoughts(
     lm: SemanticLM,
-    condition: Condition,
+    condition: SemanticCondition,
     *,
     segments: int,
     temperature: float = 0.65,
@@ -92,14 +87,14 @@ def plan_thoughts(
     key: mx.array,
     top_k: int = 0,
     top_p: float = 1.0,
-    given: np.ndarray | None = None,
+    locked_codes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw the thoughts of a song, level by level (eq 7): int32 codes (levels, segments).
 
-    given: int32 (levels, segments) with -1 where free. Locked codes stand in the sequence at their
-    place, so codes drawn after them answer to them; as the order is level-major, a locked segment's
-    coarse code is heard by every later segment and by all finer levels. Each code has a random key
-    of its own, so a lock does not reshuffle the draws around it. Temperature 0 is greedy.
+    locked_codes: int32 (levels, segments) with -1 where free. They stand in the sequence at their
+    place, so codes drawn after them depend on them; as the order is level-major, every later
+    segment and all finer levels attend to a locked segment's coarse code. Each code has a random
+    key of its own, so a lock does not reshuffle the draws around it. Temperature 0 is greedy.
     Raises ValueError for settings or locks that do not fit the model.
     """
     return plan_many(
@@ -111,13 +106,13 @@ def plan_thoughts(
         keys=[key],
         top_k=top_k,
         top_p=top_p,
-        given=given,
+        locked_codes=locked_codes,
     )[0]
 
 
 def audio_tokens(
     lm: SemanticLM,
-    condition: Condition,
+    condition: SemanticCondition,
     thoughts: np.ndarray,
     *,
     frames: int,
@@ -159,7 +154,7 @@ def audio_tokens(
 
 def plan_many(
     lm: SemanticLM,
-    conditions: Sequence[Condition],
+    conditions: Sequence[SemanticCondition],
     *,
     segments: int,
     temperature: float = 0.65,
@@ -167,7 +162,7 @@ def plan_many(
     keys: Sequence[mx.array],
     top_k: int = 0,
     top_p: float = 1.0,
-    given: np.ndarray | None = None,
+    locked_codes: np.ndarray | None = None,
 ) -> np.ndarray:
     """plan_thoughts for several songs in one batch, a condition and a key each, the locks shared.
 
@@ -178,7 +173,7 @@ def plan_many(
     check_sampling(temperature, top_k, top_p)
     _check_conditions(vocabulary, conditions, keys)
     levels, songs = vocabulary.thought_codebooks, len(conditions)
-    codes = np.tile(_free_or_given(config, segments, given), (songs, 1, 1))
+    codes = np.tile(_with_locked(config, segments, locked_codes), (songs, 1, 1))
     step_keys = [mx.random.split(k, levels * segments).reshape(levels, segments, -1) for k in keys]
     for window in windows(segments, config.context_segments):
         held = codes[..., window.start : window.stop]  # a view: filled below
@@ -211,7 +206,7 @@ def plan_many(
 
 def audio_many(
     lm: SemanticLM,
-    conditions: Sequence[Condition],
+    conditions: Sequence[SemanticCondition],
     thoughts: np.ndarray,
     *,
     frames: int,
@@ -222,7 +217,7 @@ def audio_many(
     top_k: int = 0,
     top_p: float = 1.0,
     start: np.ndarray | None = None,
-    changes: Mapping[int, Sequence[Condition]] | None = None,
+    changes: Mapping[int, Sequence[SemanticCondition]] | None = None,
     thought_bias: float = 0.0,
 ) -> Iterator[np.ndarray]:
     """audio_tokens for several songs of one length in one batch: blocks (songs, codes).
@@ -231,7 +226,7 @@ def audio_many(
     changes: the conditions from a segment on, where a song is asked for something else there. Of
     the codes and thoughts a segment hears those of its own part alone: with the song's before it,
     a model this small plays on as it did ("solo piano" amid a jazz trio kept its drums for a second
-    or more in 5 of 10, without in none). Beats and chords, which are told, go on across a change.
+    or more in 5 of 10, without in none). Beats and chords go on across a change.
     thought_bias: how much of log p(token | its segment's thought) - log p(token) is added to each
     token's, where the model has it (ThoughtBias) and there are thoughts; 0 is the paper's eq 8.
     """
@@ -253,27 +248,27 @@ def audio_many(
             f"{frames} frames need {segments} thoughts but the plan has {thoughts.shape[-1]}; plan "
             f"for the same duration, or ask for at most {config.context_seconds:g} s"
         )
-    kept = np.zeros((songs, 0)) if start is None else np.asarray(start)
-    if kept.ndim != 2 or len(kept) != songs or kept.shape[1] > frames:
+    past_codes = np.zeros((songs, 0)) if start is None else np.asarray(start)
+    if past_codes.ndim != 2 or len(past_codes) != songs or past_codes.shape[1] > frames:
         raise ValueError(
-            f"start holds {kept.shape[-1]} codes for {len(kept)} songs, expected at most {frames} "
-            f"for {songs}"
+            f"start holds {past_codes.shape[-1]} codes for {len(past_codes)} songs, expected at "
+            f"most {frames} for {songs}"
         )
-    vocabulary.audio_ids(kept)  # checks the range
-    bias = None
-    if thought_bias and config.thought_bias_rank and thoughts.size:
-        bias = thought_bias * lm.thought_bias(thoughts)  # (songs, segments, audio codes)
-    asked = {0: conditions, **(changes or {})}
-    for changed in asked.values():
+    vocabulary.audio_ids(past_codes)  # checks the range
+    conditions_by_segment = {0: conditions, **(changes or {})}
+    for changed in conditions_by_segment.values():
         _check_conditions(vocabulary, changed, keys)
-    told = _told(lm, asked, frames, guidance_scale)
-    parts = _parts(asked, segments)
+    features = _frame_features(lm, conditions_by_segment, frames, guidance_scale)
+    parts = _parts(conditions_by_segment, segments)
+    bias = _bias(lm, conditions_by_segment, thoughts, segments, thought_bias)
 
     def blocks() -> Iterator[np.ndarray]:
-        codes = kept.astype(np.int32)  # (songs, frames so far)
+        codes = past_codes.astype(np.int32)  # (songs, frames so far)
         step_keys = zip(*(keys_by_step(k, skip=codes.shape[1]) for k in keys), strict=True)
         head = lm.head(*vocabulary.audio_range)
-        for window, first, last in _stretches(segments, config.context_segments, asked):
+        for window, first, last in _pieces(
+            segments, config.context_segments, conditions_by_segment
+        ):
             stop = min(frames, config.first_frame(last))
             if stop <= codes.shape[1]:
                 continue
@@ -281,11 +276,12 @@ def audio_many(
             past = range(config.first_frame(window.start), codes.shape[1])
             past = [frame for frame in past if config.segment(frame) in alike]
             held = _held_thoughts(config, thoughts, window, alike)
-            now = asked[max(segment for segment in asked if segment <= first)]
-            rows = _audio_rows(lm, now, held, codes[:, past], guidance_scale, unconditional)
-            if told is not None:  # from <aud_bos>, which predicts the part's first frame
-                heard = told[:, mx.array([*past, codes.shape[1]])]
-                rows = [_add_last(row, heard[i : i + 1]) for i, row in enumerate(rows)]
+            now = max(segment for segment in conditions_by_segment if segment <= first)
+            asked = conditions_by_segment[now]
+            rows = _audio_rows(lm, asked, held, codes[:, past], guidance_scale, unconditional)
+            if features is not None:  # from <aud_bos>, which predicts the part's first frame
+                past_features = features[:, mx.array([*past, codes.shape[1]])]
+                rows = [_add_last(row, past_features[i : i + 1]) for i, row in enumerate(rows)]
             run = DecodingRun(lm, rows, songs)
             waiting: list[mx.array] = []
             with _core(config, run.rows) as core:
@@ -302,7 +298,7 @@ def audio_many(
                         top_k=top_k,
                         top_p=top_p,
                     )
-                    ahead = None if told is None else told[:, frame + 1 : frame + 2]
+                    ahead = None if features is None else features[:, frame + 1 : frame + 2]
                     run.feed(code + config.audio_offset, ahead)
                     mx.async_eval(code)
                     if len(waiting) == BLOCK:
@@ -325,7 +321,7 @@ def _core(config: SemanticLMConfig, rows: int) -> device.Decoding:
     return device.decoding(products=rows * config.hidden_size * widest)
 
 
-def _stretches(
+def _pieces(
     segments: int, context: int, starts: Collection[int]
 ) -> Iterator[tuple[Window, int, int]]:
     """Each window of a song, cut where one of `starts` lies in it: window, first, last segment."""
@@ -352,12 +348,12 @@ class DecodingRun:
         self.cache: list | None = None
         self.step: Step = lm.hidden  # how single positions go once the caches are filled
         self.pending: list[mx.array] = []
-        self.told: mx.array | None = None
+        self.features: mx.array | None = None
 
-    def feed(self, ids: mx.array, told: mx.array | None = None) -> None:
-        """Put one id a song (songs,) after its rows; told (rows, 1, hidden) is added to it."""
+    def feed(self, ids: mx.array, features: mx.array | None = None) -> None:
+        """Put one id a song (songs,) after its rows; features (rows, 1, hidden) are added to it."""
         self.pending.append(ids)
-        self.told = told
+        self.features = features
 
     def draw(
         self,
@@ -404,8 +400,8 @@ class DecodingRun:
         if self.pending:
             ids = mx.stack(self.pending, axis=1)  # (songs, time)
             fed = self.lm.embed(mx.concatenate([ids] * (self.rows // self.songs)))
-            if self.told is not None:
-                fed = _add_last(fed, self.told)
+            if self.features is not None:
+                fed = _add_last(fed, self.features)
             self.pending = []
         if self.cache is None:
             hidden = self._prefill(fed)
@@ -432,45 +428,74 @@ class DecodingRun:
         return hidden[:, -1]
 
 
-def _told(
+def _frame_features(
     lm: SemanticLM,
-    asked: Mapping[int, Sequence[Condition]],
+    conditions_by_segment: Mapping[int, Sequence[SemanticCondition]],
     frames: int,
     guidance_scale: float,
 ) -> mx.array | None:
-    """What tells each frame its place in the bar and its chord, (rows, frames, hidden); None where
-    there is nothing to tell. Where the tempo changes the bar goes on.
+    """Embeddings of each frame's place in the bar and of its chord, (rows, frames, hidden); None
+    where neither is known. Where the tempo changes the bar goes on.
 
     Guidance that sees beats in one row alone plays them up as it does a wish, drums under a flute:
-    the rows without conditions are told `unconditional_beats` times them. Chords go to both alike.
+    the rows without conditions get `unconditional_beats` times them. Chords go to both alike.
     """
-    config, songs = lm.config, asked[0]
+    config, songs = lm.config, conditions_by_segment[0]
     bpm = np.zeros((len(songs), frames))
-    for segment, conditions in sorted(asked.items()):
+    for segment, conditions in sorted(conditions_by_segment.items()):
         bpm[:, config.first_frame(segment) :] = [[condition.bpm] for condition in conditions]
     guided = guidance_scale != 1.0
-    told = None
+    features = None
     if config.beat_harmonics and bpm.any():
-        told = mx.stack([lm.beats(row) for row in bpm])
+        features = mx.stack([lm.beats(row) for row in bpm])
         if guided:
-            told = mx.concatenate([told, config.unconditional_beats * told])
+            features = mx.concatenate([features, config.unconditional_beats * features])
     if config.harmony and any(song.chords for song in songs):
         chords = mx.stack([lm.harmony(song.chords, frames) for song in songs])
         chords = mx.concatenate([chords, chords]) if guided else chords
-        told = chords if told is None else told + chords
-    return told
+        features = chords if features is None else features + chords
+    return features
 
 
-def _add_last(embeddings: mx.array, told: mx.array) -> mx.array:
-    """`told` (..., n, hidden) added to the last n positions of (..., time, hidden)."""
-    n = told.shape[-2]
+def _bias(
+    lm: SemanticLM,
+    conditions_by_segment: Mapping[int, Sequence[SemanticCondition]],
+    thoughts: np.ndarray,
+    segments: int,
+    thought_bias: float,
+) -> mx.array | None:
+    """What is added to the log-probabilities of audio codes, (songs, segments, codes): their
+    thought's bias, and what the conditions lean to; None where there is neither.
+    """
+    bias = None
+    if thought_bias and lm.config.thought_bias_rank and thoughts.size:
+        bias = thought_bias * lm.thought_bias(thoughts)
+    if not any(
+        each.lean is not None
+        for conditions in conditions_by_segment.values()
+        for each in conditions
+    ):
+        return bias
+    lean = np.zeros((len(thoughts), segments, lm.config.audio_codebook_size), np.float32)
+    for segment, conditions in sorted(conditions_by_segment.items()):
+        for song, condition in enumerate(conditions):
+            lean[song, segment:] = 0 if condition.lean is None else condition.lean
+    if bias is None:
+        return mx.array(lean)
+    held = np.minimum(np.arange(segments), bias.shape[1] - 1)  # a reference may be shorter
+    return bias[:, mx.array(held)] + mx.array(lean)
+
+
+def _add_last(embeddings: mx.array, features: mx.array) -> mx.array:
+    """`features` (..., n, hidden) added to the last n positions of (..., time, hidden)."""
+    n = features.shape[-2]
     if n == embeddings.shape[-2]:
-        return embeddings + told
-    return mx.concatenate([embeddings[..., :-n, :], embeddings[..., -n:, :] + told], axis=-2)
+        return embeddings + features
+    return mx.concatenate([embeddings[..., :-n, :], embeddings[..., -n:, :] + features], axis=-2)
 
 
 def _thought_rows(
-    lm: SemanticLM, conditions: Sequence[Condition], guidance_scale: float
+    lm: SemanticLM, conditions: Sequence[SemanticCondition], guidance_scale: float
 ) -> list[mx.array]:
     """Prefixes of eq 7: with the conditions, and from <cot_bos> alone."""
     rows = [lm.prefix(c.clap, [*c.tags, *c.lyrics, COT_BOS]) for c in conditions]
@@ -481,7 +506,7 @@ def _thought_rows(
 
 def _audio_rows(
     lm: SemanticLM,
-    conditions: Sequence[Condition],
+    conditions: Sequence[SemanticCondition],
     thoughts: np.ndarray,
     past: np.ndarray,
     guidance_scale: float,
@@ -496,15 +521,17 @@ def _audio_rows(
         rest = [AUD_BOS, *vocabulary.audio_ids(audio).tolist()]
         prefix = [*condition.tags, *condition.lyrics, *chain, *rest]
         rows.append(lm.prefix(condition.clap, prefix))
-        kept = chain if unconditional == "with_thoughts" else []
-        without.append(lm.prefix(None, [*kept, *rest]))
+        kept_chain = chain if unconditional == "with_thoughts" else []
+        without.append(lm.prefix(None, [*kept_chain, *rest]))
     return rows if guidance_scale == 1.0 else rows + without
 
 
-def _parts(asked: Mapping[int, Sequence[Condition]], segments: int) -> list[str]:
+def _parts(
+    conditions_by_segment: Mapping[int, Sequence[SemanticCondition]], segments: int
+) -> list[str]:
     """What each segment belongs to."""
     parts = [""] * segments
-    for start, conditions in sorted(asked.items()):
+    for start, conditions in sorted(conditions_by_segment.items()):
         parts[start:] = [conditions[0].part] * len(parts[start:])
     return parts
 
@@ -524,26 +551,30 @@ def _held_thoughts(
     return thoughts[..., window.start : window.stop]
 
 
-def _free_or_given(config: SemanticLMConfig, segments: int, given: np.ndarray | None) -> np.ndarray:
+def _with_locked(
+    config: SemanticLMConfig, segments: int, locked_codes: np.ndarray | None
+) -> np.ndarray:
     """A new table of codes (levels, segments): the locked ones, -1 where free."""
     if segments < 1:
         raise ValueError(f"segments is {segments}, expected at least 1")
     shape = (config.thought_codebooks, segments)
-    if given is None:
+    if locked_codes is None:
         return np.full(shape, -1, dtype=np.int32)
-    codes = np.array(given, dtype=np.int32)
+    codes = np.array(locked_codes, dtype=np.int32)
     if codes.shape != shape:
-        raise ValueError(f"given has shape {codes.shape}, expected (levels, segments) {shape}")
+        raise ValueError(
+            f"locked_codes has shape {codes.shape}, expected (levels, segments) {shape}"
+        )
     if codes.min() < -1 or codes.max() >= config.thought_codebook_size:
         raise ValueError(
-            f"given holds codes {codes.min()}..{codes.max()}, expected -1 (free) or "
+            f"locked_codes holds {codes.min()}..{codes.max()}, expected -1 (free) or "
             f"0..{config.thought_codebook_size - 1}"
         )
     return codes
 
 
 def _check_conditions(
-    vocabulary: Vocabulary, conditions: Sequence[Condition], keys: Sequence[mx.array]
+    vocabulary: Vocabulary, conditions: Sequence[SemanticCondition], keys: Sequence[mx.array]
 ) -> None:
     if not conditions or len(keys) != len(conditions):
         raise ValueError(f"there are {len(conditions)} conditions and {len(keys)} keys")

@@ -20,6 +20,7 @@ from musicot_mlx.audio.mel import LogMel
 from musicot_mlx.models.htsat import AudioModel, ClapAudioConfig
 from musicot_mlx.models.roberta import ClapTextConfig, TextModel
 from musicot_mlx.nn.activations import ACTIVATIONS, check_activation
+from musicot_mlx.nn.unit import unit
 from musicot_mlx.weights.config import config_from_dict
 
 
@@ -120,7 +121,7 @@ class Clap(nn.Module):
 
         mask is 1 where a token is real, 0 where it is padding; None means all are real.
         """
-        return _unit(self.text_projection(self.text_model(ids, mask)))
+        return unit(self.text_projection(self.text_model(ids, mask)))
 
     def embed_mel(self, log_mel: mx.array) -> mx.array:
         """Unit vectors, float32 (batch, projection_dim), of log-mel windows (batch, frames, mels).
@@ -128,9 +129,4 @@ class Clap(nn.Module):
         The mel is in dB, as `config.log_mel()` makes it.
         Raises ValueError when there are more frames than one window holds, or other mel bins.
         """
-        return _unit(self.audio_projection(self.audio_model(log_mel)))
-
-
-def _unit(x: mx.array) -> mx.array:
-    x = x.astype(mx.float32)
-    return x / mx.maximum(mx.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+        return unit(self.audio_projection(self.audio_model(log_mel)))

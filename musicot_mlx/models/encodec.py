@@ -236,6 +236,7 @@ class DecoderBlock(nn.Module):
         return x
 
 
+_FEW_FRAMES = 15  # that the first half second of codes settles: so soon a stream is heard
 State = tuple[mx.array, mx.array]  # hidden and cell, (batch, channels) each
 
 
@@ -388,8 +389,8 @@ class Encodec(nn.Module):
         """Decode codes as they come, (batch, codebooks, any number of frames) each, in flat memory.
 
         Yields evaluated waveforms (batch, samples, channels) that join to the decode of all codes
-        at once: what depends on frames still to come is held back. longest: frames at once,
-        `frames_at_once` by default.
+        at once, to the last bit: what depends on frames still to come is held back, and pieces are
+        cut at the same places. longest: frames at once, `frames_at_once` by default.
         """
         longest = longest or self.frames_at_once
         config, decoder = self.config, self.decoder
@@ -401,12 +402,17 @@ class Encodec(nn.Module):
                 shape[:] = [codes.shape[0], len(mono) // codes.shape[0]]
                 yield self.quantizer.decode(mono).astype(self.dtype)
 
-        x = self._windowed(decoder.first, longest=16 * longest, reach=config.kernel_size)(
+        few = min(_FEW_FRAMES, longest)
+        x = self._windowed(decoder.first, longest=few, shortest=few, reach=config.kernel_size)(
             features()
         )
         x = _recurrent(decoder.lstm, x)
         x = self._windowed(
-            decoder.upsample, longest=longest, reach=config.sample_reach, up=config.hop_length
+            decoder.upsample,
+            longest=longest,
+            shortest=max(1, few - config.sample_reach),
+            reach=config.sample_reach,
+            up=config.hop_length,
         )(x)
         for y in x:
             y = y.reshape(*shape, -1).swapaxes(1, 2)  # (batch, samples, channels)

@@ -1,4 +1,4 @@
-"""MusicGen's decoder: a transformer over several codebooks at once, told by text what to play.
+"""MusicGen's decoder: a transformer over several codebooks at once, conditioned on text.
 
 arXiv 2306.05284; reference implementations transformers.MusicgenForCausalLM and, for the melody
 models, transformers.MusicgenMelodyForCausalLM. At each position every codebook has one token, their
@@ -22,7 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx.nn.mlx_lm_light import KVCache
+from musicot_mlx.nn.mlx_lm import KVCache
 from musicot_mlx.weights.config import config_from_dict
 
 _ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
@@ -102,7 +102,7 @@ def sinusoids(positions: int, channels: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Cross:
+class TextKeysValues:
     """What the text of some rows is to one layer: keys and values (rows, heads, tokens, head_dim).
 
     mask: bool (rows, 1, 1, tokens), None where every token counts. `rows` may be fewer than the
@@ -148,14 +148,14 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=False)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def cross(self, text: mx.array, mask: mx.array | None) -> Cross:
+    def cross(self, text: mx.array, mask: mx.array | None) -> TextKeysValues:
         """Keys and values of text (rows, tokens, hidden)."""
         rows, tokens, _ = text.shape
         kv = self.kv(text).reshape(rows, tokens, 2, self._heads, -1)
         k, v = kv.transpose(2, 0, 3, 1, 4)  # (batch, heads, time, head_dim) each
-        return Cross(mx.contiguous(k), mx.contiguous(v), mask)
+        return TextKeysValues(mx.contiguous(k), mx.contiguous(v), mask)
 
-    def __call__(self, x: mx.array, cross: Cross) -> mx.array:
+    def __call__(self, x: mx.array, cross: TextKeysValues) -> mx.array:
         batch, time, _ = x.shape
         q = self.q_proj(x).reshape(batch, time, self._heads, -1).swapaxes(1, 2)
         y = mx.fast.scaled_dot_product_attention(
@@ -184,18 +184,18 @@ class DecoderLayer(nn.Module):
         x: mx.array,
         cache: KVCache | None,
         mask: mx.array | Literal["causal"] | None,
-        cross: Cross | None,
+        cross: TextKeysValues | None,
     ) -> mx.array:
         x = x + self.self_attn(self.self_attn_layer_norm(x), cache, mask)
         if cross is not None:
-            x = self._hear_text(x, cross)
+            x = self._cross_attend(x, cross)
         return x + self.fc2(self.activation(self.fc1(self.final_layer_norm(x))))
 
-    def _hear_text(self, x: mx.array, cross: Cross) -> mx.array:
+    def _cross_attend(self, x: mx.array, cross: TextKeysValues) -> mx.array:
         rows = cross.keys.shape[0]
-        told = x[:rows]
-        told = told + self.encoder_attn(self.encoder_attn_layer_norm(told), cross)
-        return told if rows == x.shape[0] else mx.concatenate([told, x[rows:]])
+        attended = x[:rows]
+        attended = attended + self.encoder_attn(self.encoder_attn_layer_norm(attended), cross)
+        return attended if rows == x.shape[0] else mx.concatenate([attended, x[rows:]])
 
 
 class Musicgen(nn.Module):
@@ -225,7 +225,7 @@ class Musicgen(nn.Module):
         tokens: mx.array,
         cache: list[KVCache] | None = None,
         *,
-        cross: Sequence[Cross] | None = None,
+        cross: Sequence[TextKeysValues] | None = None,
     ) -> mx.array:
         """Logits (batch, codebooks, time, vocab_size) of tokens (batch, codebooks, time)."""
         offset = cache[0].offset if cache else 0
@@ -265,7 +265,7 @@ class Musicgen(nn.Module):
         text = text.astype(self.dtype)  # another dtype would promote every layer after it
         return self.enc_to_dec_proj(text) if "enc_to_dec_proj" in self else text
 
-    def cross(self, text: mx.array, mask: mx.array | None = None) -> list[Cross]:
+    def cross(self, text: mx.array, mask: mx.array | None = None) -> list[TextKeysValues]:
         """Keys and values of the text in every layer, to be kept for a whole song.
 
         text: T5 hidden states (rows, tokens, text_hidden_size) of the first rows of a batch; mask:
@@ -276,7 +276,7 @@ class Musicgen(nn.Module):
         projected = self.project_text(text)
         if mask is not None:
             projected = projected * mask[..., None]
-            # a row without any text hears zeros: its softmax must have something to run over
+            # a row without any text attends to zeros: its softmax must have something to run over
             mask = (mask | ~mask.any(axis=1, keepdims=True))[:, None, None]
         return [layer.encoder_attn.cross(projected, mask) for layer in self.layers]
 
@@ -301,12 +301,12 @@ class Musicgen(nn.Module):
             raise ValueError(f"chroma is {chroma.shape}, expected (frames, {config.num_chroma})")
         repeats = -(-config.chroma_length // len(chroma))
         chroma = mx.tile(chroma, (repeats, 1))[: config.chroma_length].astype(self.dtype)
-        heard = self.audio_enc_to_dec_proj(chroma)
+        melody = self.audio_enc_to_dec_proj(chroma)
         if text is None:
-            told = mx.zeros((tokens, config.hidden_size), dtype=self.dtype)
+            text_states = mx.zeros((tokens, config.hidden_size), dtype=self.dtype)
         else:
-            told = self.project_text(text)
-        return mx.concatenate([heard, told])
+            text_states = self.project_text(text)
+        return mx.concatenate([melody, text_states])
 
     def hidden(
         self,
@@ -314,7 +314,7 @@ class Musicgen(nn.Module):
         cache: list[KVCache] | None = None,
         *,
         mask: mx.array | Literal["causal"] | None = None,
-        cross: Sequence[Cross] | None = None,
+        cross: Sequence[TextKeysValues] | None = None,
     ) -> mx.array:
         """Last hidden states (batch, time, hidden), normalised, of embeddings with positions."""
         x = embeddings

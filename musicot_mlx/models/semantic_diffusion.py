@@ -161,7 +161,7 @@ class ConditionProjection(nn.Module):
 
 
 @dataclass(frozen=True)
-class Conditions:
+class DiffusionConditions:
     """What stays the same over the steps of one window, rows in batch order."""
 
     semantic: mx.array  # (batch, time, semantic_dim) embeddings of the codes at latent frames
@@ -169,10 +169,10 @@ class Conditions:
     keys_values: list[tuple[mx.array, mx.array]]  # of each block, (batch, heads, vectors, head_dim)
     mask: mx.array | None  # (batch, 1, 1, vectors), true where a vector counts
 
-    def row(self, i: int) -> "Conditions":
+    def row(self, i: int) -> "DiffusionConditions":
         """The i-th row alone, a batch of one."""
         one = slice(i, i + 1)
-        return Conditions(
+        return DiffusionConditions(
             semantic=self.semantic[one],
             global_token=self.global_token[one],
             keys_values=[(k[one], v[one]) for k, v in self.keys_values],
@@ -222,7 +222,7 @@ class SemanticDiffusion(nn.Module):
         clap_mask: mx.array | None = None,
         frame_offset: int | np.ndarray = 0,
         harmony: mx.array | None = None,
-    ) -> Conditions:
+    ) -> DiffusionConditions:
         """Everything but latents and time, for `frames` latent frames.
 
         codes (batch, frames25), config.no_token where there is none: the window's own, or the whole
@@ -236,8 +236,8 @@ class SemanticDiffusion(nn.Module):
         sounding = mx.take_along_axis(codes, index, axis=1)  # (batch, frames)
         semantic = self.semantic_embedding(sounding)
         if harmony is not None and self.config.harmony:
-            told = harmony * (sounding != self.config.no_token)[..., None]
-            semantic = semantic + self.harmony_proj(told.astype(self.dtype))
+            features = harmony * (sounding != self.config.no_token)[..., None]
+            semantic = semantic + self.harmony_proj(features.astype(self.dtype))
         start = self.projection.start_number_conditioner(start_seconds, self.dtype)
         total = self.projection.end_number_conditioner(total_seconds, self.dtype)
         text = self.projection.text(clap.astype(self.dtype))
@@ -245,7 +245,7 @@ class SemanticDiffusion(nn.Module):
         if mask is not None:
             mask = mx.pad(mask.astype(mx.bool_), ((0, 0), (0, 2)), constant_values=True)
             mask = mask[:, None, None]
-        return Conditions(
+        return DiffusionConditions(
             semantic=semantic.astype(self.dtype),
             global_token=self.dit.global_proj(mx.concatenate([start, total], axis=2)),
             keys_values=self.dit.keys_values(mx.concatenate([text, start, total], axis=1)),
@@ -261,7 +261,9 @@ class SemanticDiffusion(nn.Module):
             return embedding
         return mx.concatenate([embedding, self.skip(features)], axis=-1)
 
-    def step(self, x_t: mx.array, time_embedding: mx.array, conditions: Conditions) -> mx.array:
+    def step(
+        self, x_t: mx.array, time_embedding: mx.array, conditions: DiffusionConditions
+    ) -> mx.array:
         """Velocity of x_t (batch, time, latent_dim) at one time or one per row, (.., channels)."""
         x_t = x_t.astype(self.dtype)
         x = mx.concatenate([x_t, conditions.semantic], axis=-1)

@@ -20,7 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from musicot_mlx.nn.mlx_lm_light import BatchKVCache, KVCache, LlamaArgs, LlamaModel, LoRALinear
+from musicot_mlx.nn.mlx_lm import BatchKVCache, KVCache, LlamaArgs, LlamaModel, LoRALinear
 from musicot_mlx.tokens.beats import beat_features
 from musicot_mlx.tokens.harmony import CHORD_FEATURES, harmony_features
 from musicot_mlx.tokens.tempo import TEMPO_TAGS, paced_tempi
@@ -62,7 +62,7 @@ class SemanticLMConfig:
     context_seconds: float = 30.0  # longest audio the model was trained on
     thought_bias_rank: int = 0  # of ThoughtBias; 0: the model has none
     beat_harmonics: int = 0  # of a bar, in tokens/beats.py's features; 0: the model knows no beats
-    unconditional_beats: float = 0.0  # how much of them guidance's row without conditions hears
+    unconditional_beats: float = 0.0  # share of them in guidance's row without conditions
     harmony: bool = False  # whether it knows the chord of each frame
     tempo_head: bool = False  # whether it tells the tempo that songs like a CLAP vector have
 

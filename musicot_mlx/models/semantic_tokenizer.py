@@ -15,6 +15,7 @@ import numpy as np
 
 from musicot_mlx.audio.mel import mel_filter_bank, stft
 from musicot_mlx.nn.depthwise import DepthwiseConv1d
+from musicot_mlx.nn.unit import unit
 from musicot_mlx.weights.config import config_from_dict
 
 _LOWEST_HZ = 30.0  # of the mel filters, which reach up to half the sample rate
@@ -188,8 +189,7 @@ class Quantizer(nn.Module):
         self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = (self.project_in(x) if "project_in" in self else x).astype(mx.float32)
-        x = x / mx.maximum(mx.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+        x = unit(self.project_in(x) if "project_in" in self else x)
         similarity = x @ self.codebook.weight.astype(mx.float32).T  # (batch, time, codes)
         return mx.argmax(similarity, axis=-1).astype(mx.int32)
 
@@ -229,11 +229,11 @@ class SemanticTokenizer(nn.Module):
         c = self.config
         log_mel = self.log_mel(waveform)
         time, hop = log_mel.shape[1], c.window_codes - 2 * c.margin_codes
-        kept = []
+        pieces = []
         for start in range(0, time, hop):
             low = max(0, start - c.margin_codes)
             window = log_mel[:, low : start + hop + c.margin_codes]
             codes = self.quantizer(self.features(window))
-            kept.append(codes[:, start - low : start - low + hop])
-            mx.eval(kept[-1])
-        return mx.concatenate(kept, axis=1)
+            pieces.append(codes[:, start - low : start - low + hop])
+            mx.eval(pieces[-1])
+        return mx.concatenate(pieces, axis=1)

@@ -16,6 +16,7 @@ from musicot_mlx.audio.files import resample
 from musicot_mlx.audio.mel import LogMel
 from musicot_mlx.audio.waveforms import as_waveform
 
+CLEARLY, UNLIKELY = 0.6, 0.4  # chances of what plays and of what does not
 LEAST_SECONDS = 1.0  # a shorter rest of a song is no window
 
 
@@ -80,7 +81,7 @@ class Tagger(nn.Module):
         """How likely each label plays in each 10 s of a waveform, float32 0-1 (windows, labels).
 
         waveform: (samples,) or (samples, channels); channels are averaged. A rest under 1 s is left
-        out unless it is all there is; a short window is heard as it is, not padded.
+        out unless it is all there is; a short window is tagged as it is, not padded.
         """
         config = self.config
         mono = as_waveform(waveform)
@@ -97,6 +98,16 @@ class Tagger(nn.Module):
         log_mel = self._front_end()
         logits = [self(log_mel(mx.array(piece)[None])) for piece in pieces]
         return np.array(mx.sigmoid(mx.concatenate(logits)))
+
+    def lone(self, waveform: np.ndarray, sample_rate: int) -> str | None:
+        """The one label that plays in the first 10 s of a waveform; None where several do, none
+        does, or one is in doubt.
+        """
+        chances = self.tag(waveform, sample_rate)[0]
+        likeliest = int(chances.argmax())
+        others = np.delete(chances, likeliest)
+        clear = chances[likeliest] > CLEARLY and (others < UNLIKELY).all()
+        return self.config.labels[likeliest] if clear else None
 
     def _front_end(self) -> LogMel:
         c = self.config

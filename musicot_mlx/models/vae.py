@@ -118,7 +118,7 @@ class VAEConfig:
         side = self.kernel_size // 2
         stft_frames = -(-self.n_fft // self.hop_length)
         frames = self.decoder_layers[1] * side + stft_frames + bool(self.noise_above)
-        # a sample lies in two blocks, each of which hears its neighbour
+        # a sample lies in two blocks, each of which reaches into its neighbour
         blocks = 2 if self.core_dim else 0
         return self.decoder_layers[0] * side + -(-frames // 2) + blocks
 

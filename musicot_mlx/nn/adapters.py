@@ -18,9 +18,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from musicot_mlx.errors import MusicotError
-from musicot_mlx.nn.mlx_lm_light import DoRAEmbedding, DoRALinear, LoRAEmbedding, LoRALinear
-from musicot_mlx.weights.adapters import Adapter, Changes, few, names_of, worn
+from musicot_mlx.errors import MusicotError, first_few
+from musicot_mlx.nn.mlx_lm import DoRAEmbedding, DoRALinear, LoRAEmbedding, LoRALinear
+from musicot_mlx.weights.adapters import Adapter, Changes, names_of, worn
 
 _FINGERPRINT = 32  # numbers
 _SAME_MODEL = 0.9  # cosine of fingerprints; 4 bits a weight leave 0.99, another model some 0.2
@@ -107,23 +107,24 @@ def add_layers(
         if kind == "dora" and isinstance(layer, nn.QuantizedEmbedding):
             raise MusicotError("DoRA does not work on a quantised embedding; use LoRA for that key")
         lora, dora = (LoRAEmbedding, DoRAEmbedding) if embedding else (LoRALinear, DoRALinear)
-        made = dora if kind == "dora" else lora
-        return made.from_base(layer, r=rank, scale=scale, dropout=dropout)
+        adapter_class = dora if kind == "dora" else lora
+        return adapter_class.from_base(layer, r=rank, scale=scale, dropout=dropout)
 
     wrapped: set[str] = set()
     for owner in [*chosen, module]:
-        found = [
+        adapted = [
             (path, wrap(layer))
             for path, layer in owner.named_modules()
             if isinstance(layer, ADAPTABLE) and _wanted(path, keys, within=owner is not module)
         ]
-        if found:
-            owner.update_modules(tree_unflatten(found))
-            wrapped.update(path for path, _ in found)
+        if adapted:
+            owner.update_modules(tree_unflatten(adapted))
+            wrapped.update(path for path, _ in adapted)
     unused = set(keys or ()) - wrapped
     if unused or not wrapped:
         raise MusicotError(
-            f"keys {few(unused)} name no linear layer of a block or of the model; a block has "
+            f"keys {first_few(sorted(unused))} name no linear layer of a block or of the model; a "
+            "block has "
             f"{', '.join(p for p, m in blocks[-1].named_modules() if type(m) in ADAPTABLE)}"
         )
     return [path for path, _ in tree_flatten(module.trainable_parameters())]
@@ -167,10 +168,10 @@ def apply_adapters(
         for path, tensors in adapter.layers().items():
             changes.setdefault(path, []).append((adapter, tensors))
     dtypes = {part: _dtype(network) for part, network in parts.items()}
-    for path, found in changes.items():
+    for path, layer_changes in changes.items():
         part, _, inside = path.partition(".")
-        own = {name: stored[f"{path}.{name}"] for name in names_of(found)}
-        layer = _changed(modules[path], found, dtypes[part], own)
+        own = {name: stored[f"{path}.{name}"] for name in names_of(layer_changes)}
+        layer = _changed(modules[path], layer_changes, dtypes[part], own)
         if layer is not modules[path]:
             parts[part].update_modules(tree_unflatten([(inside, layer)]))
     for part in {path.partition(".")[0] for path in changes}:
@@ -221,13 +222,13 @@ def _changed(
 
 def _stacked(layer: nn.Module, changes: Changes, embedding: bool, dtype: mx.Dtype) -> nn.Module:
     """One LoRA layer for several adapters: their ranks side by side."""
-    made = (LoRAEmbedding if embedding else LoRALinear).from_base(layer, r=1, scale=1.0)
+    stacked = (LoRAEmbedding if embedding else LoRALinear).from_base(layer, r=1, scale=1.0)
     if not embedding:
-        made.__class__ = AppliedLoRA
-    made.lora_a = mx.concatenate([t["lora_a"] for _, t in changes], axis=1).astype(dtype)
+        stacked.__class__ = AppliedLoRA
+    stacked.lora_a = mx.concatenate([t["lora_a"] for _, t in changes], axis=1).astype(dtype)
     scaled = [a.strength * a.scale * t["lora_b"].astype(mx.float32) for a, t in changes]
-    made.lora_b = mx.concatenate(scaled, axis=0).astype(dtype)
-    return made
+    stacked.lora_b = mx.concatenate(scaled, axis=0).astype(dtype)
+    return stacked
 
 
 def _require_base(adapter: Adapter, parts: Mapping[str, nn.Module], model: str) -> None:
@@ -257,12 +258,12 @@ def _require_match(adapter: Adapter, modules: Mapping[str, nn.Module], model: st
     if len(unknown) == len(layers):
         raise MusicotError(
             f"adapter {adapter.name} changes nothing: none of its {len(adapter.arrays)} keys "
-            f"belongs to a layer of {model} (it has {few(layers) or 'no key'})"
+            f"belongs to a layer of {model} (it has {first_few(sorted(layers)) or 'no key'})"
         )
     if unknown:
         raise MusicotError(
             f"adapter {adapter.name}: {len(unknown)} of its {len(layers)} layers are not in "
-            f"{model}: {few(unknown)}"
+            f"{model}: {first_few(sorted(unknown))}"
         )
     wrong = [
         f"{path} is {shape}, {model} has {expected}"
@@ -271,7 +272,8 @@ def _require_match(adapter: Adapter, modules: Mapping[str, nn.Module], model: st
         if shape != expected
     ]
     if wrong:
-        raise MusicotError(f"adapter {adapter.name} does not fit: {few(wrong, 2)}")
+        two = first_few(sorted(wrong), limit=2)
+        raise MusicotError(f"adapter {adapter.name} does not fit: {two}")
 
 
 def _shapes(layer: nn.Module, tensors: Mapping[str, mx.array]) -> tuple[Any, Any]:
@@ -285,10 +287,10 @@ def _shapes(layer: nn.Module, tensors: Mapping[str, mx.array]) -> tuple[Any, Any
         return [tensors[n].shape for n in names], own
     shape = _dense_shape(layer)
     a, b = tensors["lora_a"].shape, tensors["lora_b"].shape
-    made = (a[0], b[1]) if isinstance(layer, _EMBEDDINGS) else (b[1], a[0])
+    lora_shape = (a[0], b[1]) if isinstance(layer, _EMBEDDINGS) else (b[1], a[0])
     if a[1] != b[0] or ("m" in tensors and tensors["m"].shape != (shape[0],)):
         return (a, b), shape
-    return made, shape
+    return lora_shape, shape
 
 
 def _dense_shape(layer: nn.Module) -> tuple[int, int]:

@@ -21,6 +21,7 @@ def in_windows(
     up: int = 1,
     down: int = 1,
     longest: int,
+    shortest: int | None = None,
     lanes: Lanes = one_lane,
 ) -> Iterator[mx.array]:
     """network(x, first) of a signal that comes as chunks (batch, time, channels), as it comes.
@@ -30,39 +31,46 @@ def in_windows(
     than `reach` away from its own; reach and longest are multiples of `down`. Yields evaluated
     pieces that join to the network of all chunks at once: each is computed from `reach` more steps
     on both sides, and what depends on steps still to come is held back. longest: input steps a
-    piece. lanes: streams to run pieces on side by side; on one lane the next piece is queued before
-    one is handed out.
+    piece, at most. shortest: pieces are cut at the same places however the signal comes, so that a
+    stream is what one chunk gives to the last bit (a product rounds by its shape): each piece as
+    long as all before it, from shortest to longest. Without it they are as long as chunks allow.
+    lanes: streams to run pieces on side by side; on one lane the next piece is queued before one is
+    handed out.
     """
-    if reach % down or longest % down:
+    if reach % down or longest % down or (shortest or 0) % down:
         raise ValueError(f"reach {reach} and longest {longest} must be multiples of {down}")
     held = None  # input steps from `reach` before the first one that is still to come out
     done = 0  # how many of `held` have come out
     before = 0  # input steps before `held`
 
+    def size() -> int:
+        return longest if shortest is None else min(longest, max(shortest, before + done))
+
     def next_piece(stop: int) -> mx.array:
         nonlocal done
-        begin, done = done, min(stop, done + longest)
+        begin, done = done, min(stop, done + size())
         low, high = max(0, begin - reach), done + reach
         y = network(held[:, low:high], before + low)
         return y[:, (begin - low) * up // down : -(-(done - low) * up // down)]
 
-    def side_by_side(streams: Sequence[mx.Stream], stop: int) -> list[mx.array]:
+    def side_by_side(streams: Sequence[mx.Stream], stop: int, least: int) -> list[mx.array]:
         pieces = []
         for stream in streams:
-            if done < stop:
+            if stop - done >= (least or size()):
                 with mx.stream(stream):
                     pieces.append(next_piece(stop))
         mx.eval(pieces)
         return pieces
 
-    def run_until(stop: int) -> Iterator[mx.array]:
+    def run_until(stop: int, least: int) -> Iterator[mx.array]:
+        """Pieces of at least so many steps up to `stop`; 0: of their whole size."""
         nonlocal held, done, before
         queued = None
-        while done < stop:
+        while stop - done >= (least or size()):
             pieces = []
             with lanes() as streams:
                 if streams is not None:
-                    pieces = side_by_side(streams, stop)
+                    pieces = side_by_side(streams, stop, least)
                 else:
                     queued, ready = next_piece(stop), queued
                     mx.async_eval(queued)
@@ -78,6 +86,6 @@ def in_windows(
     for chunk in chunks:
         held = chunk if held is None else mx.concatenate([held, chunk], axis=1)
         known = held.shape[1] - reach
-        yield from run_until(known - known % down)
+        yield from run_until(known - known % down, 1 if shortest is None else 0)
     if held is not None:
-        yield from run_until(held.shape[1])
+        yield from run_until(held.shape[1], 1)

@@ -78,16 +78,16 @@ class World:
         lengths = np.array(mx.distributed.all_gather(mx.array([len(mine)]), stream=mx.cpu))
         longest = int(lengths.max())
         sent = mx.array(np.pad(mine, (0, longest - len(mine))))
-        found = np.array(mx.distributed.all_gather(sent[None], stream=mx.cpu))
-        return [bytes(row[:length]) for row, length in zip(found, lengths, strict=True)]
+        rows = np.array(mx.distributed.all_gather(sent[None], stream=mx.cpu))
+        return [bytes(row[:length]) for row, length in zip(rows, lengths, strict=True)]
 
     def require_same(self, what: str, number: int) -> None:
         """Raise RunError where the processes have other numbers (of 31 bits)."""
         if self.size == 1:
             return
         mine = mx.array([number], dtype=mx.int32)
-        found = np.array(mx.distributed.all_gather(mine, stream=mx.cpu))
-        if (found != found[0]).any():
+        numbers = np.array(mx.distributed.all_gather(mine, stream=mx.cpu))
+        if (numbers != numbers[0]).any():
             raise RunError(
                 f"the {self.size} processes disagree about {what}; give every host the same files"
             )

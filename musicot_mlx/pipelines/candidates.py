@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from musicot_mlx.audio.files import check_render
-from musicot_mlx.errors import RunError
+from musicot_mlx.errors import RunError, SilentRender
 from musicot_mlx.pipelines.options import Embedder
 
 Made = TypeVar("Made")
@@ -51,10 +51,10 @@ class Best(Generic[Made]):
 
     def to_dict(self, seed: int) -> dict[str, Any]:
         """What the settings of a chosen song say of the choice; `seed` is the one asked for."""
-        return chosen(seed, [score.to_dict() for score in self.scores], self.number)
+        return choice(seed, [score.to_dict() for score in self.scores], self.number)
 
 
-def chosen(seed: int, scores: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
+def choice(seed: int, scores: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
     """The choice as JSON: of which seed's candidates, the seed of the one kept, and all scores."""
     return {"of_seed": seed, "kept": scores[number]["seed"], "scores": list(scores)}
 
@@ -70,17 +70,24 @@ def best_of(
 ) -> Best[Made]:
     """Render a candidate a seed, one after another, and keep the one with the highest score.
 
-    render(number) makes one, judge(number, song) scores it. Only the best so far is held, so memory
-    does not grow with the candidates.
+    render(number) makes one, judge(number, song) scores it; a silent one is none. Only the best so
+    far is held, so memory does not grow with the candidates. Raises SilentRender where all are.
     """
-    best, scores = 0, []
-    kept = None
+    best, scores = -1, []
+    best_song, silence = None, None
     for number in range(len(seeds)):
-        song = render(number)
+        try:
+            song = render(number)
+        except SilentRender as silent:
+            silence = silent
+            scores.append(Score(seeds[number], broken=True))
+            continue
         scores.append(judge(number, song))
-        if number == 0 or scores[number].score > scores[best].score:
-            best, kept = number, song
-    return Best(best, kept, scores)
+        if best < 0 or scores[number].score > scores[best].score:
+            best, best_song = number, song
+    if best < 0:
+        raise silence
+    return Best(best, best_song, scores)
 
 
 def score(
@@ -92,21 +99,27 @@ def score(
     prompt: np.ndarray | None = None,
     thoughts: np.ndarray | None = None,
     reference: np.ndarray | None = None,
+    fault: str | None = None,
 ) -> Score:
     """Hold a render (frames, channels) against a prompt's vector (dim,), thoughts (segments, dim)
     and a reference's vector (dim,), all of unit length; what is None does not count.
+
+    fault: what is known to be broken about it, None where nobody looked.
     """
     try:
-        check_render(waveform, sample_rate)
-    except RunError:
+        if fault is None:
+            check_render(waveform, sample_rate)
+    except RunError as error:
+        fault = str(error)
+    if fault:
         return Score(seed, broken=True)
-    heard = clap.embed_audio(waveform, sample_rate)  # (segments, dim)
+    embeddings = clap.embed_audio(waveform, sample_rate)  # (segments, dim)
     cosines = {}
     if prompt is not None:
-        cosines["prompt"] = float((heard @ prompt).mean())
+        cosines["prompt"] = float((embeddings @ prompt).mean())
     if thoughts is not None:
-        shared = min(len(heard), len(thoughts))
-        cosines["plan"] = float((heard[:shared] * thoughts[:shared]).sum(axis=1).mean())
+        shared = min(len(embeddings), len(thoughts))
+        cosines["plan"] = float((embeddings[:shared] * thoughts[:shared]).sum(axis=1).mean())
     if reference is not None:
-        cosines["reference"] = float((heard @ reference).mean())
+        cosines["reference"] = float((embeddings @ reference).mean())
     return Score(seed, cosines)

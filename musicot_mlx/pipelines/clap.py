@@ -18,6 +18,7 @@ from musicot_mlx.models.roberta import ClapTextConfig
 from musicot_mlx.pipelines.alone import CLAP
 from musicot_mlx.pipelines.embedding import batched, cut, mono_at
 from musicot_mlx.pipelines.families import family_of
+from musicot_mlx.pipelines.given import items, text
 from musicot_mlx.pipelines.parts import load_parts
 from musicot_mlx.weights.hub import EMBEDDED, resolve
 from musicot_mlx.weights.tokenizer import read_tokenizer
@@ -50,8 +51,9 @@ class ClapEmbedder:
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings float32 (texts, projection_dim); texts beyond max_tokens lose their end."""
-        if isinstance(texts, str):
-            raise ValueError("embed_text takes a list of texts, got one text; write [text]")
+        texts = items(texts)
+        if texts is None:
+            raise MusicotError("embed_text takes a list of texts; write [text]")
         ids, mask = self.text_ids(texts)
         return batched(
             lambda rows: self.clap.embed_text_ids(mx.array(ids[rows]), mx.array(mask[rows])),
@@ -68,7 +70,8 @@ class ClapEmbedder:
                 "put tokenizer.json into the model folder"
             )
         config = self.config.text_config
-        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        texts = [text("the text", each) for each in texts]
+        encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         rows = [
             [config.bos_token_id, *item.ids[: config.max_tokens - 2], config.eos_token_id]
             for item in encoded

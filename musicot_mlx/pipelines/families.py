@@ -5,6 +5,7 @@ from typing import Any
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.family import Family, named
+from musicot_mlx.pipelines.given import path_of
 
 # model_type of config.json -> the family's record, a line each.
 FAMILIES = {
@@ -28,6 +29,8 @@ def load(name_or_path: str | Path = "musicot-mini", **options: Any) -> Any:
     """
     from musicot_mlx.pipelines.conversion_cache import mlx_folder
 
+    if not isinstance(name_or_path, str):
+        name_or_path = path_of("the model", name_or_path)
     folder = mlx_folder(name_or_path)
     return family_of(folder).get("load")(folder, name=str(name_or_path), **options)
 

@@ -20,6 +20,7 @@ from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.pipelines.families import family_of, titles
 from musicot_mlx.pipelines.family import Family
 from musicot_mlx.weights.checkpoint import quantization_of, read_config
+from musicot_mlx.weights.files import weight_files
 
 GB = 1e9
 # Python, MLX, numpy, BLAS buffers, tokenizer and sound libraries: measured on Linux and alike on
@@ -100,7 +101,7 @@ class MemoryPlan:
 
 def tensors(folder: str | Path) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Name, safetensors dtype and shape of every stored array; only file headers are read."""
-    files = sorted(Path(folder).glob("model*.safetensors"))
+    files = [path for path, _ in weight_files(Path(folder))]
     if not files:
         raise MusicotError(f"{folder} holds no model.safetensors; get the model again")
     for path in files:
@@ -115,17 +116,17 @@ def tensors(folder: str | Path) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 
 def weight_bytes(folder: str | Path, config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Of each part, bytes stored and bytes as it runs on this device."""
-    found = {name: (dtype, shape) for name, dtype, shape in tensors(folder)}
+    arrays = {name: (dtype, shape) for name, dtype, shape in tensors(folder)}
     expand = compute_dtype() == mx.float32
     parts: dict[str, tuple[int, int]] = {}
-    for name, (dtype, shape) in found.items():
+    for name, (dtype, shape) in arrays.items():
         path, _, leaf = name.rpartition(".")
         values = product(shape)
         stored = runs = values * _ITEM.get(dtype, 4)
-        if expand and f"{path}.scales" in found and leaf in ("weight", "scales", "biases"):
+        if expand and f"{path}.scales" in arrays and leaf in ("weight", "scales", "biases"):
             # packed weights expand to the values that their scales cover; the rest goes
             packing = quantization_of(config, name.split(".", 1)[0]) or {}
-            covered = packing.get("group_size", 64) * product(found[f"{path}.scales"][1])
+            covered = packing.get("group_size", 64) * product(arrays[f"{path}.scales"][1])
             runs = 4 * covered if leaf == "weight" else 0
         elif expand and dtype in ("F16", "BF16"):
             runs = 4 * values
@@ -178,14 +179,14 @@ def plan(
     pieces = predict(name_or_path, duration=duration, songs=songs).pieces or (None,)
     for stream in (False, True) if songs == 1 else (False,):  # of several the best is kept
         for piece in pieces:
-            found = predict(
+            prediction = predict(
                 name_or_path, duration=duration, songs=songs, piece=piece, stream=stream
             )
-            wanted = int(_CACHE_SHARE * max(found.stages.values()))
-            needed = found.resident(0)
+            wanted = int(_CACHE_SHARE * max(prediction.stages.values()))
+            needed = prediction.resident(0)
             if needed + wanted // 8 <= budget:  # less cache than that costs time at every step
                 cache = min(wanted, budget - needed)
-                return MemoryPlan(budget, found, cache, piece, stream)
+                return MemoryPlan(budget, prediction, cache, piece, stream)
     raise MusicotError(
         f"{duration:g} s with {name_or_path} takes at least {needed / GB:.2f} GB and "
         f"--max-memory-gb is {max_memory_gb:g}; quantise the model (musicot convert -q), close "

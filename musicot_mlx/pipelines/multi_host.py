@@ -101,9 +101,9 @@ def make(
             numbers = [number for number, job in enumerate(jobs) if job.song == song]
             if len(waiting[song]) < len(numbers):
                 continue
-            found = [pair for pair in waiting.pop(song) if not pair[1].error]
-            if found and world.first:
-                finish(sorted(found, key=lambda pair: pair[1].job))
+            whole = [pair for pair in waiting.pop(song) if not pair[1].error]
+            if whole and world.first:
+                finish(sorted(whole, key=lambda pair: pair[1].job))
             for number in numbers:
                 del owed[number]
 
@@ -126,7 +126,7 @@ def make_songs(
     model: Any,
     songs: Sequence[tuple[str | None, int]],
     paths: Sequence[Path],
-    rate: int | None,
+    written: dict[str, Any],
     options: dict[str, Any],
     tell: Callable[[Path, Report], None],
 ) -> int:
@@ -151,29 +151,31 @@ def make_songs(
     def render(job: Job, path: Path) -> Report:
         started = time.perf_counter()
         song = model.generate(job.prompt, **options, seed=job.seed)
-        song.save(path, sample_rate=rate)
+        song.save(path, **written)
         report = {"seed": job.seed, "duration": song.duration, "prompt": job.prompt}
-        report |= {"sample_rate": rate or song.sample_rate}
+        report |= {"sample_rate": written["sample_rate"] or song.sample_rate}
+        report |= {"channels": song.waveform.shape[1]}
         if count > 1:
             vectors = {"prompt": song.plan.vector, "thoughts": song.plan.embeddings}
-            found = candidates.score(
+            vectors["fault"] = song.fault
+            score = candidates.score(
                 model.clap, song.waveform, song.sample_rate, seed=job.seed, **vectors
             )
-            report["score"] = found.to_dict()
+            report["score"] = score.to_dict()
         return {**report, "elapsed_seconds": round(time.perf_counter() - started, 3)}
 
-    def finish(made: list[tuple[Job, Result]]) -> None:
-        job, kept = made[0]
+    def finish(results: list[tuple[Job, Result]]) -> None:
+        job, best = results[0]
         if count > 1:
-            job, kept = max(made, key=lambda pair: pair[1].report["score"]["score"])
-            scores = [result.report.pop("score") for _, result in made]
+            job, best = max(results, key=lambda pair: pair[1].report["score"]["score"])
+            scores = [result.report.pop("score") for _, result in results]
             number = [each["seed"] for each in scores].index(job.seed)
-            chosen = candidates.chosen(songs[job.song][1], scores, number)
-            settings = json.loads(kept.files[".json"]) | {"chosen": chosen}
-            kept.files[".json"] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
-        write(job.path, kept.files)
+            choice = candidates.choice(songs[job.song][1], scores, number)
+            settings = json.loads(best.files[".json"]) | {"chosen": choice}
+            best.files[".json"] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+        write(job.path, best.files)
         files = [str(job.path), str(job.path.with_suffix(".json"))]
-        tell(job.path, {**kept.report, "files": files, "host": kept.host})
+        tell(job.path, {**best.report, "files": files, "host": best.host})
 
     return make(jobs, render, finish)
 

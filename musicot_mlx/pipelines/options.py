@@ -5,21 +5,21 @@ pass, what a flag takes, what a sidecar holds and what the error says all come f
 module loads nothing heavy, so that `--help` can read it.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, nearest
+from musicot_mlx.pipelines.given import LARGEST_SEED, flag, items, number, path_of, shown, text
+from musicot_mlx.tokens.tempo import named_tempo
 
 Progress = Callable[[str, int, int], None]  # called as progress(stage, done, total)
 Reference = str | Path | Sequence[str | Path]  # one file or several
 
 SHORTEST, LONGEST = 1.0, 300.0  # seconds of a song
 MOST_CANDIDATES = 16
-LARGEST_SEED = 2**63 - 1
 
 
 class Embedder(Protocol):
@@ -44,15 +44,20 @@ def option(
     metavar: str = "",
     offered: Sequence[str] = (),
     planning: bool = False,
+    off: bool = False,
     saved: str = "always",
+    takes: str = "",
+    needs: Sequence[str] = (),
 ) -> Any:
     """A field of a family's options.
 
-    kind: str, int, float, Path (a file), or object (Python callers alone, no flag). low and high
+    kind: str, int, float, bool, Path (a file), or object (Python callers alone, no flag). low, high
     bound numbers, in `unit`. choices: the words it takes; offered: those that a flag offers, all if
     empty. several: a list, too. flags: names on the command line, the first ones first; planning:
-    part of a plan, so without effect where the plan is made. saved: "always", "given" (only where
-    it is not None) or "never" stands in the sidecar of a song.
+    part of a plan, so without effect where the plan is made. off: a number may be False, which
+    turns off what it is of. saved: "always", "given" (only where it is not None) or "never" stands
+    in the sidecar of a song. takes: what objects are given, in words, and needs: the attributes
+    that tell them.
     """
     about = {
         "help": help,
@@ -66,7 +71,10 @@ def option(
         "metavar": metavar,
         "offered": tuple(offered or choices),
         "planning": planning,
+        "off": off,
         "saved": saved,
+        "takes": takes,
+        "needs": tuple(needs),
     }
     return field(default=default, metadata=about)
 
@@ -77,44 +85,102 @@ class Options:
 
     prompt: str | None = None
 
+    # How songs of every family are handed on (pipelines/mastering.py).
+    loudness: float | bool = option(
+        -16.0,
+        "loudness of the song, LUFS; off leaves the level as the model made it (default: -16)",
+        kind=float,
+        low=-40,
+        high=-6,
+        unit="LUFS",
+        off=True,
+        flags=("--loudness",),
+        metavar="LUFS",
+    )
+    gain: float | None = option(
+        None,
+        "amplify the song by this much instead of finding its loudness",
+        kind=float,
+        low=-60,
+        high=60,
+        unit="dB",
+        flags=("--gain",),
+        metavar="DB",
+        saved="given",
+    )
+    fade_in: float = option(
+        0.0,
+        "seconds over which the song fades in (default: 0)",
+        kind=float,
+        low=0,
+        high=60,
+        unit="s",
+        flags=("--fade-in",),
+        metavar="S",
+    )
+    fade_out: float | None = option(
+        None,
+        "seconds over which it fades out, 0 is none (default: 1.5, or a sixth of a short song)",
+        kind=float,
+        low=0,
+        high=60,
+        unit="s",
+        flags=("--fade-out",),
+        metavar="S",
+    )
+
     @classmethod
     def about(cls) -> dict[str, Field]:
-        """The options by name, but for the prompt."""
-        return {each.name: each for each in fields(cls) if each.metadata}
+        """The options by name, but for the prompt; a family's own first."""
+        shared = {each.name for each in fields(Options)}
+        found = sorted(fields(cls), key=lambda each: each.name in shared)
+        return {each.name: each for each in found if each.metadata}
 
     @classmethod
     def of(
         cls,
         sampling: Any,
         prompt: str | None = None,
-        *,
-        among: Sequence[str] | None = None,
+        /,
         **given: Any,
     ) -> Self:
-        """The options of a call, checked once; what is left out, or None, is the model's default.
+        """The options of a call, checked once and made plain; what is left out, or None, is the
+        model's default.
 
-        sampling: the model's defaults, by attribute. among: the only names that may be given.
-        Raises TypeError for an unknown name, with the nearest; MusicotError for a value out of
-        bounds.
+        sampling: the model's defaults, by attribute. Raises TypeError for an unknown name, with the
+        nearest; MusicotError for a value out of bounds, or of a kind that the option is not.
         """
         about = cls.about()
-        cls.require_known(given, about if among is None else among)
+        cls.require_known(given, about)
         values = {}
         for name, each in about.items():
             value = given.get(name)
             if value is None:
                 value = getattr(sampling, name, each.default)
             values[name] = checked(each, value)
-        return cls(prompt=prompt, **values)
+        return cls(prompt=None if prompt is None else text("prompt", prompt), **values)
 
     @classmethod
     def require_known(cls, given: Mapping[str, Any], known: Sequence[str] | Mapping) -> None:
         """Raise TypeError for a name that is no option."""
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(name, list(known), n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                near = nearest(name, known)
+                hint = f"; did you mean {near}?" if near else ""
                 raise TypeError(f"unknown option {name!r}{hint}")
+
+    @property
+    def words(self) -> str | None:
+        """The prompt with the `bpm` asked for beside it, as captions write it; None without a
+        prompt. Raises MusicotError for a prompt that names another tempo.
+        """
+        bpm = getattr(self, "bpm", None)
+        if bpm is None or not (self.prompt or "").strip():
+            return self.prompt
+        named = named_tempo(self.prompt)
+        if named is not None and named != bpm:
+            raise MusicotError(f"the prompt names {named:g} BPM and bpm is {bpm:g}; leave one out")
+        return self.prompt if named else f"{self.prompt}, {bpm:g} BPM"
 
     def require_one_candidate(self) -> None:
         """Raise MusicotError where candidates are asked of a stream."""
@@ -123,48 +189,52 @@ class Options:
 
     def saved(self) -> dict[str, Any]:
         """The options as JSON, as the sidecar of a song holds them."""
-        found: dict[str, Any] = {"prompt": self.prompt}
+        settings: dict[str, Any] = {"prompt": self.prompt}
         for name, each in self.about().items():
             value, when = getattr(self, name), each.metadata["saved"]
             if each.metadata["kind"] is Path and each.metadata["several"]:
                 files = [str(file) for file in files_of(value)]
                 value = files[0] if len(files) == 1 else files or None
             if when == "always" or when == "given" and value is not None:
-                found[name] = as_json(value)
-        return found
+                settings[name] = as_json(value)
+        return settings
 
 
 def checked(each: Field, value: Any) -> Any:
-    """A value that keeps to its field's bounds and choices; MusicotError otherwise."""
-    about = each.metadata
-    if value is None or about["several"]:
+    """A value that keeps to its field's kind, bounds and choices; MusicotError otherwise."""
+    several = items(value) if each.metadata["several"] else None
+    if several is not None:
+        return [_one(each, one) for one in several]
+    return None if value is None else _one(each, value)
+
+
+def _one(each: Field, value: Any) -> Any:
+    """One value of an option that may take several."""
+    about, name = each.metadata, each.name
+    kind, needs = about["kind"], about["needs"]
+    if needs and all(hasattr(value, attribute) for attribute in needs):
         return value
-    if about["kind"] in (int, float):
-        try:
-            within = about["low"] <= value <= about["high"]  # NaN is not
-            whole = about["kind"] is float or value == int(value)
-            shown = f"{value:g}"
-        except (TypeError, ValueError, OverflowError):
-            within, whole, shown = False, False, repr(value)
-        if not (within and whole):
-            raise MusicotError(f"{each.name} is {shown}{_unit(about)}; ask for {bounds(about)}")
-    elif about["choices"] and value not in about["choices"]:
-        words = ", ".join(about["choices"])
-        raise MusicotError(f"{each.name} is {value!r}; ask for one of {words}")
+    if kind is bool or about["off"]:
+        yes = flag(value)
+        if yes is not None and (kind is bool or not yes):
+            return yes
+    if kind is bool:
+        raise MusicotError(f"{name} is {shown(value)}; pass True or False")
+    if kind is object:
+        raise MusicotError(f"{name} is {shown(value)}; pass {about['takes']}")
+    if value is None:
+        raise MusicotError(f"{name} holds None; leave it out of the list")
+    if kind is Path:
+        path = path_of(name, value)
+        return str(value) if isinstance(value, str) else path  # as it was written: "./a.wav"
+    if kind in (int, float):
+        low, high, unit = about["low"], about["high"], about["unit"]
+        words = f"ask for numbers of at least {low:g}" if about["several"] else ""
+        return number(name, value, low=low, high=high, whole=kind is int, unit=unit, words=words)
+    value = text(name, value)
+    if about["choices"] and value not in about["choices"]:
+        raise MusicotError(f"{name} is {value!r}; ask for one of {', '.join(about['choices'])}")
     return value
-
-
-def bounds(about: Mapping[str, Any]) -> str:
-    """The numbers that an option takes: "1 to 300 s"."""
-    low, high, unit = about["low"], about["high"], _unit(about)
-    what = "a whole number" if about["kind"] is int else "a number"
-    if high < math.inf:
-        return f"{low:g} to {high:g}{unit}"
-    return f"{what} of at least {low:g}{unit}" if low > -math.inf else what
-
-
-def _unit(about: Mapping[str, Any]) -> str:
-    return f" {about['unit']}" if about["unit"] else ""
 
 
 def as_json(value: Any) -> Any:
@@ -185,6 +255,10 @@ def files_of(reference: Reference | None) -> list[str | Path]:
     return [reference] if isinstance(reference, (str, Path)) else list(reference)
 
 
+# A render as the model made it, for whoever measures models.
+AS_MADE: dict[str, Any] = {"loudness": False, "fade_out": 0.0}
+
+
 # What songs of every family are asked for by.
 def duration_option() -> Any:
     """Seconds of the song."""
@@ -197,6 +271,22 @@ def duration_option() -> Any:
         unit="s",
         flags=("--duration", "--seconds"),
         metavar="S",
+        planning=True,
+    )
+
+
+def bpm_option() -> Any:
+    """Beats a minute, where the prompt does not name them."""
+    return option(
+        None,
+        "beats a minute, as a prompt that ends in '120 BPM' asks for them (default: what the "
+        "prompt names, or that of songs like it)",
+        kind=float,
+        low=20,
+        high=400,
+        unit="BPM",
+        flags=("--bpm", "--tempo"),
+        metavar="BPM",
         planning=True,
     )
 
@@ -220,5 +310,12 @@ def candidates_option() -> Any:
 
 
 def progress_option() -> Any:
-    """What hears how far the song is."""
-    return option(None, "called as progress(stage, done, total)", kind=object, saved="never")
+    """What is called with how far the song is."""
+    return option(
+        None,
+        "called as progress(stage, done, total)",
+        kind=object,
+        saved="never",
+        takes="a function of stage, done and total",
+        needs=("__call__",),
+    )

@@ -86,10 +86,10 @@ def load_parts(
     networks = {}
     for section in list(stored):
         network, config_class = parts[section]
-        made = network(config_from_dict(config_class, config[section], where=section))
+        module = network(config_from_dict(config_class, config[section], where=section))
         quantization = quantization_of(config, section)
         networks[section] = load_network(
-            made, quantization, stored.pop(section), folder=folder, where=section
+            module, quantization, stored.pop(section), folder=folder, where=section
         )
     mx.clear_cache()
     applied = apply_adapters(networks, adapters, model=name or str(folder), stored=kinds)

@@ -14,6 +14,7 @@ from musicot_mlx.weights.checkpoint import (
     save_checkpoint,
 )
 from musicot_mlx.weights.config import config_from_dict
+from musicot_mlx.weights.quantized import dequantised, scale_dtype
 
 
 def store_with_bits(folder: Path, target: Path, *, bits: int, group_size: int = 64) -> Path:
@@ -51,18 +52,6 @@ def _expanded(arrays: dict[str, mx.array], quantization: dict | None) -> dict[st
         if f"{path}.scales" not in arrays:
             out[key] = value
         elif leaf == "weight":
-            out[key] = mx.dequantize(
-                value,
-                arrays[f"{path}.scales"],
-                arrays.get(f"{path}.biases"),
-                group_size=quantization["group_size"],
-                bits=quantization["bits"],
-                mode=quantization.get("mode", "affine"),
-                dtype=_dtype(arrays[f"{path}.scales"]),
-            )
+            dtype = scale_dtype(arrays[f"{path}.scales"])
+            out[key] = dequantised(arrays, path, quantization, dtype)
     return out
-
-
-def _dtype(scales: mx.array) -> mx.Dtype:
-    """What a matrix was before it was quantised: its scales say, where they aren't exponents."""
-    return scales.dtype if mx.issubdtype(scales.dtype, mx.floating) else mx.float16

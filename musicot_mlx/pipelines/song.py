@@ -2,26 +2,41 @@
 
 import base64
 import itertools
+import textwrap
+import threading
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from musicot_mlx.atomic import write_json
+from musicot_mlx.atomic import atomic_path, json_text
 from musicot_mlx.audio.files import (
-    RenderCheck,
+    Encoding,
     audio_writer,
     check_render,
     format_of,
-    resample,
     resample_stream,
     to_pcm16,
 )
+from musicot_mlx.audio.loudness import limited
+from musicot_mlx.errors import MusicotError, MusicotWarning, RunError, SilentRender
+from musicot_mlx.pipelines import worker
+from musicot_mlx.pipelines.candidates import candidate_seeds
+from musicot_mlx.pipelines.given import number, path_of
+from musicot_mlx.pipelines.mastering import Mastering, fade_out_seconds
 from musicot_mlx.pipelines.musicot.plan import Plan
+from musicot_mlx.pipelines.options import Options
+from musicot_mlx.texts import read_json
+
+Wish = TypeVar("Wish", bound=Options)
+Made = TypeVar("Made")
+REDRAWN = 3  # times that a silent song is drawn again
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,8 @@ class Song:
     """waveform: float32 (frames, channels) in -1..1 at sample_rate Hz; codes: int32 (codebooks,
     frames).
 
-    settings make the same song again; timings are seconds by stage.
+    settings make the same song again; timings are seconds by stage. gain: dB that the render was
+    amplified by. fault: what is broken about the render, "" for nothing, None where nobody looked.
     """
 
     waveform: np.ndarray
@@ -38,6 +54,8 @@ class Song:
     plan: Plan | None  # None where the model plans nothing
     settings: dict[str, Any]
     timings: dict[str, float] = field(default_factory=dict)
+    gain: float = 0.0
+    fault: str | None = None
 
     @property
     def duration(self) -> float:
@@ -45,80 +63,187 @@ class Song:
         return len(self.waveform) / self.sample_rate
 
     def save(
-        self, path: str | Path, *, sample_rate: int | None = None, format: str | None = None
+        self,
+        path: str | Path,
+        *,
+        sample_rate: int | None = None,
+        format: str | None = None,
+        bit_depth: str = "16",
+        bitrate: int | None = None,
+        title: str | None = None,
     ) -> list[Path]:
-        """Write the audio (WAV, FLAC or MP3 by name or `format`) and, beside it, its settings as
-        JSON.
+        """Write the audio (WAV, FLAC, MP3, Ogg or M4A by name or `format`) and, beside it, its
+        settings as JSON.
+
+        bit_depth: "16", "24" or, for a WAV, "float"; bitrate: kbit/s of MP3 and M4A; title: the
+        prompt, if None.
 
         Both appear whole or not at all. Raises RunError when the render is broken (not finite,
-        silent, clipped, collapsed) or the disk is full, MusicotError when the place or format can't
-        be written.
+        silent, clipped, collapsed) or the disk is full, MusicotError when the place, rate, format
+        or its encoding can't be written.
         """
-        path, rate = Path(path), sample_rate or self.sample_rate
-        format = format_of(path, format)
-        check_render(self.waveform, self.sample_rate)
-        with audio_writer(path, rate, self.waveform.shape[1], format=format) as write:
-            write(resample(self.waveform, self.sample_rate, rate))
-        sidecar = path.with_suffix(".json")
-        settings = {**self.settings, "format": format, "sample_rate": rate}
-        settings |= made_of(self.plan, self.codes, settings)
-        write_json(sidecar, settings, sort_keys=True)
-        return [path, sidecar]
+        if self.fault is None:
+            check_render(self.waveform, self.sample_rate)
+        elif self.fault:
+            raise RunError(self.fault)
+        return write_song(
+            path,
+            [self.waveform],
+            self.waveform.shape[1],
+            self.sample_rate,
+            settings=lambda: self.settings,
+            made=lambda settings: made_of(self.plan, self.codes, settings, self.gain),
+            sample_rate=sample_rate,
+            format=format,
+            written={"bit_depth": bit_depth, "bitrate": bitrate, "title": title},
+        ).files
+
+
+@dataclass(frozen=True)
+class Take:
+    """A song that is being made: codes (codebooks, frames) collect what its chunks are made of,
+    chunks are the render as it comes, and mastering is what that goes through.
+    """
+
+    plan: Plan | None
+    codes: list[np.ndarray]
+    chunks: Iterator[np.ndarray]
+    mastering: Mastering
+
+
+class _Making(Generic[Wish]):
+    """What a stream has in the making: it is the affair of the thread that all are made in."""
+
+    def __init__(self, make: Callable[[Wish], Take], wish: Wish) -> None:
+        self._make, self._begun = make, False
+        self._chunks = self._begin(wish)
+
+    def _begin(self, wish: Wish) -> Iterator[np.ndarray]:
+        self.wish, self.take = wish, self._make(wish)
+        return self.take.mastering.stream(self.take.chunks)
+
+    def _first(self, wish: Wish) -> Iterator[np.ndarray]:
+        """The chunks from the first on, which is what silence has none of."""
+        chunks = self._begin(wish) if wish is not self.wish else self._chunks
+        return itertools.chain([next(chunks)], chunks)
+
+    def following(self) -> np.ndarray | None:
+        """The next chunk that holds anything; None at the end."""
+        if not self._begun:
+            self._chunks, self._begun = heard(self._first, self.wish), True
+        return next(filter(len, self._chunks), None)
+
+    def end(self) -> None:
+        """No more chunks."""
+        getattr(self.take.chunks, "close", lambda: None)()
 
 
 class Stream(Iterator[np.ndarray]):
     """Chunks of a song's waveform while later audio is still being made; `plan` (None where the
     model plans nothing) is there at once, `codes` (codebooks, frames) as far as the chunks have
     come.
+
+    Any thread may take chunks, several at once too: each chunk goes to one of them. They are made
+    in a thread of their own (pipelines/worker.py), and there progress is called. `close`, the end
+    of a `with` block, or letting go of the stream stops the work at its next step; after that there
+    are no more chunks.
+
+    The chunks have one gain, which `gain` tells in dB once the first is there: that of the first
+    seconds. With it as the option `gain`, `generate` makes the same song. What is silent to its end
+    is made again with another seed, which `settings` tell, as `generate` does.
     """
 
     def __init__(
-        self, plan: Plan | None, codes: list[np.ndarray], chunks: Iterator[np.ndarray]
+        self,
+        make: Callable[[Wish], Take],
+        wish: Wish,
+        sample_rate: int,
+        settings: Callable[[Wish], dict[str, Any]],
     ) -> None:
-        self.plan, self._codes, self._chunks = plan, codes, chunks
+        """make(wish) begins a song, settings(wish) are what makes it again."""
+        self.sample_rate, self._settings = sample_rate, settings
+        self._stopped = threading.Event()
+        wish = replace(wish, progress=worker.until(self._stopped, wish.progress))
+        try:
+            self._making = worker.in_worker(_Making, make, wish)
+        except BaseException:  # Ctrl-C, too, while this thread waits
+            self._stopped.set()
+            raise
+        self._end = weakref.finalize(self, worker.end, self._making.end, self._stopped)
 
     def __next__(self) -> np.ndarray:
-        return next(self._chunks)
+        try:
+            stopped = self._stopped.is_set()
+            chunk = None if stopped else worker.unless_stopped(self._making.following)
+        except BaseException:
+            self.close()
+            raise
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        """No more chunks: what is being made stops at its next step."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def plan(self) -> Plan | None:
+        return self._making.take.plan
+
+    @property
+    def gain(self) -> float:
+        """dB."""
+        return self._making.take.mastering.gain
 
     @property
     def codes(self) -> np.ndarray:
-        blocks = self._codes or [np.zeros((1, 0))]
+        blocks = list(self._making.take.codes) or [np.zeros((1, 0))]
         return np.concatenate(blocks, axis=-1).astype(np.int32)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes the song again, as far as it is known."""
+        settings = self._settings(self._making.wish)
+        return settings if self._making.wish.loudness is False else {**settings, "gain": self.gain}
 
     def save(
         self,
         path: Path,
-        settings: dict[str, Any],
-        made_at: int,
         sample_rate: int,
         *,
+        bit_depth: str = "16",
+        bitrate: int | None = None,
+        title: str | None = None,
         listen: Callable[[int, int], AbstractContextManager] | None = None,
     ) -> "Saved":
-        """Write the song while it is being made, and its settings beside it.
+        """Write the song while it is being made, and its settings beside it: the files that the
+        song of the same `gain` has, byte for byte.
 
-        made_at is the model's rate in Hz, sample_rate the file's. listen(sample_rate, channels)
-        gives what hears the song as it is written, a function of 16-bit PCM, or None. Raises
-        RunError like Song.save, once the last chunk has come.
+        sample_rate is the file's in Hz; bit_depth, bitrate and title are those of Song.save.
+        listen(sample_rate, channels) gives what hears the song as it is written, a function of
+        16-bit PCM, or None. Raises RunError like Song.save, once the last chunk has come.
         """
-        first = next(self)
-        check, frames = RenderCheck(sample_rate), 0
-        with (
-            audio_writer(path, sample_rate, first.shape[1]) as write,
-            listen(sample_rate, first.shape[1]) if listen else nullcontext() as hear,
-        ):
-            chunks = resample_stream(itertools.chain([first], self), made_at, sample_rate)
-            for chunk in chunks:
-                check.add(chunk)
-                write(chunk)
-                frames += len(chunk)
-                if hear:
-                    hear(to_pcm16(chunk).tobytes())
-            check.finish()
-        settings = {**settings, "format": format_of(path), "sample_rate": sample_rate}
-        settings |= made_of(self.plan, self.codes, settings)
-        sidecar = path.with_suffix(".json")
-        write_json(sidecar, settings, sort_keys=True)
-        return Saved([path, sidecar], frames / sample_rate, hear is not None)
+        with self:
+            first = next(self)
+            with listen(sample_rate, first.shape[1]) if listen else nullcontext() as hear:
+                return write_song(
+                    path,
+                    itertools.chain([first], self),
+                    first.shape[1],
+                    self.sample_rate,
+                    settings=lambda: self.settings,
+                    made=lambda settings: made_of(self.plan, self.codes, settings, self.gain),
+                    finish=self._making.take.mastering.check.finish,
+                    sample_rate=sample_rate,
+                    written={"bit_depth": bit_depth, "bitrate": bitrate, "title": title},
+                    hear=hear,
+                )
 
 
 @dataclass(frozen=True)
@@ -128,6 +253,55 @@ class Saved:
     files: list[Path]
     duration: float
     heard: bool
+    channels: int
+
+
+def write_song(
+    path: str | Path,
+    chunks: Iterable[np.ndarray],
+    channels: int,
+    made_at: int,
+    *,
+    settings: Callable[[], dict[str, Any]],
+    made: Callable[[dict[str, Any]], dict[str, Any]],
+    finish: Callable[[], None] = lambda: None,
+    sample_rate: int | None = None,
+    format: str | None = None,
+    written: dict[str, Any],
+    hear: Callable[[bytes], None] | None = None,
+) -> Saved:
+    """Write chunks (frames, channels) of a song as they come and, beside it, its settings.
+
+    made_at is the rate of the chunks in Hz, sample_rate the file's; written are bit_depth, bitrate
+    and title of Song.save. finish() is called after the
+    last chunk and raises where it is no music; made(settings) tells how the song came out. hear
+    takes the 16-bit PCM that is written. The settings are on the disk before the audio takes its
+    name, so that neither is ever alone; however a song is cut into chunks, the bytes are the same.
+    Raises as Song.save does.
+    """
+    path = path_of("path", path)
+    rate = number("sample_rate", sample_rate, low=8000, high=192000, whole=True, unit="Hz")
+    rate, format = rate or made_at, format_of(path, format)
+    sidecar, frames = path.with_suffix(".json"), 0
+    if sidecar == path:
+        raise MusicotError(f"{path} is where the settings go; name the audio .{format}")
+    with (
+        atomic_path(sidecar) as beside,
+        audio_writer(
+            path, rate, channels, format=format, encoding=_encoding(settings(), **written)
+        ) as write,
+    ):
+        pieces = resample_stream(chunks, made_at, rate)
+        for piece in _held(pieces, settings(), rate != made_at, rate):
+            write(piece)
+            frames += len(piece)
+            if hear:
+                hear(to_pcm16(piece).tobytes())
+        finish()
+        told = {**settings(), "format": format, "sample_rate": rate, **_asked(**written)}
+        text = json_text(told | made(told), sort_keys=True)
+        beside.write_text(text, encoding="utf-8")
+    return Saved([path, sidecar], frames / rate, hear is not None, channels)
 
 
 class Clock:
@@ -156,32 +330,66 @@ def passed(blocks: Iterable[np.ndarray], seen: list[np.ndarray]) -> Iterator[np.
         yield block
 
 
-def joined(chunks: Iterable[np.ndarray], samples: int, channels: int) -> np.ndarray:
-    """The waveform (samples, channels) of its chunks, one array filled as they come: joining a list
-    would hold the song twice.
+def faded_end(path: str | Path) -> float:
+    """Seconds of fade-out at the end of a song, as the .json beside it tells; 0 where none does."""
+    try:
+        settings = read_json(Path(path).with_suffix(".json"))
+        asked, duration = settings["fade_out"], settings["duration"]
+        return 0.0 if settings.get("loop") else fade_out_seconds(asked, duration)
+    except (OSError, KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def heard(make: Callable[[Wish], Made], wish: Wish) -> Made:
+    """make(wish), and where that is silent again with other seeds, always the same, which is told.
+
+    Raises SilentRender where REDRAWN of them are silent too.
     """
-    song = np.empty((samples, channels), dtype=np.float32)
-    made = 0
-    for chunk in chunks:
-        song[made : made + len(chunk)] = chunk
-        made += len(chunk)
-    return song[:made]
+    seeds = candidate_seeds(wish.seed, 1 + REDRAWN)
+    for seed, other in itertools.pairwise(seeds):
+        try:
+            return make(wish)
+        except SilentRender as silent:
+            words = f"seed {seed}: {str(silent).partition(';')[0]}; drawn again with seed {other}"
+            warnings.warn(words, MusicotWarning, stacklevel=2)
+            wish = replace(wish, seed=other)
+    return make(wish)
 
 
-def made_of(plan: Plan | None, codes: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
-    """How a song came out, for its .json: the plan, where the settings don't hold it, and the audio
-    tokens (codebooks, frames) as base64 of little-endian 16-bit numbers.
+def _encoding(
+    settings: dict[str, Any], bit_depth: str, bitrate: int | None, title: str | None
+) -> Encoding:
+    """How a song is written: by title the beginning of its prompt, and how it was made."""
+    prompt = settings.get("prompt") or ""
+    if title is None:
+        title = textwrap.shorten(prompt, 80, placeholder="...")
+    made = f"{prompt} (musicot, {settings.get('model')}, seed {settings.get('seed')})"
+    return Encoding(bit_depth, bitrate, title, made.strip())
+
+
+def _asked(bit_depth: str, bitrate: int | None, title: str | None) -> dict[str, Any]:
+    """Of how a song is written what is not the usual."""
+    asked = {"bit_depth": bit_depth, "bitrate": bitrate, "title": title}
+    return {name: value for name, value in asked.items() if value not in (None, "16")}
+
+
+def _held(
+    pieces: Iterable[np.ndarray], settings: dict[str, Any], resampled: bool, sample_rate: int
+) -> Iterable[np.ndarray]:
+    """The pieces, limited again where resampling moved peaks that had been limited."""
+    if not resampled or settings.get("loudness", False) is False:
+        return pieces
+    return limited(pieces, sample_rate)
+
+
+def made_of(
+    plan: Plan | None, codes: np.ndarray, settings: dict[str, Any], gain: float
+) -> dict[str, Any]:
+    """How a song came out, for its .json: its gain in dB, the plan, where the settings don't hold
+    it, and the audio tokens (codebooks, frames) as base64 of little-endian 16-bit numbers.
     """
     if plan is None:
         return {}
-    made: dict[str, Any] = {"codes": base64.b64encode(codes.astype("<u2").tobytes()).decode()}
-    return {"made": made if settings.get("plan") else {**made, "plan": plan.to_dict()}}
-
-
-def soft_limit(waveform: np.ndarray, knee: float = 0.9) -> np.ndarray:
-    """Samples beyond `knee` bent towards 1 by tanh, the rest untouched; the same for every
-    chunking.
-    """
-    size = np.abs(waveform)
-    bent = knee + (1 - knee) * np.tanh((size - knee) / (1 - knee))
-    return np.where(size > knee, np.sign(waveform) * bent, waveform).astype(np.float32)
+    tokens = base64.b64encode(codes.astype("<u2").tobytes()).decode()
+    outcome: dict[str, Any] = {"codes": tokens, "gain": gain}
+    return {"made": outcome if settings.get("plan") else {**outcome, "plan": plan.to_dict()}}

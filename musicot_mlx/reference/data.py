@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, first_few
 from musicot_mlx.texts import read_json
 from musicot_mlx.tokens.harmony import parse_chord, parse_key
 from musicot_mlx.tokens.tempo import fold, tempo_of
@@ -161,8 +161,7 @@ class SongData:
         absent = [entry.path.name for entry in self.entries if not entry.path.is_file()]
         if absent:
             raise MusicotError(
-                f"{self.metadata} names {len(absent)} files that are not there: "
-                f"{', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}"
+                f"{self.metadata} names {len(absent)} files that are not there: {first_few(absent)}"
             )
         if len(self.entries) < 2:
             raise MusicotError(

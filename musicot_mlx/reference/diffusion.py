@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.tokens.harmony import CHORD_FEATURES
 
-HARMONY_DROPOUT = 0.1  # share of training items that are told no chords
+HARMONY_DROPOUT = 0.1  # share of training items without chords
 
 
 class TimeFeatures(StableAudioGaussianFourierProjection):
@@ -46,12 +46,12 @@ class TimeFeatures(StableAudioGaussianFourierProjection):
 
 
 @contextmanager
-def _heard_by(layer: nn.Module) -> Iterator[list[Tensor]]:
+def _inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
     """The inputs that a layer inside a network is given, while the context lasts."""
-    heard: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    inputs_seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: inputs_seen.append(inputs[0]))
     try:
-        yield heard
+        yield inputs_seen
     finally:
         hook.remove()
 
@@ -194,8 +194,8 @@ class SemanticDiffusion(nn.Module):
         sounding = self.resample_codes(codes, frames, frame_offset)
         semantic = self.semantic_embedding(sounding)
         if harmony is not None and hasattr(self, "harmony_proj"):
-            told = harmony.to(semantic) * (sounding != self.no_token)[..., None]
-            semantic = semantic + self.harmony_proj(told)
+            features = harmony.to(semantic) * (sounding != self.no_token)[..., None]
+            semantic = semantic + self.harmony_proj(features)
         hidden = torch.cat((x_t, semantic.transpose(1, 2).to(x_t.dtype)), dim=1)
         conditions = self.projection(clap, start_seconds.float(), total_seconds.float())
         start = conditions.seconds_start_hidden_states  # (batch, 1, channels)
@@ -208,7 +208,7 @@ class SemanticDiffusion(nn.Module):
             use_real=True,
             repeat_interleave_real=False,
         )
-        with _heard_by(self.dit.proj_out) as heard:
+        with _inputs_of(self.dit.proj_out) as inputs:
             velocity = self.dit(
                 hidden,
                 t,
@@ -220,7 +220,7 @@ class SemanticDiffusion(nn.Module):
             )[0]
         if self.skip is None:
             return velocity
-        gains = self.skip(self.dit.time_proj(t))[:, None] + self.gate(heard[0][:, 1:])
+        gains = self.skip(self.dit.time_proj(t))[:, None] + self.gate(inputs[0][:, 1:])
         return velocity + gains.transpose(1, 2) * x_t  # without the global token in front
 
     def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,8 +279,8 @@ class SemanticDiffusion(nn.Module):
         target = noise - x0 if flow else alpha * noise - sigma * x0
         x_t = alpha * x0 + sigma * noise
         if harmony is not None:
-            told = torch.rand(batch, **draw) >= harmony_dropout
-            harmony = harmony * told[:, None, None]
+            with_harmony = torch.rand(batch, **draw) >= harmony_dropout
+            harmony = harmony * with_harmony[:, None, None]
         where = {"clap_mask": clap_mask, "frame_offset": frame_offset, "harmony": harmony}
         velocity = self(x_t, t, codes, clap, start_seconds, total_seconds, **where)
         error = (velocity.float() - target).square()
@@ -359,7 +359,7 @@ class SemanticDiffusion(nn.Module):
         scheduler.set_timesteps(steps, device=noise.device)
         x = noise * scheduler.init_noise_sigma
         for sigma, timestep in zip(scheduler.sigmas[:-1], scheduler.timesteps, strict=True):
-            t = math.atan(float(sigma)) * 2 / math.pi  # what Stable Audio's network is told
+            t = math.atan(float(sigma)) * 2 / math.pi  # what Stable Audio's network takes
             v = velocity(scheduler.scale_model_input(x, timestep), t)
             x = scheduler.step(v, timestep, x).prev_sample
         return x

@@ -121,8 +121,8 @@ def embed_text(clap: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 def embed_audio(clap: nn.Module, waveform: Tensor) -> Tensor:
     """L2-normalised audio embeddings (windows, projection_dim) of 48 kHz windows of 10 s."""
     audio = {"waveform": waveform, "longer": torch.zeros(len(waveform), 1, dtype=torch.bool)}
-    found = clap.encode_audio(audio, device=waveform.device)["embedding"]
-    return F.normalize(clap.audio_projection(found), dim=-1)
+    embedding = clap.encode_audio(audio, device=waveform.device)["embedding"]
+    return F.normalize(clap.audio_projection(embedding), dim=-1)
 
 
 @torch.no_grad()
@@ -152,10 +152,10 @@ def _stand_ins() -> Iterator[None]:
     root = Path(specs["laion_clap"].origin).parent
 
     def module(name: str, **values: Any) -> types.ModuleType:
-        made = types.ModuleType(name)
-        made.__dict__.update(values)
-        made.__path__ = []
-        return made
+        stand_in = types.ModuleType(name)
+        stand_in.__dict__.update(values)
+        stand_in.__path__ = []
+        return stand_in
 
     def filters(*, sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> np.ndarray:
         bank = mel_filter_bank(
@@ -178,9 +178,9 @@ def _stand_ins() -> Iterator[None]:
     }
     names[_NAME].__path__ = [str(root / "clap_module")]
     before = {name: sys.modules.get(name) for name in names}
-    for name, made in names.items():
+    for name, stand_in in names.items():
         if name == _NAME or before[name] is None:
-            sys.modules.setdefault(name, made)
+            sys.modules.setdefault(name, stand_in)
     try:
         yield
     finally:

@@ -336,7 +336,7 @@ class SemanticLM(nn.Module):
     ) -> np.ndarray:
         """Draw the audio codes after given thoughts, int32 (frames,), by eq 8 in either reading,
         with `thought_bias` times ThoughtBias on top, bars of `bpm` from the first frame on and
-        chords (second, chord), which both rows of the guidance are told.
+        chords (second, chord), which both rows of the guidance take.
         """
         kept = thoughts if unconditional == "with_thoughts" else None
         rows = [
@@ -360,8 +360,8 @@ class SemanticLM(nn.Module):
         for i in range(frames):
             settings = (legal, temperature, guidance_scale, generator)
             lean = None if bias is None else bias[i]
-            told = {"beats": beats, "harmony": harmony}
-            ids.append(self._draw(rows, ids, clap, *settings, bias=lean, **told))
+            features = {"beats": beats, "harmony": harmony}
+            ids.append(self._draw(rows, ids, clap, *settings, bias=lean, **features))
         return (np.array(ids) - self.vocabulary.audio_offset).astype(np.int32)
 
     def _draw(

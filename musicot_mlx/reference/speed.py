@@ -210,15 +210,15 @@ def main() -> None:
         model = MusicotReference.from_pretrained(args.folder).to(DEVICE)
         song(model, duration=args.duration)  # warm-up
         songs = [song(model, duration=args.duration) for _ in range(args.songs)]
-        found: dict[str, Any] = {"songs": songs}
+        timed: dict[str, Any] = {"songs": songs}
     else:
         length = {"prefix": args.prefix, "tokens": args.tokens}
         if args.what == "lm-1b":
             seconds = language_model(json.loads(args.folder), **length)
         else:
             seconds = musicgen_small(**length)
-        found = {"seconds": seconds[args.skipped :]}
-    print(json.dumps(found | facts()))
+        timed = {"seconds": seconds[args.skipped :]}
+    print(json.dumps(timed | facts()))
 
 
 if __name__ == "__main__":

@@ -163,9 +163,9 @@ class Songs:
         self.frames = int(WINDOW * CONFIG["sample_rate"]) // CONFIG["hop_length"] + 1
         file = folder / "log_mels.npz"
         if not file.is_file():
-            made = {entry.path.stem: _log_mel(entry) for entry in data.entries}
+            mels = {entry.path.stem: _log_mel(entry) for entry in data.entries}
             with atomic_path(file) as temporary:
-                np.savez(temporary, **made)
+                np.savez(temporary, **mels)
         with np.load(file) as arrays:
             if set(arrays.files) != {entry.path.stem for entry in data.entries}:
                 raise MusicotError(f"{file} is of other songs; move it away")

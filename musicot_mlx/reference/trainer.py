@@ -243,11 +243,11 @@ class Trainer:
                 finally:
                     waiting.cancel()
 
-            made = ahead()
+            drawn_ahead = ahead()
             try:
-                yield made
+                yield drawn_ahead
             finally:
-                made.close()
+                drawn_ahead.close()
 
     def _validate(self) -> None:
         if not self.accelerator.is_main_process:

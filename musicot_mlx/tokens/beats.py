@@ -2,8 +2,9 @@
 
 Not in the paper. A tempo tag says how fast; a small model does not learn to count frames from it
 (a wrong tag cost it less than 0.002 nats a token). So where the tempo is known every audio token is
-told its place in the bar, as MusiConGen (arXiv 2407.15060) tells MusicGen: Fourier features of the
-bar, so that one set of weights serves every tempo. Numpy alone, because both sides count with it.
+conditioned on its place in the bar, as MusiConGen (arXiv 2407.15060) conditions MusicGen: Fourier
+features of the bar, so that one set of weights serves every tempo. Numpy alone, because both sides
+count with it.
 """
 
 import numpy as np

@@ -1,8 +1,9 @@
 """Chords and keys as text, as pitch classes, and as features of a frame.
 
 Not in the paper. Codes say timbre and rhythm and leave a small diffusion to guess the notes, so
-where the harmony is known every frame is told its chord, as MusiConGen (arXiv 2407.15060) tells
-MusicGen: the pitch classes of the chord and its root. Numpy alone, because both sides read it.
+where the harmony is known every frame is conditioned on its chord, as MusiConGen (arXiv 2407.15060)
+conditions MusicGen: the pitch classes of the chord and its root. Numpy alone, because both sides
+read it.
 
 A chord is written as on a lead sheet ("Am", "F#m7b5", "Bbmaj7", "C/E"; "N" is no chord), a key as
 "D minor", "Dm" or "Bb mixolydian". A song's harmony is a timeline: pairs (second, chord) in order.
@@ -125,10 +126,10 @@ def chord_of(pitch_classes: Sequence[int]) -> Chord:
 
 
 def _pitch_class(text: str) -> int | None:
-    found = _ROOT.fullmatch(text)
-    if found is None or found[3]:
+    match = _ROOT.fullmatch(text)
+    if match is None or match[3]:
         return None
-    return _altered(found[1], found[2])
+    return _altered(match[1], match[2])
 
 
 def _altered(letter: str, accidentals: str) -> int:
@@ -145,16 +146,16 @@ def parse_chord(text: str) -> Chord | None:
     label = text.strip()
     if label.upper() in ("N", "NC", "N.C."):
         return None
-    found = _ROOT.fullmatch(label)
-    if found is not None:
-        rest, bass = found[3], None
+    match = _ROOT.fullmatch(label)
+    if match is not None:
+        rest, bass = match[3], None
         if "/" in rest and rest not in QUALITIES:
             rest, _, low = rest.rpartition("/")
             bass = _pitch_class(low)
-            found = found if bass is not None else None
+            match = match if bass is not None else None
         quality = SPELLINGS.get(rest, rest)
-        if found is not None and quality in QUALITIES:
-            root = _altered(found[1], found[2])
+        if match is not None and quality in QUALITIES:
+            root = _altered(match[1], match[2])
             return Chord(root, quality, None if bass == root else bass)
     raise ValueError(
         f"{text!r} is no chord; write chords like C, Am, F#m7, Bbmaj7, Gsus4 or C/E, and N for none"
@@ -177,17 +178,17 @@ def parse_key(text: str) -> Key:
 
     Raises ValueError, with examples, for what is no key.
     """
-    found = _KEY.fullmatch(text)
-    word = found[3] or "" if found else "?"
+    match = _KEY.fullmatch(text)
+    word = match[3] or "" if match else "?"
     mode = _MODES.get("major" if word == "M" else word.lower())
-    if found is None or mode is None:
+    if match is None or mode is None:
         raise ValueError(
             f"{text!r} is no key; write a note and a mode, like 'D minor', 'Bb major' or "
             f"'F# dorian' (modes: {', '.join(SCALES)})"
         )
-    sign = (found[2] or "").lower().lstrip("-")
+    sign = (match[2] or "").lower().lstrip("-")
     sign = {"flat": "b", "sharp": "#"}.get(sign, sign)
-    return Key(_altered(found[1].upper(), sign), mode)
+    return Key(_altered(match[1].upper(), sign), mode)
 
 
 @lru_cache(maxsize=1024)
@@ -203,7 +204,7 @@ def _chord_features(label: str) -> np.ndarray:
 def harmony_features(
     chords: Sequence[tuple[float, str]], frames: int, *, frame_rate: float, start: float = 0.0
 ) -> np.ndarray:
-    """What each frame is told of its chord, float32 (frames, CHORD_FEATURES).
+    """Features of each frame's chord, float32 (frames, CHORD_FEATURES).
 
     chords: (second, chord) in order; a frame has the chord that sounds at its middle, zeros before
     the first and where there is none. start: seconds of the first frame.

@@ -68,20 +68,20 @@ _DEGREES = {"i": 0, "ii": 1, "iii": 2, "iv": 3, "v": 4, "vi": 5, "vii": 6}
 def named_key(words: str | None) -> Key | None:
     """The key that words name ("a waltz in D minor", "key of Bb"); None where they name none."""
     text = words or ""
-    if found := _WITH_MODE.search(text):
-        return parse_key(f"{found[1]} {found[2]}")
-    if found := _LOWER.search(text):
-        return parse_key(f"{found[1]} {found[2]}")
-    if found := _IN_NOTE.search(text):
-        return parse_key(f"{found[1]}{found[2]}")
+    if match := _WITH_MODE.search(text):
+        return parse_key(f"{match[1]} {match[2]}")
+    if match := _LOWER.search(text):
+        return parse_key(f"{match[1]} {match[2]}")
+    if match := _IN_NOTE.search(text):
+        return parse_key(f"{match[1]}{match[2]}")
     return None
 
 
 def named_mode(words: str | None) -> str | None:
     """Major or minor where words say or mean it ("in a minor key", "sad"); None else."""
     text = words or ""
-    if found := _ONLY_MODE.search(text):
-        return (found[1] or found[2]).lower()
+    if match := _ONLY_MODE.search(text):
+        return (match[1] or match[2]).lower()
     sad, glad = (re.search(mood, text, re.I) for mood in (SAD, GLAD))
     return None if bool(sad) == bool(glad) else "minor" if sad else "major"
 
@@ -98,13 +98,13 @@ def named_bars(words: str | None, key: Key | None = None) -> Bars:
             return tuple(chord_name(chord, key) for chord in run)
     for run in _runs(text, lambda token: _ROMAN.fullmatch(token) is not None):
         if len(run) >= 3:
-            told = key or Key(0, "minor" if "i" in run else "major")
-            return tuple(_numeral(token, told).name(told) for token in run)
+            in_key = key or Key(0, "minor" if "i" in run else "major")
+            return tuple(_numeral(token, in_key).name(in_key) for token in run)
     for name, (major, minor) in NAMED.items():
         if re.search(rf"\b(?:{name})\b", text, re.I):
-            told = key or Key(0, named_mode(text) or "major")
-            numerals = minor if told.mode in ("minor", "dorian", "phrygian") else major
-            return tuple(_numeral(token, told).name(told) for token in numerals.split())
+            in_key = key or Key(0, named_mode(text) or "major")
+            numerals = minor if in_key.mode in ("minor", "dorian", "phrygian") else major
+            return tuple(_numeral(token, in_key).name(in_key) for token in numerals.split())
     return ()
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from musicot_mlx.tokens.tempo import asked_tempo, is_tempo, tempo_tag
+from musicot_mlx.tokens.denials import reading
+from musicot_mlx.tokens.instruments import family_of
+from musicot_mlx.tokens.tempo import asked_tempo, close_tempo, is_tempo
 
 # "solo cello", but not "a guitar solo over drums"
 _ALONE = re.compile(
@@ -15,9 +17,6 @@ _ALONE = re.compile(
     r"|alone|lone|unaccompanied|by itself|on its own)\b",
     re.I,
 )
-
-# "no drums or bass", up to where the sentence turns
-_DENIED = re.compile(r"\b(?:no|without)\b[^,.;:]*?(?=\bbut\b|\bwith\b|[,.;:]|$)", re.I)
 
 
 def alone(names: Sequence[str], words: str | None) -> bool:
@@ -27,8 +26,8 @@ def alone(names: Sequence[str], words: str | None) -> bool:
 
 def named_tags(names: Sequence[str], words: str) -> list[str]:
     """The tags that stand in the words, in the plural too; tempi are asked_tempo's."""
-    found = (re.search(rf"\b{re.escape(name)}(?:e?s)?\b", words, re.I) for name in names)
-    return [n for n, hit in zip(names, found, strict=True) if hit and not is_tempo(n)]
+    matches = (re.search(rf"\b{re.escape(name)}(?:e?s)?\b", words, re.I) for name in names)
+    return [n for n, hit in zip(names, matches, strict=True) if hit and not is_tempo(n)]
 
 
 def chosen_tags(
@@ -42,15 +41,16 @@ def chosen_tags(
     style that words do not name. words: the prompt, then what else may name a tempo.
     """
     text = (words[0] if words else None) or ""
-    denied = _words(" ".join(_DENIED.findall(text)))
+    read = reading(text)
+    denied = _words(" ".join(read.denied))
     near = (n for n, c in zip(names, cosine, strict=True) if c > threshold and not is_tempo(n))
-    chosen = named_tags(names, _DENIED.sub(" ", text))
+    chosen = named_tags(names, read.asked)
     if not alone(names, text):
         chosen += [name for name in near if name not in chosen and not denied & _words(name)]
+    chosen = [name for name in chosen if family_of(name) not in read.families]
     bpm = asked_tempo((), words)
-    if bpm and tempo_tag(bpm) in names:
-        chosen.append(tempo_tag(bpm))
-    return chosen
+    tempo = close_tempo(names, bpm) if bpm else None
+    return [*chosen, tempo] if tempo else chosen
 
 
 def _words(text: str) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any
 SLOWEST, STEP, STEPS = 60.0, 1.04, 29  # BPM of the first tempo tag, ratio and number of steps
 TEMPO_TAGS = tuple(f"{SLOWEST * STEP**step:.0f} bpm" for step in range(STEPS))
 _TAG = re.compile(r"(\d+) bpm")
-_NAMED = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a) minute)", re.I)
+_NAMED = re.compile(r"(?<![\d.])(\d{1,4}(?:\.\d+)?)[\s-]*(?:bpm\b|beats (?:per|a) minute)", re.I)
 
 _SLOW = re.compile(r"\b(?:slow(?:ly|er)?|unhurried|down-?tempo|adagio|largo)\b", re.I)
 _FAST = re.compile(r"\b(?:fast(?:er)?|quick(?:ly)?|up-?tempo|rapid|allegro|presto)\b", re.I)
@@ -51,8 +51,8 @@ def is_tempo(tag: str) -> bool:
 
 def named_tempo(words: str | None) -> float | None:
     """The BPM that words name ("a waltz at 96 BPM"), the first of several; None where none."""
-    found = _NAMED.search(words or "")
-    return float(found[1]) if found and float(found[1]) > 0 else None
+    match = _NAMED.search(words or "")
+    return float(match[1]) if match and float(match[1]) > 0 else None
 
 
 def asked_tempo(tags: Iterable[str], words: Iterable[str | None], *, exact: float = 0.0) -> float:
@@ -75,10 +75,17 @@ def nearest_tempo(names: Iterable[str], bpm: float) -> str | None:
     return min(tempi, key=away.__getitem__, default=None)
 
 
+def close_tempo(names: Iterable[str], bpm: float) -> str | None:
+    """The nearest tempo tag if it is at most a step and a half of the grid away, None else."""
+    tag = nearest_tempo(names, bpm)
+    near = tag and abs(math.log(float(tag.split()[0]) / fold(bpm))) < 1.6 * math.log(STEP)
+    return tag if near else None
+
+
 def paced_tempi(names: Iterable[str], words: str | None) -> list[str]:
     """The tempo tags among `names`; only slow ones for words that say slow, fast ones for fast."""
     said = _NOT.sub(" ", words or "")
     slow, fast = (bool(pattern.search(said)) for pattern in (_SLOW, _FAST))
     low, high = (FAST if fast and not slow else 0.0), (SLOW if slow and not fast else math.inf)
-    tempi = {tag: float(found[1]) for tag in names if (found := _TAG.fullmatch(tag))}
+    tempi = {tag: float(match[1]) for tag in names if (match := _TAG.fullmatch(tag))}
     return [tag for tag, bpm in tempi.items() if low <= bpm <= high] or list(tempi)

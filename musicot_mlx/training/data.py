@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.audio.files import audio_frames
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, first_few
 from musicot_mlx.texts import one_line
 from musicot_mlx.tokens.tempo import tempo_of
 from musicot_mlx.training.records import AUDIO_FIELDS, Skipped, first_of, records_of, shown
@@ -74,9 +74,9 @@ def read_data(
     if not path.exists():
         raise MusicotError(f"no data at {path}; pass a folder with train.jsonl or audio files")
     skipped: list[Skipped] = []
-    found = records_of(path, skipped)
+    records_by_split = records_of(path, skipped)
     splits = {}
-    for split, records in found.items():
+    for split, records in records_by_split.items():
         splits[split] = []
         for name, folder, record in records:
             try:
@@ -89,7 +89,7 @@ def read_data(
 def require_enough(usable: int, skipped: Sequence[Skipped], where: str | Path) -> None:
     """Raise MusicotError where fewer than two songs can be used, with the reasons."""
     if usable < FEWEST:
-        reasons = "; ".join(map(str, skipped[:3])) + ("; ..." if len(skipped) > 3 else "")
+        reasons = first_few(skipped, "; ")
         raise MusicotError(
             f"{where} holds {usable} usable songs, at least {FEWEST} are needed"
             + (f" ({reasons})" if reasons else "")

@@ -1,4 +1,4 @@
-"""An adapter melted into its model: a folder that generates what model and adapter do.
+"""An adapter fused into its model: a folder that generates what model and adapter do.
 
 Only the layers that the adapter changes are touched; every other array is copied as it is stored,
 and a PyTorch checkpoint's are those of its conversion. A changed layer holds the very numbers that
@@ -17,12 +17,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from musicot_mlx.errors import MusicotError
-from musicot_mlx.nn.mlx_lm_light import LoRAEmbedding
+from musicot_mlx.errors import MusicotError, first_few
+from musicot_mlx.nn.mlx_lm import LoRAEmbedding
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.weights.adapters import (
     Adapter,
-    few,
     kept_as,
     names_of,
     read_adapters,
@@ -35,6 +34,7 @@ from musicot_mlx.weights.checkpoint import (
     save_checkpoint,
 )
 from musicot_mlx.weights.hub import resolve
+from musicot_mlx.weights.quantized import dequantised, scale_dtype
 
 _WEIGHTS = (".safetensors", ".index.json")
 
@@ -71,7 +71,7 @@ def fuse(
 
     dtype: "float16", "bfloat16" or "float32" for all that is not quantised; as stored where None,
     and float32 where adapters change bfloat16. Raises MusicotError for adapters that don't fit,
-    which loading them tells.
+    as loading them does.
     """
     adapters = read_adapters(adapter_path)
     if not adapters:
@@ -89,12 +89,14 @@ def fuse(
 
     missing = [
         f"{path}.{name}"
-        for path, found in changes.items()
-        for name in names_of(found)
+        for path, layer_changes in changes.items()
+        for name in names_of(layer_changes)
         if f"{path}.{name}" not in arrays
     ]
     if missing:
-        raise MusicotError(f"{folder} holds no {few(missing)}, which the adapters change")
+        raise MusicotError(
+            f"{folder} holds no {first_few(sorted(missing))}, which the adapters change"
+        )
 
     worst, packed = 0.0, {key[: -len(".scales")] for key in arrays if key.endswith(".scales")}
 
@@ -102,10 +104,12 @@ def fuse(
         """A parameter with what the adapters do to it, stored as it was or unquantised."""
         nonlocal worst
         value, stored = _dense(arrays, path, name, packing), arrays[f"{path}.{name}"].dtype
-        if found := changes.get(path):
+        if layer_changes := changes.get(path):
             embedding = _is_embedding(loaded, path)
-            value = worn(value, found, name, embedding=embedding, stored=stored)
-        stored = kind or (kept_as(stored) if packing is None else _scale_dtype(arrays, path))
+            value = worn(value, layer_changes, name, embedding=embedding, stored=stored)
+        stored = kind or (
+            kept_as(stored) if packing is None else scale_dtype(arrays[f"{path}.scales"])
+        )
         if packing is not None and dequantize:
             for gone in ("scales", "biases"):
                 arrays.pop(f"{path}.{gone}", None)
@@ -114,8 +118,8 @@ def fuse(
         error = mx.abs(_dense(arrays, path, name, packing) - value).max() / mx.abs(value).max()
         worst = max(worst, error.item())
 
-    for path, found in changes.items():
-        for name in names_of(found):
+    for path, layer_changes in changes.items():
+        for name in names_of(layer_changes):
             quantised = name == "weight" and path in packed
             write(path, name, _packing(config, path) if quantised else None)
     if dequantize:
@@ -140,13 +144,13 @@ def fuse(
 
 def _packing(config: dict[str, Any], path: str) -> dict[str, Any]:
     """group_size, bits and mode of a quantised layer."""
-    found = quantization_of(config, path.partition(".")[0])
-    if found is None:
+    quantization = quantization_of(config, path.partition(".")[0])
+    if quantization is None:
         raise MusicotError(f"{path} is quantised but config.json has no quantization entry")
     return {
-        "group_size": found["group_size"],
-        "bits": found["bits"],
-        "mode": found.get("mode", "affine"),
+        "group_size": quantization["group_size"],
+        "bits": quantization["bits"],
+        "mode": quantization.get("mode", "affine"),
     }
 
 
@@ -154,17 +158,9 @@ def _dense(
     arrays: dict[str, mx.array], path: str, name: str, packing: dict[str, Any] | None
 ) -> mx.array:
     """A parameter of a layer, float32."""
-    value = arrays[f"{path}.{name}"]
     if packing is None:
-        return value.astype(mx.float32)
-    scales, biases = arrays[f"{path}.scales"], arrays.get(f"{path}.biases")
-    return mx.dequantize(value, scales, biases, **packing, dtype=mx.float32)
-
-
-def _scale_dtype(arrays: dict[str, mx.array], path: str) -> mx.Dtype:
-    """What a quantised layer computes in; the scales of mxfp4 and its like tell nothing."""
-    dtype = arrays[f"{path}.scales"].dtype
-    return dtype if mx.issubdtype(dtype, mx.floating) else mx.float16
+        return arrays[f"{path}.{name}"].astype(mx.float32)
+    return dequantised(arrays, path, packing)
 
 
 def _stored(

@@ -20,7 +20,7 @@ from musicot_mlx.tokens.vocabulary import AUD_BOS, COT_BOS, PAD, Vocabulary
 
 
 @dataclass(frozen=True)
-class Chain:
+class TokenSequence:
     """One training sequence of the semantic LM (Fig 3), as codes.
 
     clap float32 (clap_dim,); tags and lyrics vocabulary ids; thoughts (levels, segments); audio
@@ -45,20 +45,24 @@ class Chain:
         return ids, ids.index(AUD_BOS if self.drop_thoughts else COT_BOS)
 
 
-def chain_weight(chain: Chain, vocabulary: Vocabulary, thought_weight: float) -> float:
+def sequence_weight(
+    sequence: TokenSequence, vocabulary: Vocabulary, thought_weight: float
+) -> float:
     """What a sequence weighs: its learned tokens, a thought counting thought_weight."""
-    ids, start = chain.row(vocabulary)
+    ids, start = sequence.row(vocabulary)
     return float(_token_weights(np.array(ids[start + 1 :]), vocabulary, thought_weight).sum())
 
 
-def chain_loss(lm: SemanticLM, chains: Sequence[Chain], thought_weight: float = 1.0) -> mx.array:
+def sequence_loss(
+    lm: SemanticLM, sequences: Sequence[TokenSequence], thought_weight: float = 1.0
+) -> mx.array:
     """Cross-entropy in nats of everything after <cot_bos> up to <aud_eos>, weighed and summed.
 
     Right padding needs no mask: a causal row never looks to its right. The head sees learned
     positions only.
     """
     vocabulary = lm.config.vocabulary
-    rows = [chain.row(vocabulary) for chain in chains]
+    rows = [sequence.row(vocabulary) for sequence in sequences]
     time = max(len(ids) for ids, _ in rows) - 1  # <aud_eos> is a target only
     inputs = np.full((len(rows), time), PAD, dtype=np.int32)
     positions, targets = [], []
@@ -68,7 +72,7 @@ def chain_loss(lm: SemanticLM, chains: Sequence[Chain], thought_weight: float = 
         targets.append(ids[start + 1 :])
     target = np.concatenate(targets)
     weights = _token_weights(target, vocabulary, thought_weight)
-    clap = mx.array(np.stack([chain.clap for chain in chains]))
+    clap = mx.array(np.stack([sequence.clap for sequence in sequences]))
     hidden = lm.hidden(lm.embed(mx.array(inputs), clap))  # (batch, time, hidden)
     learned = hidden.reshape(-1, hidden.shape[-1])[mx.array(np.concatenate(positions))]
     logits = lm.lm_head(learned).astype(mx.float32)  # (targets, vocabulary)

@@ -45,7 +45,7 @@ class CodedSong:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Excerpt:
     """One training sequence: codes (codebooks, frames) and its text, None where it is dropped."""
 
     name: str
@@ -53,10 +53,10 @@ class Stretch:
     text: mx.array | None
 
 
-def decoder_loss(lm: Musicgen, stretches: Sequence[Stretch]) -> mx.array:
+def decoder_loss(lm: Musicgen, excerpts: Sequence[Excerpt]) -> mx.array:
     """Cross-entropy in nats of every code, summed. Right padding is never looked at."""
     config = lm.config
-    ordered = sorted(stretches, key=lambda s: s.text is None)  # `cross` is of the first rows
+    ordered = sorted(excerpts, key=lambda s: s.text is None)  # `cross` is of the first rows
     rows = [delayed(s.codes, config.pad_id, channels=config.audio_channels) for s in ordered]
     time = max(row.shape[1] for row in rows)
     tokens = np.full((len(rows), config.num_codebooks, time), config.pad_id, dtype=np.int32)
@@ -71,13 +71,13 @@ def decoder_loss(lm: Musicgen, stretches: Sequence[Stretch]) -> mx.array:
 
 
 def _cross(lm: Musicgen, texts: Sequence[mx.array | None]) -> list[Any] | None:
-    """The texts of the first rows as every layer hears them; None where no row has one."""
-    told = [text for text in texts if text is not None]
-    if not told:
+    """The texts of the first rows as every layer attends to them; None where no row has one."""
+    present = [text for text in texts if text is not None]
+    if not present:
         return None
-    longest = max(len(text) for text in told)
-    padded = mx.stack([mx.pad(text, ((0, longest - len(text)), (0, 0))) for text in told])
-    mask = np.arange(longest) < np.array([len(text) for text in told])[:, None]
+    longest = max(len(text) for text in present)
+    padded = mx.stack([mx.pad(text, ((0, longest - len(text)), (0, 0))) for text in present])
+    mask = np.arange(longest) < np.array([len(text) for text in present])[:, None]
     return lm.cross(padded, mx.array(mask))
 
 
@@ -102,11 +102,11 @@ class DecoderTask:
     piece_seconds = PIECE_SECONDS
 
     def encoders(self) -> dict[str, Encoder]:
-        found = {"codes": Encoder("encodec-" + digest(self.model.codec), self._encode)}
+        encoders = {"codes": Encoder("encodec-" + digest(self.model.codec), self._encode)}
         if self.listener is not None:
             key = "clap-10-" + digest(self.listener.clap)
-            found["clap"] = Encoder(key, self.listener.embed_audio)
-        return found
+            encoders["clap"] = Encoder(key, self.listener.embed_audio)
+        return encoders
 
     def song(self, piece: Piece) -> CodedSong:
         captions = piece.entry.captions
@@ -121,27 +121,27 @@ class DecoderTask:
         mean = np.concatenate([song.clap for song in songs]).mean(axis=0)
         return mean / np.linalg.norm(mean)
 
-    def draw(self, songs: Sequence[CodedSong], rng: np.random.Generator) -> Stretch:
+    def draw(self, songs: Sequence[CodedSong], rng: np.random.Generator) -> Excerpt:
         song = songs[rng.integers(len(songs))]
         length = min(song.codes.shape[1], self._longest)
         first = int(rng.integers(0, song.codes.shape[1] - length + 1))
         text = song.texts[rng.integers(len(song.texts))]
         dropped = rng.random() < self.options.condition_dropout
-        return self._stretch(song, first, length, None if dropped else text)
+        return self._excerpt(song, first, length, None if dropped else text)
 
-    def held_out(self, songs: Sequence[CodedSong], limit: int) -> list[Stretch]:
-        """Stretches of every song, end to end, at most `limit` of them."""
-        found = []
+    def held_out(self, songs: Sequence[CodedSong], limit: int) -> list[Excerpt]:
+        """Excerpts of every song, end to end, at most `limit` of them."""
+        excerpts = []
         for song in songs:
             length = min(song.codes.shape[1], self._longest)
             starts = range(0, song.codes.shape[1] - length + 1, length)
-            found += [self._stretch(song, first, length, song.texts[0]) for first in starts]
-        return spread(found, limit)
+            excerpts += [self._excerpt(song, first, length, song.texts[0]) for first in starts]
+        return spread(excerpts, limit)
 
-    def weight(self, item: Stretch) -> float:
+    def weight(self, item: Excerpt) -> float:
         return float(item.codes.size)
 
-    def loss(self, items: Sequence[Stretch]) -> mx.array:
+    def loss(self, items: Sequence[Excerpt]) -> mx.array:
         return decoder_loss(self.model.decoder, items)
 
     @property
@@ -150,8 +150,8 @@ class DecoderTask:
         return self.options.max_seq_length - self.model.decoder.config.num_codebooks
 
     @staticmethod
-    def _stretch(song: CodedSong, first: int, length: int, text: mx.array | None) -> Stretch:
-        return Stretch(f"{song.name}, frame {first}", song.codes[:, first : first + length], text)
+    def _excerpt(song: CodedSong, first: int, length: int, text: mx.array | None) -> Excerpt:
+        return Excerpt(f"{song.name}, frame {first}", song.codes[:, first : first + length], text)
 
     def _encode(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         """Codes of whole frames, int32 (codebooks, frames)."""

@@ -1,6 +1,6 @@
 """What MusiCoT's two tunable networks learn from songs: batches as pretraining draws them.
 
-`SemanticLMTask` cuts stretches of 5 s up to the context, `DiffusionTask` windows of the diffusion's
+`SemanticLMTask` cuts excerpts of 5 s up to the context, `DiffusionTask` windows of the diffusion's
 own length, both from multiples of 2.5 s, where the songs' CLAP embeddings lie
 (reference/train.py). All that is random about a batch comes from the generator handed in, so a step
 is the same on every machine and after every interruption.
@@ -24,21 +24,22 @@ from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer
 from musicot_mlx.models.vae import VAE
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.musicot.thoughts import vectors_of
 from musicot_mlx.tokens.tags import chosen_tags
 from musicot_mlx.tokens.tempo import is_tempo
 from musicot_mlx.training.losses import (
-    Chain,
     NoisyWindow,
-    chain_loss,
-    chain_weight,
+    TokenSequence,
     diffusion_loss,
+    sequence_loss,
+    sequence_weight,
 )
 from musicot_mlx.training.songs import Encoder, Piece, digest, mono, with_channels
 
 HOP = 2.5  # seconds between two CLAP windows of a song
 WINDOW = 10.0  # seconds of one
 PER_WINDOW = int(WINDOW / HOP)
-CLOSE = 0.13 * WINDOW  # seconds: how near a stretch's caption must lie to its start
+CLOSE = 0.13 * WINDOW  # seconds: how near an excerpt's caption must lie to its start
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -114,18 +115,18 @@ class MusicotTask:
 
     @property
     def piece_seconds(self) -> float:
-        """Seconds of the longest stretch that is encoded as one."""
+        """Seconds of the longest excerpt that is encoded as one."""
         return max(self.model.semantic_lm.config.context_seconds, WINDOW)
 
     def encoders(self) -> dict[str, Encoder]:
         model = self.model
-        found = {
+        encoders = {
             "clap": Encoder("clap-" + digest(model.clap.clap), self._embed),
             "codes": Encoder("codes-" + digest(model.semantic_tokenizer), self._tokenize),
         }
         if self.needs_latents:
-            found["latents"] = Encoder("latents-" + digest(model.vae), self._latents)
-        return found
+            encoders["latents"] = Encoder("latents-" + digest(model.vae), self._latents)
+        return encoders
 
     def song(self, piece: Piece) -> EncodedSong:
         """A piece with its captions embedded and its thoughts quantised."""
@@ -234,7 +235,7 @@ class SemanticLMTask(MusicotTask):
     def module(self) -> nn.Module:
         return self.model.semantic_lm
 
-    def draw(self, songs: Sequence[EncodedSong], rng: np.random.Generator) -> Chain:
+    def draw(self, songs: Sequence[EncodedSong], rng: np.random.Generator) -> TokenSequence:
         song = songs[rng.integers(len(songs))]
         longest = self._longest(song)
         whole = rng.random() < 0.4
@@ -243,24 +244,24 @@ class SemanticLMTask(MusicotTask):
         some = [tag for tag in song.tags if rng.random() < 0.6] if rng.random() < 0.7 else []
         dropping = rng.random()
         rate = self.options.condition_dropout
-        return self._chain(song, first, length, some, rng, dropping < rate, dropping < rate / 2)
+        return self._sequence(song, first, length, some, rng, dropping < rate, dropping < rate / 2)
 
-    def held_out(self, songs: Sequence[EncodedSong], limit: int) -> list[Chain]:
-        """Stretches of every song, end to end, at most `limit` of them, spread over the songs."""
+    def held_out(self, songs: Sequence[EncodedSong], limit: int) -> list[TokenSequence]:
+        """Excerpts of every song, end to end, at most `limit` of them, spread over the songs."""
         rng = np.random.default_rng(0)
-        stretches = []
+        excerpts = []
         for song in songs:
             length = self._longest(song)
-            stretches += [(song, s) for s in range(0, song.steps - length + 1, length)]
-        chosen = spread(stretches, limit)
-        return [self._chain(s, first, self._longest(s), s.tags, rng) for s, first in chosen]
+            excerpts += [(song, s) for s in range(0, song.steps - length + 1, length)]
+        chosen = spread(excerpts, limit)
+        return [self._sequence(s, first, self._longest(s), s.tags, rng) for s, first in chosen]
 
-    def weight(self, item: Chain) -> float:
+    def weight(self, item: TokenSequence) -> float:
         vocabulary = self.model.semantic_lm.config.vocabulary
-        return chain_weight(item, vocabulary, self.options.thought_weight)
+        return sequence_weight(item, vocabulary, self.options.thought_weight)
 
-    def loss(self, items: Sequence[Chain]) -> mx.array:
-        return chain_loss(self.model.semantic_lm, items, self.options.thought_weight)
+    def loss(self, items: Sequence[TokenSequence]) -> mx.array:
+        return sequence_loss(self.model.semantic_lm, items, self.options.thought_weight)
 
     def _longest(self, song: EncodedSong) -> int:
         """Steps of 2.5 s that fit the context and max_seq_length."""
@@ -270,7 +271,7 @@ class SemanticLMTask(MusicotTask):
         fitting = int((self.options.max_seq_length - fixed - config.thought_codebooks) / per_step)
         return max(1, min(song.steps, int(config.context_seconds / HOP), fitting))
 
-    def _chain(
+    def _sequence(
         self,
         song: EncodedSong,
         first: int,
@@ -279,13 +280,13 @@ class SemanticLMTask(MusicotTask):
         rng: np.random.Generator,
         drop_conditions: bool = False,
         drop_thoughts: bool = False,
-    ) -> Chain:
+    ) -> TokenSequence:
         rate = HOP * self.model.semantic_lm.config.audio_frame_rate
         last_window = song.windows - 1
         starts = np.minimum(np.arange(first, first + length, PER_WINDOW), last_window)
-        near = min(first, last_window)  # a short stretch at the end lies in the last window
+        near = min(first, last_window)  # a short excerpt at the end lies in the last window
         last = max(near, min(first + length - PER_WINDOW, last_window))
-        return Chain(
+        return TokenSequence(
             clap=self.prompt(song, near, last, rng),
             tags=list(tags),
             lyrics=list(song.lyrics),
@@ -396,8 +397,7 @@ class DiffusionTask(MusicotTask):
         met = math.ceil((HOP * grid + seconds) / WINDOW - 1e-6)
         index = first - grid + PER_WINDOW * np.minimum(np.arange(slots), met - 1)
         codes = song.thoughts[:, np.clip(index, 0, song.windows - 1)]  # (levels, slots)
-        vectors = np.array(self.model.rvq.decode(mx.array(codes)[None])[0].astype(mx.float32))
-        return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(min=1e-9)
+        return vectors_of(self.model, codes)
 
 
 def spread(items: list, limit: int) -> list:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.given import number
 from musicot_mlx.texts import read_text
 from musicot_mlx.weights.adapters import KINDS
 from musicot_mlx.weights.config import config_from_dict
@@ -75,6 +76,11 @@ class LoraOptions:
     render_songs: int = 2  # rendered before and after; every evaluation renders the first of them
 
     def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):  # plain numbers, which adapter_config.json can hold
+            if each.type in (int, float, int | None):
+                value = getattr(self, each.name)
+                made = number(each.name, value, whole=each.type is not float)
+                object.__setattr__(self, each.name, made)
         _among("fine_tune_type", self.fine_tune_type, KINDS)
         _among("optimizer", self.optimizer, OPTIMIZERS)
         for name in (
@@ -176,17 +182,21 @@ def _lora_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
             raise MusicotError(f"lora_parameters: unknown name {name!r}{hint}")
-    found = {**LORA, **values}
+    parameters = {**LORA, **values}
     try:
-        rank, scale, dropout = int(found["rank"]), float(found["scale"]), float(found["dropout"])
+        rank, scale, dropout = (
+            int(parameters["rank"]),
+            float(parameters["scale"]),
+            float(parameters["dropout"]),
+        )
     except (TypeError, ValueError):
-        raise MusicotError(f"lora_parameters are {found}; expected numbers") from None
+        raise MusicotError(f"lora_parameters are {parameters}; expected numbers") from None
     if rank < 1 or not math.isfinite(scale) or not 0 <= dropout < 1:
         raise MusicotError(
             f"lora_parameters: rank {rank} must be at least 1, scale {scale} finite, dropout "
             f"{dropout} from 0 to below 1"
         )
-    keys = {"keys": [str(key) for key in found["keys"]]} if found.get("keys") else {}
+    keys = {"keys": [str(key) for key in parameters["keys"]]} if parameters.get("keys") else {}
     return {"rank": rank, "scale": scale, "dropout": dropout, **keys}
 
 
@@ -210,15 +220,15 @@ def schedule(options: LoraOptions) -> Callable[[Any], Any] | float:
         rest = max(options.updates - warmup, 1)
         cosine = optim.cosine_decay(options.learning_rate, rest, options.learning_rate / 10)
         return _warmed(cosine, options.learning_rate, warmup, 0.0)
-    made = getattr(optim.schedulers, str(wanted.get("name")), None)
+    build = getattr(optim.schedulers, str(wanted.get("name")), None)
     arguments = wanted.get("arguments")
-    if made is None or not isinstance(arguments, list) or not arguments:
+    if build is None or not isinstance(arguments, list) or not arguments:
         raise MusicotError(
             f"lr_schedule is {wanted}; expected name (cosine_decay, linear_schedule, ...) and "
             "arguments"
         )
     try:
-        main = made(*arguments)
+        main = build(*arguments)
     except (TypeError, ValueError) as error:
         raise MusicotError(f"lr_schedule {wanted['name']}: {error}") from error
     return _warmed(main, arguments[0], wanted.get("warmup", 0), wanted.get("warmup_init", 0.0))

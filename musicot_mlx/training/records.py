@@ -57,13 +57,13 @@ def records_of(path: Path, skipped: list[Skipped]) -> dict[str, list[Record]]:
         return _by_folder(path, [each for table in tables for each in _listed(table, skipped)])
     if (path / "metadata.parquet").is_file():
         raise MusicotError(f"{path}: Parquet isn't read; write its rows as metadata.jsonl or .csv")
-    found = list(_captioned(path, skipped))
-    if not found and not skipped:
+    records = list(_captioned(path, skipped))
+    if not records and not skipped:
         raise MusicotError(
             f"{path} holds no train.jsonl, no metadata.json and no audio; put songs there, each "
             "with its caption in a .txt of the same name, or name them in a metadata.csv"
         )
-    return {"": found}
+    return {"": records}
 
 
 def _listed(file: Path, skipped: list[Skipped]) -> Iterator[Record]:

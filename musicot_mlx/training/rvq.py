@@ -7,7 +7,6 @@ is the reference. It moves all levels at once; here each level is fitted to what
 before it leave, so that no level aims at residuals that are still moving.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from musicot_mlx.audio.files import audio_files, read_audio
-from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.audio.headers import tell
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.training.records import Skipped
@@ -151,19 +151,19 @@ def _spread(x: mx.array, size: int, *, key: mx.array) -> mx.array:
     k-means++ (Arthur and Vassilvitskii, 2007) draws one at a time, with the squared distance as its
     probability; here each round draws as many as there are, so that log2(size) rounds do.
     """
-    found = x[mx.random.randint(0, len(x), (1,), key=key)]
+    starts = x[mx.random.randint(0, len(x), (1,), key=key)]
     distance = mx.full((len(x),), mx.inf)
-    latest = found
-    while len(found) < size:
+    latest = starts
+    while len(starts) < size:
         distance = mx.minimum(distance, _distance(x, latest))
         key, draw = mx.random.split(key)
         # the largest of log p + Gumbel noise are a draw without replacement
         score = mx.log(distance + 1e-12) + mx.random.gumbel((len(x),), key=draw)
-        count = min(len(found), size - len(found))
+        count = min(len(starts), size - len(starts))
         latest = x[mx.argsort(-score)[:count]]
-        found = mx.concatenate([found, latest])
-        mx.eval(found, distance)
-    return found
+        starts = mx.concatenate([starts, latest])
+        mx.eval(starts, distance)
+    return starts
 
 
 def cosines(rvq: ResidualVQ, x: np.ndarray) -> list[float]:
@@ -172,9 +172,9 @@ def cosines(rvq: ResidualVQ, x: np.ndarray) -> list[float]:
     for begin in range(0, len(x), _ROWS):
         rows = mx.array(x[begin : begin + _ROWS])
         codes = rvq.encode(rows[None])[0]  # (codebooks, rows)
-        made = mx.cumsum(mx.stack([b(c) for b, c in zip(rvq.codebooks, codes, strict=True)]), 0)
-        dot = mx.sum(made * rows, axis=-1)
-        size = mx.linalg.norm(made, axis=-1) * mx.linalg.norm(rows, axis=-1)
+        decoded = mx.cumsum(mx.stack([b(c) for b, c in zip(rvq.codebooks, codes, strict=True)]), 0)
+        dot = mx.sum(decoded * rows, axis=-1)
+        size = mx.linalg.norm(decoded, axis=-1) * mx.linalg.norm(rows, axis=-1)
         total += np.array(mx.sum(dot / mx.maximum(size, 1e-9), axis=-1))
     return [float(value) for value in total / len(x)]
 
@@ -235,7 +235,7 @@ def embeddings_of_folder(
             windows = clap.embed_audio(*read_audio(path))
         except MusicotError as error:
             reasons.append(str(Skipped(str(path.relative_to(folder)), str(error))))
-            warnings.warn(reasons[-1], MusicotWarning, stacklevel=2)
+            tell(reasons[-1])
             continue
         found.append(windows)
         groups += [number] * len(windows)
@@ -252,18 +252,18 @@ def read_embeddings(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     Raises MusicotError for another kind of file or shape.
     """
     try:
-        found: Any = np.load(path, allow_pickle=False)
+        loaded: Any = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise MusicotError(f"can't read {path} as .npy or .npz ({error})") from error
-    if isinstance(found, np.ndarray):
-        return checked_embeddings(found, where=str(path)), None
-    with found:
-        names = list(found.files)
+    if isinstance(loaded, np.ndarray):
+        return checked_embeddings(loaded, where=str(path)), None
+    with loaded:
+        names = list(loaded.files)
         name = "embeddings" if "embeddings" in names else names[0] if len(names) == 1 else None
         if name is None:
             raise MusicotError(f"{path} holds {', '.join(names)}; name the vectors `embeddings`")
-        vectors = checked_embeddings(found[name], where=str(path))
-        groups = found["groups"] if "groups" in names else None
+        vectors = checked_embeddings(loaded[name], where=str(path))
+        groups = loaded["groups"] if "groups" in names else None
     if groups is not None and groups.shape != (len(vectors),):
         raise MusicotError(f"{path}: groups must hold a number for each of {len(vectors)} vectors")
     return vectors, groups
@@ -298,12 +298,12 @@ def _split(
 def _nearest(x: mx.array, codes: mx.array) -> mx.array:
     """int32 code (n,) of each vector (n, dim), a block of rows at a time."""
     squares = mx.sum(codes * codes, axis=-1)
-    found = []
+    nearest = []
     for begin in range(0, len(x), _ROWS):
         rows = x[begin : begin + _ROWS]
-        found.append(mx.argmin(squares - 2 * (rows @ codes.T), axis=-1).astype(mx.int32))
-        mx.eval(found[-1])
-    return mx.concatenate(found)
+        nearest.append(mx.argmin(squares - 2 * (rows @ codes.T), axis=-1).astype(mx.int32))
+        mx.eval(nearest[-1])
+    return mx.concatenate(nearest)
 
 
 def _distance(x: mx.array, codes: mx.array) -> mx.array:

@@ -53,14 +53,14 @@ class Piece:
 
 def digest(*modules: nn.Module) -> str:
     """A short hash of all weights of some networks."""
-    found = hashlib.blake2b(digest_size=8)
+    state = hashlib.blake2b(digest_size=8)
     for module in modules:
         for name, value in sorted(tree_flatten(module.parameters())):
             if mx.issubdtype(value.dtype, mx.floating):
                 value = value.astype(mx.float32)  # numpy has no bfloat16
-            found.update(name.encode())
-            found.update(np.array(value).tobytes())
-    return found.hexdigest()
+            state.update(name.encode())
+            state.update(np.array(value).tobytes())
+    return state.hexdigest()
 
 
 def cache_folder(chosen: str | Path | None = None) -> Path:
@@ -107,8 +107,9 @@ def _encoded(
         name: cache / f"{content}-{piece_seconds:g}-{encoder.key}-{FORMAT}.npz"
         for name, encoder in encoders.items()
     }
-    made = {name: found for name, file in files.items() if (found := _read(file)) is not None}
-    missing = [name for name in encoders if name not in made]
+    cached = {name: _read(file) for name, file in files.items()}
+    by_encoder = {name: arrays for name, arrays in cached.items() if arrays is not None}
+    missing = [name for name in encoders if name not in by_encoder]
     if missing:
         waveform, rate = read_audio(entry.path)
         if float(np.sqrt(np.square(waveform, dtype=np.float64).mean())) < SILENCE:
@@ -121,10 +122,10 @@ def _encoded(
                 arrays[str(number)] = encoders[name].encode(waveform[first:last], rate)
             with atomic_path(files[name]) as temporary:
                 np.savez(temporary, **arrays)
-            made[name] = arrays
-    spans = next(iter(made.values()))["spans"]
+            by_encoder[name] = arrays
+    spans = next(iter(by_encoder.values()))["spans"]
     return [
-        Piece(entry, *map(float, span), {name: made[name][str(number)] for name in encoders})
+        Piece(entry, *map(float, span), {name: by_encoder[name][str(number)] for name in encoders})
         for number, span in enumerate(spans)
     ]
 

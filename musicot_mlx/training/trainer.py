@@ -111,10 +111,10 @@ class Trainer:
         self.checks = task.held_out(
             valid, options.val_batches * options.batch_size if options.val_batches >= 0 else -1
         )
-        made = _CLASSES[options.optimizer]
+        optimizer_class = _CLASSES[options.optimizer]
         settings = options.optimizer_config.get(options.optimizer) or {}
         try:
-            self.optimizer = made(learning_rate=schedule(options), **settings)
+            self.optimizer = optimizer_class(learning_rate=schedule(options), **settings)
         except TypeError as error:
             raise MusicotError(f"optimizer_config.{options.optimizer}: {error}") from error
         self.optimizer.init(task.module.trainable_parameters())
@@ -306,13 +306,13 @@ class Trainer:
     def _resume(self) -> None:
         """Go back to the state of the last save. Raises MusicotError where there is none."""
         file = self.folder / STATE_FILE
-        found: dict[str, mx.array] = {}
+        saved: dict[str, mx.array] = {}
         log: dict[str, Any] = {}
         if self.world.first:
-            found, log = _read_state(file)
+            saved, log = _read_state(file)
             self._require_same_options()
         own = self.arrays()
-        weights = {k.removeprefix("model."): v for k, v in found.items() if k.startswith("model.")}
+        weights = {k.removeprefix("model."): v for k, v in saved.items() if k.startswith("model.")}
         if self.world.first and {k: v.shape for k, v in weights.items()} != {
             k: v.shape for k, v in own.items()
         }:
@@ -323,7 +323,7 @@ class Trainer:
         self.task.module.update(tree_unflatten(list(own.items())), strict=False)
         state = [
             (k.removeprefix("optimizer."), v)
-            for k, v in found.items()
+            for k, v in saved.items()
             if k.startswith("optimizer.")
         ]
         if state:
@@ -352,17 +352,17 @@ class Trainer:
         if not file.is_file():
             raise MusicotError(f"no adapter file at {file}")
         try:
-            found = mx.load(str(file))
+            loaded = mx.load(str(file))
         except (RuntimeError, ValueError) as error:
             raise MusicotError(f"{file} is truncated or not safetensors") from error
         own = self.arrays()
-        if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in own.items()}:
+        if {k: v.shape for k, v in loaded.items()} != {k: v.shape for k, v in own.items()}:
             raise MusicotError(
                 f"{file} does not hold the layers that are tuned here; pass the rank, keys and "
                 "layers that it was trained with"
             )
         prefix = f"{self.task.part}."
-        weights = [(name.removeprefix(prefix), value) for name, value in found.items()]
+        weights = [(name.removeprefix(prefix), value) for name, value in loaded.items()]
         self.task.module.load_weights(weights, strict=False)
 
 
@@ -416,11 +416,11 @@ def _checkpointed_class(kind: type) -> type:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         # arrays inside a dataclass would be constants to mx.checkpoint: no gradient would pass
         kinds = [type(a) if is_dataclass(a) else None for a in args]
-        plain = [vars(a) if made else a for a, made in zip(args, kinds, strict=True)]
+        plain = [vars(a) if record else a for a, record in zip(args, kinds, strict=True)]
 
         def inner(parameters: Any, *args: Any, **kwargs: Any) -> Any:
             self.update(parameters)
-            args = [made(**a) if made else a for a, made in zip(args, kinds, strict=True)]
+            args = [record(**a) if record else a for a, record in zip(args, kinds, strict=True)]
             return kind.__call__(self, *args, **kwargs)
 
         return mx.checkpoint(inner)(self.trainable_parameters(), *plain, **kwargs)

@@ -24,6 +24,7 @@ from musicot_mlx.nn.adapters import add_layers, fingerprint
 from musicot_mlx.nn.distributed import World
 from musicot_mlx.pipelines.clap import load_embedded
 from musicot_mlx.pipelines.families import known
+from musicot_mlx.pipelines.options import AS_MADE
 from musicot_mlx.training.curves import plot_losses
 from musicot_mlx.training.data import read_data, require_enough
 from musicot_mlx.training.musicot import LearningOptions
@@ -119,14 +120,17 @@ def songs_of(
     }
     for skipped in data.skipped:
         say(str(skipped))
-    used = {piece.entry.path for found in pieces.values() for piece in found}
+    used = {piece.entry.path for split_pieces in pieces.values() for piece in split_pieces}
     require_enough(len(used), data.skipped, options.data)
     if not pieces["valid"] or not pieces["train"]:  # all of one split was skipped
         both = pieces["valid"] + pieces["train"]
         first = both[0].entry.path
         pieces["valid"] = [piece for piece in both if piece.entry.path == first]
         pieces["train"] = [piece for piece in both if piece.entry.path != first]
-    songs = {split: [task.song(piece) for piece in found] for split, found in pieces.items()}
+    songs = {
+        split: [task.song(piece) for piece in split_pieces]
+        for split, split_pieces in pieces.items()
+    }
     say(
         f"{len(used)} songs ({len(songs['train'])} pieces to learn from, {len(songs['valid'])} "
         f"held out), {len(data.skipped)} skipped"
@@ -266,7 +270,8 @@ class Renders:
         self.options, self.prompt, self.folder = options, prompt, folder
 
     def one(self, model: Any, name: str, seed: int) -> None:
-        song = model.generate(self.prompt, duration=self.options.render_seconds, seed=seed)
+        seconds = self.options.render_seconds
+        song = model.generate(self.prompt, duration=seconds, seed=seed, **AS_MADE)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_audio(self.folder / f"{name}.wav", song.waveform, song.sample_rate)
 
@@ -286,11 +291,11 @@ class Renders:
 
 def _digest(songs: Sequence[Any]) -> int:
     """31 bits that tell one encoded data set from another."""
-    found = 0
+    checksum = 0
     for song in songs:
-        found = zlib.crc32(song.name.encode(), found)
-        found = zlib.crc32(np.ascontiguousarray(song.codes).tobytes(), found)
-    return found & 0x7FFFFFFF
+        checksum = zlib.crc32(song.name.encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(song.codes).tobytes(), checksum)
+    return checksum & 0x7FFFFFFF
 
 
 def _trainable(module: Any, keys: int) -> str:

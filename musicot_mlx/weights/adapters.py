@@ -9,7 +9,7 @@ happened.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import mlx.core as mx
 from musicot_mlx.atomic import atomic_path, write_text
 from musicot_mlx.errors import MusicotError, RunError
 from musicot_mlx.texts import read_json
+from musicot_mlx.weights.files import SAVE_AGAIN, load_file
 from musicot_mlx.weights.hub import resolve
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
@@ -52,11 +53,11 @@ class Adapter:
 
     def layers(self) -> dict[str, dict[str, mx.array]]:
         """Arrays by layer: path with its part in front -> last name -> array."""
-        found: dict[str, dict[str, mx.array]] = {}
+        by_layer: dict[str, dict[str, mx.array]] = {}
         for key, value in self.arrays.items():
             path, _, leaf = key.rpartition(".")
-            found.setdefault(path, {})[leaf] = value
-        return found
+            by_layer.setdefault(path, {})[leaf] = value
+        return by_layer
 
 
 def read_adapters(spec: str | Path | Sequence[str | Path] | None) -> list[Adapter]:
@@ -98,10 +99,7 @@ def _read(spec: str) -> Adapter:
         )
     if not file.is_file():
         raise MusicotError(f"{name} holds no {ADAPTER_FILE}; did the training run get that far?")
-    try:
-        arrays = mx.load(str(file))
-    except RuntimeError as error:
-        raise MusicotError(f"{file} is truncated or not safetensors; train it again") from error
+    arrays = load_file(file)
     adapter = Adapter(name, strength, config, arrays)
     _check(adapter)
     return adapter
@@ -133,6 +131,10 @@ def _check(adapter: Adapter) -> None:
                 f"adapter {adapter.name}: {path} holds {', '.join(sorted(leaves))}; a "
                 f"{adapter.kind} adapter has {', '.join(sorted(wanted))}"
             )
+    odd = [k for k, v in adapter.arrays.items() if not mx.issubdtype(v.dtype, mx.floating)]
+    if odd:
+        kind = str(adapter.arrays[odd[0]].dtype).removeprefix("mlx.core.")
+        raise MusicotError(f"adapter {adapter.name}: {odd[0]} is {kind}; {SAVE_AGAIN}")
     finite = {key: mx.isfinite(value).all() for key, value in adapter.arrays.items()}
     mx.eval(list(finite.values()))
     bad = [key for key, value in finite.items() if not value.item()]
@@ -213,9 +215,3 @@ def change(
         norm = mx.linalg.norm(adapted, axis=1, keepdims=True)
         delta = tensors["m"].astype(mx.float32)[:, None] / norm * adapted - weight
     return adapter.strength * delta
-
-
-def few(names: Iterable[str], limit: int = 3) -> str:
-    """The first of some names, for an error line."""
-    names = sorted(names)
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

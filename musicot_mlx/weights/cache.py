@@ -93,12 +93,12 @@ def _acquire(lock: object, waiting: Callable[[], None]) -> None:
 
 def entries() -> list[tuple[str, Path, int]]:
     """Name, folder and bytes of each conversion, by name."""
-    found = []
+    conversions = []
     for folder in sorted(cache_root().glob("*/*")):
         if is_complete(folder):
             size = sum(file.stat().st_size for file in folder.iterdir())
-            found.append((folder.parent.name.replace("--", "/"), folder, size))
-    return found
+            conversions.append((folder.parent.name.replace("--", "/"), folder, size))
+    return conversions
 
 
 def delete(folder: Path) -> None:

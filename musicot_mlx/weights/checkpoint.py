@@ -21,8 +21,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from musicot_mlx.atomic import explain
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, first_few
 from musicot_mlx.texts import read_json
+from musicot_mlx.weights.files import DTYPES, load_file, plain_names, weight_files
+from musicot_mlx.weights.quantized import dequantised
 
 SHARD_BYTES = 5 << 30  # as mlx-lm and the Hub split
 _INDEX = "model.safetensors.index.json"
@@ -86,52 +88,29 @@ def load_arrays(folder: str | Path, *, lazy: bool = False) -> dict[str, mx.array
     folder = Path(folder)
     arrays: dict[str, mx.array] = {}
     for path, expected in _shards(folder):
-        found = _load_file(path)
-        if expected is not None and set(found) != expected:
-            odd = sorted(set(found) ^ expected)
+        shard = load_file(path)
+        if expected is not None and set(shard) != expected:
+            odd = sorted(set(shard) ^ expected)
             raise MusicotError(
-                f"{path} and {_INDEX} disagree about {_few(odd)}; get the model again"
+                f"{path} and {_INDEX} disagree about {first_few(odd)}; get the model again"
             )
-        twice = sorted(set(found) & set(arrays))
+        twice = sorted(set(shard) & set(arrays))
         if twice:
-            raise MusicotError(f"{folder}: {_few(twice)} stands in more than one file")
-        arrays.update(found)
+            raise MusicotError(f"{folder}: {first_few(twice)} stands in more than one file")
+        arrays.update(shard)
+    arrays = plain_names(arrays, folder)
     if not lazy:
         require_finite(arrays, folder)
     return arrays
 
 
 def _shards(folder: Path) -> list[tuple[Path, set[str] | None]]:
-    index = folder / _INDEX
-    if index.is_file():
-        try:
-            weight_map = read_json(index)["weight_map"]
-            names: dict[str, set[str]] = {}
-            for key, name in weight_map.items():
-                names.setdefault(name, set()).add(key)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MusicotError(f"{index} is not a valid index; get the model again") from error
-        shards = [(folder / name, keys) for name, keys in sorted(names.items())]
-    else:
-        shards = [(path, None) for path in sorted(folder.glob("model*.safetensors"))]
+    shards = weight_files(folder)
     if not shards:
         if any(file.suffix in _PICKLES for file in folder.iterdir()):
             raise _pytorch(folder)
         raise MusicotError(f"{folder} holds no model.safetensors; get the model again")
-    for path, _ in shards:
-        if not path.is_file():
-            raise MusicotError(f"{path} is missing; get the model again")
     return shards
-
-
-def _load_file(path: Path) -> dict[str, mx.array]:
-    try:
-        return mx.load(str(path), format="safetensors")
-    except RuntimeError as error:
-        raise MusicotError(
-            f"{path} is truncated or not safetensors ({path.stat().st_size:,} bytes); "
-            "get the model again"
-        ) from error
 
 
 def require_finite(arrays: Mapping[str, mx.array], folder: Path) -> None:
@@ -145,7 +124,7 @@ def require_finite(arrays: Mapping[str, mx.array], folder: Path) -> None:
     bad = sorted(key for key, finite in checks.items() if not finite.item())
     if bad:
         raise MusicotError(
-            f"{folder}: NaN or infinite weights in {_few(bad)}; the checkpoint is broken"
+            f"{folder}: NaN or infinite weights in {first_few(bad)}; the checkpoint is broken"
         )
 
 
@@ -161,7 +140,7 @@ def require_parts(arrays: Mapping[str, mx.array], names: Iterable[str], *, where
     stray = sorted(key for key in arrays if key.split(".", 1)[0] not in names)
     if stray:
         raise MusicotError(
-            f"{where}: {len(stray)} keys belong to no part: {_few(stray)} "
+            f"{where}: {len(stray)} keys belong to no part: {first_few(stray)} "
             f"(parts are {', '.join(names)})"
         )
 
@@ -169,26 +148,40 @@ def require_parts(arrays: Mapping[str, mx.array], names: Iterable[str], *, where
 def load_strict(module: nn.Module, arrays: Mapping[str, mx.array], *, where: str) -> None:
     """Fill every parameter of `module` from `arrays`, using every array; `where` names the part.
 
-    Raises MusicotError that lists the first few missing, unexpected or misshapen names.
+    Floats may be of any width; an integer is none of them, and packed weights are of one type.
+    Raises MusicotError that lists the first few missing, unexpected or misshapen names, and those
+    of another kind.
     """
     parameters = dict(tree_flatten(module.parameters()))
     problems = []
     missing = sorted(set(parameters) - set(arrays))
     if missing:
-        problems.append(f"{len(missing)} missing ({_few(missing)})")
+        problems.append(f"{len(missing)} missing ({first_few(missing)})")
     unexpected = sorted(set(arrays) - set(parameters))
     if unexpected:
-        problems.append(f"{len(unexpected)} unexpected ({_few(unexpected)})")
+        problems.append(f"{len(unexpected)} unexpected ({first_few(unexpected)})")
     misshapen = [
         f"{key} is {tuple(arrays[key].shape)}, the config says {tuple(parameters[key].shape)}"
         for key in sorted(set(parameters) & set(arrays))
         if arrays[key].shape != parameters[key].shape
     ]
     if misshapen:
-        problems.append(f"{len(misshapen)} of another shape ({_few(misshapen, '; ')})")
+        problems.append(f"{len(misshapen)} of another shape ({first_few(misshapen, '; ')})")
+    mistaken = [
+        f"{key} holds {_kind(arrays[key])}, the network has {_kind(parameters[key])}"
+        for key in sorted(set(parameters) & set(arrays))
+        if _kind(arrays[key]) != _kind(parameters[key])
+    ]
+    if mistaken:
+        problems.append(f"{len(mistaken)} of another kind ({first_few(mistaken, '; ')})")
     if problems:
         raise MusicotError(f"{where}: the weights don't fit the config: {', '.join(problems)}")
     module.load_weights(list(arrays.items()))
+
+
+def _kind(value: mx.array) -> str:
+    floats = mx.issubdtype(value.dtype, mx.floating)
+    return "floats" if floats else str(value.dtype).removeprefix("mlx.core.")
 
 
 def prepare(
@@ -247,17 +240,11 @@ def _to_float32(
                 value.astype(mx.float32) if mx.issubdtype(value.dtype, mx.floating) else value
             )
     for path in quantised:
+        kind = "floats" if quantization.get("mode", "affine") == "affine" else "uint8"
+        if (own := _kind(arrays[f"{path}.scales"])) != kind:  # MLX would expand them all the same
+            raise MusicotError(f"{where}: {path}.scales holds {own}, expected {kind}")
         try:
-            biases = arrays.get(f"{path}.biases")
-            out[f"{path}.weight"] = mx.dequantize(
-                arrays[f"{path}.weight"],
-                arrays[f"{path}.scales"],
-                biases,
-                group_size=quantization["group_size"],
-                bits=quantization["bits"],
-                mode=quantization.get("mode", "affine"),
-                dtype=mx.float32,
-            )
+            out[f"{path}.weight"] = dequantised(arrays, path, quantization)
         except (KeyError, ValueError) as error:
             raise MusicotError(
                 f"{where}: {path} doesn't fit the quantization entry of config.json ({error})"
@@ -390,23 +377,6 @@ def _write_files(
             (folder / name).write_text(content, encoding="utf-8")
 
 
-# How safetensors calls MLX's dtypes.
-_DTYPES = {
-    mx.float32: "F32",
-    mx.float16: "F16",
-    mx.bfloat16: "BF16",
-    mx.int64: "I64",
-    mx.int32: "I32",
-    mx.int16: "I16",
-    mx.int8: "I8",
-    mx.uint64: "U64",
-    mx.uint32: "U32",
-    mx.uint16: "U16",
-    mx.uint8: "U8",
-    mx.bool_: "BOOL",
-}
-
-
 def write_safetensors(
     path: Path, arrays: dict[str, mx.array], *, wrote: Callable[[int], None] = lambda size: None
 ) -> None:
@@ -423,7 +393,7 @@ def write_safetensors(
         value = arrays[name]
         end = begin + value.nbytes
         header[name] = {
-            "dtype": _DTYPES[value.dtype],
+            "dtype": DTYPES[value.dtype],
             "shape": list(value.shape),
             "data_offsets": [begin, end],
         }
@@ -472,10 +442,6 @@ def parameter_count(config: Mapping[str, Any], arrays: Mapping[str, mx.array]) -
         packed = name == "weight" and f"{path}.scales" in arrays
         total += value.size * 32 // bits if packed else value.size
     return total
-
-
-def _few(names: list[str], joiner: str = ", ", limit: int = 3) -> str:
-    return joiner.join(names[:limit]) + (f"{joiner}..." if len(names) > limit else "")
 
 
 def size_text(count: float) -> str:

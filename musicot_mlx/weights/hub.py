@@ -1,5 +1,6 @@
 """A model name to a folder: embedded, local, or on the Hub. The only download code."""
 
+import json
 import os
 import re
 import sys
@@ -37,13 +38,13 @@ def resolve(name_or_path: str | Path) -> Path:
         return path
     if path.is_file():
         raise MusicotError(f"{name} is a file; pass the model folder that holds config.json")
-    found = hub_id(name)
-    if found is None:
+    hub_name = hub_id(name)
+    if hub_name is None:
         raise MusicotError(
             f"no model folder at {name}; pass a folder, a Hub id such as owner/name, "
             f"or the embedded {EMBEDDED[0]}"
         )
-    return _download(*found)
+    return _download(*hub_name)
 
 
 def hub_id(name_or_path: str | Path) -> tuple[str, str] | None:
@@ -77,7 +78,7 @@ def _download(name: str, revision: str) -> Path:
                     tqdm_class=_one_bar(name),
                 )
             )
-            if any(found for pattern in weights for found in folder.glob(pattern)):
+            if any(file for pattern in weights for file in folder.glob(pattern)):
                 break
     except GatedRepoError as error:
         raise MusicotError(
@@ -87,7 +88,15 @@ def _download(name: str, revision: str) -> Path:
         raise MusicotError(f"{name} on the Hub has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
         raise MusicotError(f"no model {name} on the Hub and no folder of that name here") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except (
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        HfHubHTTPError,
+        OSError,
+        json.JSONDecodeError,
+    ) as error:
+        if told := _answer(error, name):
+            raise told from error
         why = (
             "HF_HUB_OFFLINE is set"
             if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
@@ -102,6 +111,45 @@ def _download(name: str, revision: str) -> Path:
     return folder
 
 
+def _answer(error: BaseException, name: str) -> MusicotError | None:
+    """What the Hub answered instead of the model, and what to do; None where it did not answer.
+
+    The client wraps the answer in an error of its cache, so the chain of causes is looked through.
+    """
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    codes = (getattr(getattr(each, "response", None), "status_code", 0) for each in chain)
+    code = next((found for found in codes if found), 0)
+    if code == 401:
+        return MusicotError(
+            f"the Hub wants to know who asks for {name} (401): log in with `hf auth login`; a "
+            "token that is set (HF_TOKEN) may have run out"
+        )
+    if code == 403:
+        return MusicotError(
+            f"the Hub does not let you have {name} (403): ask its owner for access, or take a "
+            "token that may read it (`hf auth login`)"
+        )
+    if code == 429:
+        return RunError(
+            f"the Hub had too many requests from here (429) to give {name}: wait some minutes, or "
+            "log in with `hf auth login`, which is allowed more"
+        )
+    if code >= 500:
+        return RunError(f"the Hub itself fails ({code}) for {name}: try again later")
+    if any(
+        isinstance(e, json.JSONDecodeError) or type(e).__name__ == "FileMetadataError"
+        for e in chain
+    ):
+        return RunError(
+            f"what answers for the Hub is not the Hub but perhaps a login page or a proxy, for "
+            f"{name}: log in to this network, or look at HF_ENDPOINT"
+        )
+    return None
+
+
 def fetch_file(name: str, filename: str) -> Path:
     """One file of a model on the Hub, downloaded once. Raises RunError when it can't be had."""
     from huggingface_hub import hf_hub_download
@@ -109,7 +157,15 @@ def fetch_file(name: str, filename: str) -> Path:
 
     try:
         return Path(hf_hub_download(name, filename))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except (
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        HfHubHTTPError,
+        OSError,
+        json.JSONDecodeError,
+    ) as error:
+        if told := _answer(error, name):
+            raise RunError(str(told)) from error
         raise RunError(f"{filename} of {name} can't be fetched from the Hub ({error})") from error
 
 

@@ -1,6 +1,8 @@
 """Audio files: what goes in comes out, broken input is named, broken renders are refused."""
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import soundfile
 
 from musicot_mlx.atomic import atomic_path, write_text
 from musicot_mlx.audio import files
-from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.errors import MusicotError, MusicotWarning, RunError
 
 RATE = 22050
 
@@ -26,7 +28,25 @@ def _music(seconds: float = 4.0, channels: int = 2) -> np.ndarray:
     return np.stack([mix] * channels, axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("format", files.FORMATS)
+@pytest.fixture
+def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for ffmpeg, alone on the path: it copies, and keeps what it was called with."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    tool = folder / "ffmpeg"
+    tool.write_text(
+        f"#!{sys.executable}\nimport shutil, sys\n"
+        f"open({str(folder / 'called')!r}, 'a').write('|'.join(sys.argv[1:]) + chr(10))\n"
+        "source = sys.argv[sys.argv.index('-i') + 1]\n"
+        "if open(source, 'rb').read(3) == b'bad': sys.exit('moov atom not found')\n"
+        "shutil.copy(source, sys.argv[-1])\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    return folder / "called"
+
+
+@pytest.mark.parametrize("format", files.FORMATS[:4])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_round_trip_and_same_bytes(tmp_path: Path, format: str, channels: int) -> None:
     waveform = _music(1.0, channels)
@@ -35,7 +55,7 @@ def test_round_trip_and_same_bytes(tmp_path: Path, format: str, channels: int) -
     assert first.read_bytes() == second.read_bytes()
     found, rate = files.read_audio(first)
     assert rate == RATE and found.dtype == np.float32 and found.shape[1] == channels
-    if format == "mp3":
+    if format in ("mp3", "ogg", "m4a"):
         assert abs(len(found) - len(waveform)) < 0.1 * RATE
     else:
         assert np.abs(found - waveform).max() <= 0.5 / 32768 + 1e-9
@@ -75,7 +95,7 @@ def test_interrupted_write_leaves_the_older_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "format", "words"),
     [
-        ("a.ogg", None, "can't write .ogg audio"),
+        ("a.aiff", None, "can't write .aiff audio"),
         ("a.wav", "mp3", "ends in .wav but the format asked for is mp3"),
         ("no/a.wav", None, "the folder .*no doesn't exist"),
         (".", None, "is a folder"),
@@ -89,6 +109,16 @@ def test_places_that_cannot_be_written(
     assert not os.listdir(tmp_path)
 
 
+def test_a_stereo_mp3_is_the_music_and_the_same_each_time(tmp_path: Path) -> None:
+    time = np.arange(3 * 44100)[:, None] / 44100
+    waveform = (0.4 * np.sin(2 * np.pi * time * [300, 350])).astype(np.float32)
+    made = [files.write_audio(tmp_path / f"{i}.mp3", waveform, 44100) for i in range(3)]
+    heard, _ = files.read_audio(made[0])
+    off = heard[: len(waveform)] - waveform
+    assert np.sqrt(np.mean(off**2)) < 0.02 * np.sqrt(np.mean(waveform**2))
+    assert len({file.read_bytes() for file in made}) == 1
+
+
 def test_mp3_rate_is_checked(tmp_path: Path) -> None:
     with pytest.raises(MusicotError, match="MP3 has no 96000 Hz"):
         files.write_audio(tmp_path / "a.mp3", _music(0.1), 96000)
@@ -99,8 +129,8 @@ def test_full_disk_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise soundfile.LibsndfileError(2)
 
     monkeypatch.setattr(soundfile.SoundFile, "write", fail)
-    usage = files.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=0))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
     with pytest.raises(RunError, match="no space left while writing"):
         files.write_audio(tmp_path / "a.wav", _music(0.1), RATE)
     assert not os.listdir(tmp_path)
@@ -146,6 +176,7 @@ BROKEN = {
     "zeros": (lambda: np.zeros(4 * RATE), "silent"),
     "constant offset": (lambda: np.full(4 * RATE, 0.5), "silent"),
     "faint hiss": (lambda: 1e-5 * _noise(), "silent"),
+    "faint band": (lambda: 0.01 * _music(), "silent"),
     "clipped": (lambda: np.clip(20 * _music(), -1, 1), "clipped"),
     "white noise": (lambda: 0.1 * _noise(), "noise"),
     "one tone": (lambda: 0.3 * np.sin(2 * np.pi * 440 * _time()), "collapsed"),
@@ -166,7 +197,7 @@ def test_broken_renders_are_refused(name: str) -> None:
 
 MUSIC = {
     "band": lambda: _music(),
-    "quiet band": lambda: 0.01 * _music(),
+    "quiet band": lambda: 0.03 * _music(),
     "vibrato": lambda: (
         0.2 * np.sin(2 * np.pi * 220 * _time() + 3 * np.sin(2 * np.pi * 5 * _time()))
     ),
@@ -189,3 +220,98 @@ def test_check_is_the_same_in_pieces() -> None:
         check.add(waveform[start : start + 777])
     with pytest.raises(RunError, match="collapsed"):
         check.finish()
+
+
+def test_files_that_can_not_be_read_are_named(tmp_path: Path) -> None:
+    for name in ("b.flac", "a.wav", ".hidden.wav"):
+        soundfile.write(tmp_path / name, _music(0.1), RATE)
+    soundfile.write(tmp_path / "c.opus", _music(0.1), 24000, format="OGG", subtype="OPUS")
+    (tmp_path / "d.m4a").write_bytes(b"of another kind")
+    soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), RATE)
+    (tmp_path / "notes.txt").write_text("no audio")
+    with pytest.warns(MusicotWarning) as told:
+        found = files.readable_files(tmp_path)
+    assert [path.name for path in found] == ["a.wav", "b.flac", "c.opus"]
+    said = sorted(str(each.message) for each in told)
+    assert "skipped d.m4a: can't read" in said[0] and "skipped empty.wav" in said[1]
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "subtype", "step"),
+    [
+        ("a.wav", files.Encoding("24"), "PCM_24", 2.0**-23),
+        ("a.wav", files.Encoding("float"), "FLOAT", 0.0),
+        ("a.flac", files.Encoding("24"), "PCM_24", 2.0**-23),
+    ],
+)
+def test_bit_depths(
+    tmp_path: Path, name: str, encoding: files.Encoding, subtype: str, step: float
+) -> None:
+    waveform = 0.5 * _music(1.0)
+    path = files.write_audio(tmp_path / name, waveform, RATE, encoding=encoding)
+    assert soundfile.info(path).subtype == subtype
+    assert np.abs(files.read_audio(path)[0] - waveform).max() <= step
+
+
+@pytest.mark.parametrize(("rate", "kbps"), [(44100, 128), (44100, 320), (22050, 64), (8000, 32)])
+def test_bit_rates(tmp_path: Path, rate: int, kbps: int) -> None:
+    waveform = 0.2 * np.random.default_rng(0).standard_normal((10 * rate, 1)).astype(np.float32)
+    encoding = files.Encoding(bitrate=kbps)
+    path = files.write_audio(tmp_path / "a.mp3", waveform, rate, encoding=encoding)
+    assert path.stat().st_size * 8 / 10 / 1000 == pytest.approx(kbps, rel=0.06)
+
+
+@pytest.mark.parametrize("format", ["flac", "mp3", "ogg"])
+def test_tags_in_any_script(tmp_path: Path, format: str) -> None:
+    encoding = files.Encoding(title="静かなピアノ, café", comment="solo\npiano")
+    path = files.write_audio(tmp_path / f"a.{format}", _music(1.0), RATE, encoding=encoding)
+    with soundfile.SoundFile(path) as file:
+        if format != "mp3":
+            assert (file.title, file.comment) == ("静かなピアノ, café", "solo piano")
+    if format == "mp3":
+        tag = path.read_bytes()[:200]
+        assert tag[:4] == b"ID3\x04" and "\x03静かなピアノ, café".encode() in tag
+        assert b"COMM" in tag and b"\x03eng\0solo piano" in tag
+    assert len(files.read_audio(path)[0]) == pytest.approx(RATE, abs=0.1 * RATE)
+
+
+def test_a_converter_writes_and_reads_m4a(tmp_path: Path, ffmpeg: Path) -> None:
+    encoding = files.Encoding(bitrate=96, title="piano", comment="c")
+    path = files.write_audio(tmp_path / "a.m4a", 0.5 * _music(1.0), RATE, encoding=encoding)
+    assert "-c:a|aac|-b:a|96000" in ffmpeg.read_text() and "title=piano" in ffmpeg.read_text()
+    waveform, rate = files.read_audio(path)
+    assert rate == RATE and np.abs(waveform - 0.5 * _music(1.0)).max() <= 2.0**-23
+    assert ffmpeg.read_text().count("pcm_f32le") == 1
+    (tmp_path / "b.m4a").write_bytes(b"bad")
+    with pytest.raises(MusicotError, match="can't read .*b.m4a as audio .ffmpeg: moov atom"):
+        files.read_audio(tmp_path / "b.m4a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.m4a", "b.m4a", "bin"]
+
+
+def test_without_a_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MusicotError, match="no converter for .m4a here; install ffmpeg"):
+        files.write_audio(tmp_path / "a.m4a", _music(0.1), RATE)
+    (tmp_path / "b.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
+    with pytest.raises(MusicotError, match="can't read .*b.m4a as audio .*or install ffmpeg"):
+        files.read_audio(tmp_path / "b.m4a")
+    assert os.listdir(tmp_path) == ["b.m4a"]
+
+
+@pytest.mark.parametrize(
+    ("format", "encoding", "words"),
+    [
+        ("mp3", files.Encoding("24"), "MP3 has no bit depth 24, but none to choose"),
+        ("flac", files.Encoding("float"), "FLAC has no bit depth float, but 16 or 24"),
+        ("wav", files.Encoding(bitrate=128), "a bit rate is for mp3 and m4a"),
+        ("mp3", files.Encoding(bitrate=1000), "ask for 32 to 320"),
+        ("mp3", files.Encoding(bitrate=320), "at most 160 kbit/s"),
+    ],
+)
+def test_encodings_that_a_format_has_not(
+    tmp_path: Path, format: str, encoding: files.Encoding, words: str
+) -> None:
+    with pytest.raises(MusicotError, match=words):
+        files.write_audio(tmp_path / f"a.{format}", _music(0.1), RATE, encoding=encoding)
+    assert not os.listdir(tmp_path)

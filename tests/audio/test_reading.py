@@ -157,6 +157,48 @@ def test_damage_within_a_file(tmp_path: Path, told: list[warnings.WarningMessage
     assert ["cut off or damaged" in str(each.message) for each in told] == [True, True]
 
 
+def test_mp3s_without_a_count_of_their_frames(
+    tmp_path: Path, told: list[warnings.WarningMessage]
+) -> None:
+    data = _written(tmp_path / "a.mp3")
+    whole, rate = read_audio(tmp_path / "a.mp3")
+    frame = data.index(data[:2], 40)  # the first one holds the counts
+    tag = b"ID3\x04\0\0\0\0\2\0" + bytes(256)
+    for head in (b"", tag):
+        (tmp_path / "b.mp3").write_bytes(head + data[frame:])
+        found, _ = read_audio(tmp_path / "b.mp3")
+        assert audio_frames(tmp_path / "b.mp3") == (len(found), rate)
+        late = len(found) - len(whole)  # what a decoder needs to begin, which the count leaves out
+        assert 0 <= late < 0.2 * rate
+        shift = int(np.argmax(np.correlate(found[:8000, 0], whole[:4000, 0], "valid")))
+        np.testing.assert_allclose(
+            found[shift:][: len(whole)], whole[: len(found) - shift], atol=1e-3
+        )
+        part, _ = read_audio(tmp_path / "b.mp3", start=7.0, seconds=2.0)
+        np.testing.assert_array_equal(part, found[7 * rate : 9 * rate])
+    assert not told
+
+
+def test_mp3s_that_were_joined_are_read_to_the_end(
+    tmp_path: Path, told: list[warnings.WarningMessage]
+) -> None:
+    data = _written(tmp_path / "a.mp3")
+    tag = b"ID3\x04\0\0\0\0\2\0" + bytes(256)
+    for number, parts in enumerate(([data, data], [tag, data, tag, data])):
+        path = tmp_path / f"joined-{number}.mp3"
+        path.write_bytes(b"".join(parts))
+        found, rate = read_audio(path)
+        assert audio_frames(path) == (len(found), rate)
+        assert len(found) / rate == pytest.approx(2 * SECONDS, abs=0.3)
+        assert np.square(found[-5 * rate : -rate]).mean() > 0.01
+    assert ["goes on behind what its header counts" in str(each.message) for each in told] == [
+        *(True, True)
+    ]
+    (tmp_path / "tagged.mp3").write_bytes(data + b"APETAGEX" + bytes(20_000))  # a cover
+    assert audio_frames(tmp_path / "tagged.mp3") == (len(WAVEFORM), RATE)
+    assert len(told) == 2
+
+
 def test_an_empty_wav_with_a_comment_is_empty(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros((0, 1)), RATE)
     data = (tmp_path / "a.wav").read_bytes()
@@ -175,6 +217,13 @@ def test_floats_that_are_integers_are_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", WAVEFORM * 32768, RATE, subtype="FLOAT")
     with pytest.raises(MusicotError, match="a.wav reaches .*divide it by its full scale"):
         read_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("path", [None, 5, (WAVEFORM, RATE), WAVEFORM, b"a.wav"])
+def test_what_is_no_name_of_a_file(path: object) -> None:
+    for read in (read_audio, audio_frames):
+        with pytest.raises(MusicotError, match="this audio comes from a file; pass its name"):
+            read(path)
 
 
 def test_a_file_without_a_header_is_named(tmp_path: Path) -> None:

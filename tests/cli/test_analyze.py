@@ -64,17 +64,17 @@ def test_pearson() -> None:
     r = pearson(first, second)
     assert r[0] == pytest.approx(np.corrcoef(first[kept, 0], second[kept, 0])[0, 1])
     assert np.isnan(r[1]) and abs(r[2]) < 1
-    assert np.isnan(pearson(first[:2], second[:2])).all()  # two points always lie on a line
+    assert np.isnan(pearson(first[:3], second[:3])).all()  # three lie near a line by chance
     with pytest.raises(ValueError, match="differ"):
         pearson(first, second[:, :2])
 
 
 def test_audio_that_is_its_plan_follows_it(model: MusicotPipeline) -> None:
-    waveform = _music(43)
+    waveform = _music(63)
     plan = _heard_as_planned(model, waveform)
     found = mc.analyze(waveform, RATE, model=model, plan=plan, anchors=ANCHORS)
     np.testing.assert_allclose(found.cosine, 1, atol=1e-5)
-    assert found.achieved.shape == (5, 2) and found.mean_cosine == pytest.approx(1)
+    assert found.achieved.shape == (7, 2) and found.mean_cosine == pytest.approx(1)
     assert all(r == pytest.approx(1, abs=1e-4) for r in found.correlation.values())
     turned = replace(plan, embeddings=np.roll(plan.embeddings, 1, axis=0))
     away = mc.analyze(waveform, RATE, model=model, plan=turned, anchors=ANCHORS)
@@ -83,11 +83,11 @@ def test_audio_that_is_its_plan_follows_it(model: MusicotPipeline) -> None:
 
 
 def test_silence_is_left_out(model: MusicotPipeline) -> None:
-    waveform = _music(40)
+    waveform = _music(70)
     plan = _heard_as_planned(model, waveform)
     waveform[10 * RATE : 20 * RATE] = 0
     found = mc.analyze(waveform, RATE, model=model, plan=plan, anchors=ANCHORS)
-    assert np.isnan(found.cosine).tolist() == [False, True, False, False]
+    assert np.isnan(found.cosine).tolist() == [False, True, *[False] * 5]
     assert np.isnan(found.achieved[1]).all() and found.loudness[1] == 0
     assert found.correlation["drums"] == pytest.approx(1, abs=1e-4)
     assert found.to_dict()["cosine"][1] is None
@@ -157,8 +157,8 @@ def test_audio_that_says_nothing(
 def test_stems_are_held_against_the_thoughts_of_the_mix(
     model: MusicotPipeline, tmp_path: Path
 ) -> None:
-    waveform = _music(40)
-    fade = np.repeat([0.1, 0.5, 0.9, 0.2], 10 * RATE)[:, None].astype(np.float32)
+    waveform = _music(60)
+    fade = np.repeat([0.1, 0.5, 0.9, 0.2, 0.7, 0.3], 10 * RATE)[:, None].astype(np.float32)
     parts = {"drums": waveform * fade, "piano": waveform * (1 - fade), "bass": waveform * 0.02}
     (tmp_path / "stems").mkdir()
     for name, part in parts.items():
@@ -166,12 +166,12 @@ def test_stems_are_held_against_the_thoughts_of_the_mix(
     soundfile.write(tmp_path / "mix.wav", waveform, RATE)
     files = stem_files(tmp_path / "stems")
     heard = model.clap.embed_audio(waveform, RATE)
-    rvq = ResidualVQ(RVQConfig(dim=16, codebooks=1, codebook_size=4))
-    rvq.codebooks[0].weight = mx.array(heard)  # a quantiser that knows these four segments
+    rvq = ResidualVQ(RVQConfig(dim=16, codebooks=1, codebook_size=6))
+    rvq.codebooks[0].weight = mx.array(heard)  # a quantiser that knows these six segments
     fitted = SimpleNamespace(clap=model.clap, rvq=rvq)
     found = stem_agreement(tmp_path / "mix.wav", files, model=fitted)
-    assert found.stems == ("bass", "drums", "piano") and found.loudness.shape == (4, 3)
-    rms = [np.sqrt(np.square(part).mean()) for part in np.split(parts["drums"], 4)]
+    assert found.stems == ("bass", "drums", "piano") and found.loudness.shape == (6, 3)
+    rms = [np.sqrt(np.square(part).mean()) for part in np.split(parts["drums"], 6)]
     np.testing.assert_allclose(found.loudness[:, 1], rms, rtol=1e-2)
     near = activity(heard, found.stems, embedder=model.clap, rvq=rvq)
     np.testing.assert_allclose(found.activity, near, atol=1e-2)
@@ -179,7 +179,7 @@ def test_stems_are_held_against_the_thoughts_of_the_mix(
     expected = np.corrcoef(found.loudness[:, 1], found.activity[:, 1])[0, 1]
     assert found.r["drums"] == pytest.approx(expected, abs=1e-5)
     soundfile.write(tmp_path / "stems" / "drums.wav", waveform[: 20 * RATE], RATE)
-    with pytest.raises(MusicotError, match="lasts 20.0 s, the song 40.0 s"):
+    with pytest.raises(MusicotError, match="lasts 20.0 s, the song 60.0 s"):
         stem_agreement(tmp_path / "mix.wav", files, model=fitted)
 
 
@@ -205,7 +205,11 @@ def test_the_command_finds_the_plan_beside_the_song(
         assert main(["analyze", "song.wav", "--anchors", "drums,piano", "--json", *extra]) == 0
         told = capsys.readouterr()
         reports.append(json.loads(told.out))
-        assert "drums planned" in told.err and "near its plan by a cosine of" in told.err
+        assert (
+            "drums planned" in told.err
+            and "its plan by a cosine of" in told.err
+            and "r takes 6" in told.err
+        )
     for key in ("planned", "achieved", "cosine", "r"):
         assert reports[0][key] == reports[1][key]  # drawn again from the settings, the same plan
     assert Path("song.png").read_bytes().startswith(b"\x89PNG")

@@ -58,8 +58,22 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("generate -p", "expected one argument"),
         ("generate -p --duration 5", "argument --prompt/-p: expected one argument"),
         ("generate --seed -p x", "argument --seed: expected one argument"),
-        ("generate --seed 1 two", "expected a whole number from 0"),
-        ("generate -p x y", "unexpected extra argument(s) (y)"),
+        ("generate x --seed 1 2.5", "expected a whole number from 0"),
+        ("generate -p x y", "there are two prompts, 'x' and 'y'"),
+        ("generate relaxing piano", 'stands in quotes: "relaxing piano"'),
+        ("plan relaxing piano", 'stands in quotes: "relaxing piano"'),
+        ("generate --seed 1 2 x -p y", "there are two prompts, 'y' and 'x'"),
+        ("generate x --prompt-file y", "not both"),
+        ("generate ''", "the prompt is empty"),
+        ("generate x --bpm 5", "expected a number from 20 to 400 BPM, got '5'"),
+        ("generate 'x, 90 BPM' --bpm 120", "the prompt names 90 BPM and bpm is 120"),
+        ("plan --from-audio x.wav --bpm 120", "leave out --bpm"),
+        ("generate x --temp 1", "--thought-temp and --audio-temp"),
+        ("generate x --genre jazz", "say it in the prompt; musicot tags"),
+        ("generate x --zzyzx", "No such option: --zzyzx (musicot"),  # near none: no guess
+        ("serve", "musicot has no server"),
+        ("chat", 'musicot generate "relaxing piano"'),
+        ("tags --model x y", "unexpected extra argument(s) (y)"),
         ("generate --reference", "argument --reference: expected one argument"),
         ("generate --stream=1", "Option '--stream' does not take a value"),
         ("plan --morph a.json", "Option '--morph' requires 2 arguments"),
@@ -78,8 +92,8 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("generate -p x --top-p 2", "from 0 to 1"),
         ("generate -p x --thought-temp -1", "from 0 to 10"),
         ("generate -p x --sampler magic", "invalid choice: 'magic'"),
-        ("generate -p x --format ogg", "invalid choice: 'ogg'"),
-        ("generate -p x -o song.ogg", "can't write .ogg audio"),
+        ("generate -p x --format aiff", "invalid choice: 'aiff'"),
+        ("generate -p x -o song.aiff", "can't write .aiff audio"),
         ("generate -p x -o song.wav --format mp3", "ends in .wav"),
         ("generate -p x -o song.mp3 --sample-rate 96000", "MP3 has no 96000 Hz"),
         ("generate -p x -o no/song.wav", "the folder no doesn't exist"),
@@ -129,7 +143,7 @@ def test_settings_that_are_none(here: Path, capsys: pytest.CaptureFixture[str]) 
         ({"steps": -1}, "steps: expected a whole number"),
         ({"sampler": "magic"}, "sampler can't be 'magic'"),
         ({"prompt": 3}, "prompt can't be 3"),
-        ({"format": "ogg"}, "format can't be 'ogg'"),
+        ({"format": "aiff"}, "format can't be 'aiff'"),
         ({"audio_temperature": "hot"}, "audio_temperature: expected a number"),
     ],
 )
@@ -462,9 +476,9 @@ def test_reference_takes_the_thought_slot(tiny_model: Path, here: Path) -> None:
 def test_stream_makes_the_same_file(
     tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, extra in (("a", []), ("b", ["--stream"])):
-        arguments = ["-p", "piano", "--duration", "11", "--sample-rate", "16000", "--json", *extra]
-        assert _generate(tiny_model, *arguments, "-o", f"{name}.wav") == 0
+    asked = ["-p", "piano", "--sample-rate", "16000", "--stream"]
+    for name, words in (("b", asked), ("a", ["--config-from", "b.json"])):
+        assert _generate(tiny_model, *words, "--duration", "11", "--json", "-o", f"{name}.wav") == 0
         report = json.loads(capsys.readouterr().out)
         assert report["files"] == [f"{name}.wav", f"{name}.json"]
         assert report["duration"] == pytest.approx(11, abs=1e-3) and report["rtf"] > 0
@@ -504,7 +518,7 @@ def test_prompt_from_standard_input(
 def test_summary_line(tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _generate(tiny_model, "-p", "piano", "--format", "mp3") == 0
     out = capsys.readouterr().out
-    assert out.startswith("song.mp3: 2.0 s at 8 kHz in ")
+    assert out.startswith("song.mp3: 2.0 s, stereo, 8 kHz in ")
     assert "(RTF " in out and "peak memory" in out and out.count("\n") == 1
 
 
@@ -628,3 +642,62 @@ def test_options_of_families_are_flags() -> None:
 def test_write_text_into_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="doesn't exist"):
         write_text(tmp_path / "no" / "a.json", "{}")
+
+
+# --- words, tempi, tags ---
+
+
+def test_a_prompt_may_stand_by_itself(
+    tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", str(tiny_model), "--duration", "1", "--json"]
+    assert main(["generate", *common, "--seed", "1", "2", "soft piano", "-o", "a.wav"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["prompt"], each["seed"]) for each in told] == [
+        ("soft piano", 1),
+        ("soft piano", 2),
+    ]
+    assert main(["plan", "soft piano", *common]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "soft piano"
+
+
+def test_bpm_is_a_tempo_that_the_prompt_names(
+    tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", str(tiny_model), "--duration", "1"]
+    assert main(["generate", "piano", "--bpm", "120", *common, "-o", "a.wav"]) == 0
+    assert main(["generate", "piano, 120 BPM", *common, "-o", "b.wav"]) == 0
+    assert main(["generate", "--config-from", "a.json", "-o", "c.wav"]) == 0
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes() == Path("c.wav").read_bytes()
+    capsys.readouterr()
+    assert main(["plan", "piano", "--bpm", "97.5", *common, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "piano, 97.5 BPM"
+
+
+def test_tags_tells_what_a_model_plays(
+    tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tags"]) == 0
+    page = capsys.readouterr().out
+    assert "bossa nova" in page and "62 to 180 BPM" in page and "singing: none" in page
+    assert main(["tags", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (
+        "drum kit" in found["instruments"]["drums"] and "synth bass" in found["instruments"]["bass"]
+    )
+    assert not {"drum and bass", "piano ballad"} & set(sum(found["instruments"].values(), []))
+    assert "melancholic" in found["words"] and "the" not in found["words"]
+    assert main(["tags", "--model", str(tiny_model)]) == 0
+
+
+def test_every_answer_elsewhere_names_what_there_is() -> None:
+    import re
+
+    from musicot_mlx.cli import elsewhere
+
+    assert not set(elsewhere.COMMANDS) & set(COMMANDS)
+    listed = {name for command in COMMANDS for _, each in flags.listed(arguments(command))
+              for name in each.names} | {"--version", "-q"}  # fmt: skip
+    for answer in (*elsewhere.COMMANDS.values(), *elsewhere.FLAGS.values()):
+        assert set(re.findall(r"(?<![\w-])--[a-z-]+", answer)) <= listed, answer
+        assert set(re.findall(r"musicot (?!has|holds)([a-z]+)", answer)) <= set(COMMANDS), answer

@@ -204,3 +204,39 @@ def test_sources_that_are_refused(
     assert plan(line) == (2, None)
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and words in error
+
+
+def test_the_table_shows_what_words_name_and_tags_follow_an_edit(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, file = ["plan", "--model", str(tiny_model), "--json"], str(tmp_path / "plan.json")
+    asked = ["-p", "two cellos and a flute, no trumpet", "--duration", "30", "-o", file]
+    assert main([*base, *asked, "--tags", "guitar"]) == 0
+    report, table = json.loads((told := capsys.readouterr()).out), told.err
+    usual = ["drums", "bass", "guitar", "piano", "strings", "synth"]
+    assert report["anchors"] == [*usual, "cello", "flute"] and "cello" in table
+    assert report["segment_tags"] == [["guitar"]] * 3
+    assert main([*base, "--plan", file, "--set", "10-20=piano and oboe"]) == 0
+    report, table = json.loads((told := capsys.readouterr()).out), told.err
+    assert report["anchors"] == [*usual, "cello", "flute", "oboe"]
+    assert "piano" in report["segment_tags"][1] and report["segment_tags"][2] == ["guitar"]
+    assert "tags: guitar" in table and "tags of 10-20 s: piano" in table
+    assert main([*base, "--plan", file, "--anchors", "harp"]) == 0
+    assert json.loads(capsys.readouterr().out)["anchors"] == ["harp"]
+
+
+def test_a_song_ends_with_what_is_far_from_its_thoughts(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from musicot_mlx.evaluation.measures import agreement
+
+    song = ["generate", "--model", str(tiny_model), "-p", "piano", "--duration", "14"]
+    for level, said in ((2.0, "0-10 s is far from its thought, 'piano' (cosine"), (-2.0, None)):
+        monkeypatch.setattr(agreement, "FAR", level)  # a tiny model's songs are noise
+        for extra in ([], ["--stream"]):
+            assert main([*song, *extra, "-o", str(tmp_path / "song.wav"), "--json"]) == 0
+            told = capsys.readouterr()
+            assert (said is None) == ("far from" not in told.err)
+            assert said is None or said in told.err and "10-14 s" not in told.err
+            assert len(json.loads(told.out)["far"]) == (said is not None)

@@ -5,20 +5,28 @@ import os
 import pickle
 import shutil
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
+import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.convert.convert import convert
-from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicgen.pipeline import PARTS
+from musicot_mlx.convert.keymaps import musicgen as keymap
+from musicot_mlx.convert.rules import Rule
+from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.pipelines.musicgen.pipeline import PARTS, MusicgenSampling
 from musicot_mlx.weights.checkpoint import load_arrays
 from musicot_mlx.weights.config import config_from_dict
 from tests.support import tiny_musicgen
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from musicot_mlx.convert.check import Difference  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +265,81 @@ def test_check_runs_transformers_beside(
     assert 1e-5 < float(rows[1][-3]) < 0.1  # what 16 bits cost
 
 
+def test_check_fails_where_the_error_is_over_its_tolerance(
+    tiny_musicgen_upstream: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A weight that is misread somewhere, for which a table of rules with a slip stands here."""
+    rules = keymap.rules
+
+    def slipped(config: dict) -> list[Rule]:
+        return [replace(rule, order=rule.order[::-1]) for rule in rules(config)]
+
+    monkeypatch.setattr(keymap, "rules", slipped)
+    paths = ["--hf-path", str(tiny_musicgen_upstream), "--mlx-path", str(tmp_path / "mlx")]
+    for options in ([], ["--dtype", "float32"], ["--dtype", "bfloat16"]):
+        assert main(["convert", *paths, *options, "--check"]) == 1
+        out, err = capsys.readouterr()
+        assert [line.split()[0] for line in out.splitlines() if "LOOK" in line] == ["decoder"]
+        assert "mlx is not what PyTorch computes: see the lines that say LOOK" in err
+    assert not Difference("net", "logits", float("nan"), 1.0, 0.1).passed
+
+
+@pytest.mark.parametrize("kind", ["float64", "float8_e4m3fn", "int8", "bool", "complex64"])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_tensor_of_another_kind_is_named(
+    tiny_musicgen_upstream: Path, tmp_path: Path, kind: str, pickled: bool
+) -> None:
+    source = shutil.copytree(tiny_musicgen_upstream, tmp_path / "source")
+    state, name = (
+        load_file(source / "model.safetensors"),
+        "decoder.model.decoder.layers.0.fc1.weight",
+    )
+    state[name] = (state[name] * 10).to(getattr(torch, kind))
+    if pickled:
+        (source / "model.safetensors").unlink()
+        torch.save(state, source / "pytorch_model.bin")
+    else:
+        save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    if pickled and kind == "float64":  # read for what it is
+        convert(source, tmp_path / "mlx", dtype="float32")
+        found = mx.load(str(tmp_path / "mlx" / "model.safetensors"))["decoder.layers.0.fc1.weight"]
+        assert (np.array(found) == state[name].float().numpy()).all()
+        return
+    with pytest.raises(
+        MusicotError, match=rf"{name} is (?!.*truncated).*; save the model again in"
+    ):
+        convert(source, tmp_path / "mlx")
+    assert not (tmp_path / "mlx").exists()
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "audiocraft"])
+def test_names_behind_what_stood_around_the_model(
+    tiny_musicgen_upstream: Path, converted: Path, tmp_path: Path, wrapper: str, kind: str
+) -> None:
+    source = shutil.copytree(tiny_musicgen_upstream, tmp_path / "source")
+    options = {}
+    if kind == "audiocraft":
+        source = tiny_musicgen.write_audiocraft(tmp_path / "audiocraft", tiny_musicgen_upstream)
+        options = {"text_encoder": str(source / "t5")}
+        for name in ("state_dict.bin", "compression_state_dict.bin"):
+            package = torch.load(source / name, weights_only=True)
+            package["best_state"] = {wrapper + k: v for k, v in package["best_state"].items()}
+            torch.save(package, source / name)
+    else:
+        state = {wrapper + k: v for k, v in load_file(source / "model.safetensors").items()}
+        if kind == "bin":
+            (source / "model.safetensors").unlink()
+            torch.save(state, source / "pytorch_model.bin")
+        else:
+            save_file(state, source / "model.safetensors", metadata={"format": "pt"})
+    convert(source, tmp_path / "mlx", dtype="float32", **options)
+    _same(converted, tmp_path / "mlx")
+
+
 def test_check_refuses_audiocraft(
     tiny_musicgen_upstream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,3 +347,43 @@ def test_check_refuses_audiocraft(
     arguments = ["--hf-path", str(folder), "--mlx-path", str(tmp_path / "mlx"), "--check"]
     assert main(["convert", *arguments, "--text-encoder", str(folder / "t5")]) == 2
     assert "does not read audiocraft's files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"do_sample": False, "temperature": 0.7}, {"audio_temperature": 0.0}),
+        ({"do_sample": True, "temperature": 0.7}, {"audio_temperature": 0.7}),
+        ({"guidance_scale": None}, {"audio_guidance": 1.0}),
+        ({"guidance_scale": 1}, {"audio_guidance": 1.0}),
+        ({"top_p": 0.0}, {"audio_temperature": 0.0, "top_p": 1.0}),  # the likeliest alone
+        ({"top_p": 0.9, "top_k": 7}, {"top_p": 0.9, "top_k": 7}),
+        ({"num_beams": 1, "repetition_penalty": 1.0, "bad_words_ids": None}, {}),
+    ],
+)
+def test_generation_config_is_honoured(
+    tiny_musicgen_upstream: Path, tmp_path: Path, said: dict, expected: dict
+) -> None:
+    source = shutil.copytree(tiny_musicgen_upstream, tmp_path / "source")
+    file = source / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **said}))
+    convert(source, tmp_path / "mlx")
+    model = mc.load(tmp_path / "mlx")
+    assert asdict(model.sampling) == {**asdict(MusicgenSampling()), **expected}
+    if expected.get("audio_temperature") == 0:
+        one, two = (model.generate("piano", duration=1, seed=seed).codes for seed in (1, 2))
+        assert (one == two).all()
+
+
+def test_generation_config_that_is_not_ours_is_told(
+    tiny_musicgen_upstream: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(tiny_musicgen_upstream, tmp_path / "source")
+    file = source / "generation_config.json"
+    file.write_text(json.dumps({"num_beams": 4, "min_p": 0.1, "guidance_scale": 3.0}))
+    with pytest.warns(MusicotWarning, match="asks for num_beams 4, min_p 0.1, which musicot does"):
+        convert(source, tmp_path / "mlx")
+    file.write_text(json.dumps({"guidance_scale": "3"}))
+    with pytest.raises(MusicotError, match="audio_guidance: expected float, got '3'"):
+        convert(source, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from musicot_mlx.cpu import matmul, musicgen_step, optimise, threads
 from musicot_mlx.generation import musicgen as loop
-from musicot_mlx.generation.musicgen import Condition
+from musicot_mlx.generation.musicgen import MusicgenCondition
 from tests.models.test_musicgen import MELODY, STEREO, draw, text, tiny_lm
 
 pytestmark = pytest.mark.skipif(
@@ -22,7 +22,11 @@ def test_a_step_on_two_lanes_is_the_plain_step(monkeypatch, kind):
     lane, taken, step = mx.new_stream(mx.cpu), [], musicgen_step.Step.__call__
     monkeypatch.setattr(musicgen_step.Step, "__call__", lambda *a: taken.append(1) or step(*a))
     lm = optimise(tiny_lm(**kind))
-    songs = [Condition(text=text(5)), Condition(text=text(3, 1), negative=text(2)), Condition()]
+    songs = [
+        MusicgenCondition(text=text(5)),
+        MusicgenCondition(text=text(3, 1), negative=text(2)),
+        MusicgenCondition(),
+    ]
     codes, logits = [], []
     for lanes_there in (lane, None):
         monkeypatch.setattr(threads, "second_lane", lambda lane=lanes_there: lane)

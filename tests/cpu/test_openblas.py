@@ -31,7 +31,7 @@ def test_doctor_says_by_whom_the_kernels_were_chosen(monkeypatch: pytest.MonkeyP
     if openblas.openblas() is None:
         pytest.skip("needs OpenBLAS")
     monkeypatch.setenv("OPENBLAS_CORETYPE", "HASWELL")
-    monkeypatch.setattr(openblas, "_told", {})
+    monkeypatch.setattr(openblas, "_set_here", {})
     assert "by OPENBLAS_CORETYPE" in openblas.describe()
-    monkeypatch.setattr(openblas, "_told", {"core": "HASWELL"})
+    monkeypatch.setattr(openblas, "_set_here", {"core": "HASWELL"})
     assert "by OPENBLAS_CORETYPE" not in openblas.describe()

@@ -107,14 +107,14 @@ def test_page_says_what_is_in_the_figures(ran: Path) -> None:
 def test_structure_with_another_clap() -> None:
     """Plans are read in the space they live in, renders in that of the CLAP that listens."""
     rng = np.random.default_rng(0)
-    take = renders.Take(renders.WORDINGS, 0, prompts.Prompt("a"), 1, 20.0)
+    render = renders.EvalRender(renders.WORDINGS, 0, prompts.Prompt("a"), 1, 20.0)
     texts = {dim: np.eye(6, dim, dtype=np.float32) for dim in (7, 9)}
     pairs = []
     for _ in range(12):
         levels = rng.uniform(0, 1, (2, 6)).astype(np.float32)
         noisy = levels + rng.normal(0, 0.05, levels.shape).astype(np.float32)
-        heard = renders.Heard(noisy @ texts[9], 1 - levels[:, :3], 0.0, levels @ texts[7])
-        pairs.append((take, heard))
+        features = renders.SongFeatures(noisy @ texts[9], 1 - levels[:, :3], 0.0, levels @ texts[7])
+        pairs.append((render, features))
     found = scores.structure(pairs, lambda t: texts[9], LABELS[:3], lambda t: texts[7])
     assert all(row["clap"]["value"] > 0.9 for row in found.values())
     assert (

@@ -59,8 +59,8 @@ def test_more_thoughts_make_it_wider_and_more_anchors_higher(tmp_path: Path) -> 
 
 
 def test_a_high_cosine_is_darker(tmp_path: Path) -> None:
-    low, high = np.zeros((4, 3)), np.zeros((4, 3))
-    high[:] = [1.5, 0.0, 0.0]
+    low, high = np.full((4, 3), -1.5), np.full((4, 3), -1.5)
+    high[:, 0] = 1.5
     pictures = []
     for index, activity in enumerate((low, high)):
         path = tmp_path / f"{index}" / "plan.png"
@@ -73,25 +73,84 @@ def test_a_high_cosine_is_darker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "title",
-    ["", "costs $5 and $6_x^", "word " * 80, "two\nlines", "\u7ffb\u5531 \u97f3\u4e50", "\\frac{"],
+    [
+        "",
+        "costs $5 and $6_x^",
+        "word " * 80,
+        "two\nlines",
+        "\u7ffb\u5531 \u97f3\u4e50",
+        "\u97f3" * 300,
+        "\\frac{",
+        "\U0001f3b9\ufe0f \U0001f469\u200d\U0001f3a4",
+    ],
 )
+@pytest.mark.filterwarnings("error:Glyph")
 def test_any_title_and_anchor_can_be_drawn(tmp_path: Path, title: str) -> None:
     anchors = [title or "drums", "$x$", "long " * 20]
     plot_plan(_activity(6), anchors, 10.0, title, tmp_path / "plan.png")
     _picture(tmp_path / "plan.png")
 
 
-def test_section_lines_lie_where_the_music_changes(tmp_path: Path) -> None:
-    from musicot_mlx.evaluation.measures.sections import section_letters, step_starts
+def test_what_no_font_has_is_put_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    from musicot_mlx.evaluation.harness import lettering
+
+    monkeypatch.setattr(lettering, "OTHERS", ())  # whatever this system has
+    assert lettering.drawable("piano, Cm\u266d \u043f\u0438") == "piano, Cm\u266d \u043f\u0438"
+    assert lettering.drawable("\u7ffb\u5531 \u97f3") == "[2 CJK characters] [1 CJK character]"
+    assert lettering.drawable("\u3072\ud55c") == "[1 Hiragana character][1 Hangul character]"
+    assert lettering.drawable("a \U0001f3b9\ufe0f!") == "a [musical keyboard]!"
+    assert lettering.drawable("\U0001f469\u200d\U0001f3a4") == "[woman][microphone]"
+    assert lettering.drawable("\ue123") == "[unknown character]"
+
+
+def test_a_font_of_the_system_is_taken_for_what_ours_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from musicot_mlx.evaluation.harness import lettering
+
+    own = lettering._letters(lettering.OWN)
+    have = {lettering.OWN: own, "Unifont": frozenset(map(ord, "\u7ffb\u5531"))}
+    monkeypatch.setattr(lettering, "_letters", lambda family: have.get(family, frozenset()))
+    assert lettering.families("a \u7ffb") == [lettering.OWN, "Unifont"]
+    assert lettering.families("a") == [lettering.OWN]
+    assert lettering.drawable("\u7ffb\u5531 \u97f3") == "\u7ffb\u5531 [1 CJK character]"
+
+
+def test_text_can_be_read_on_any_cell() -> None:
+    from musicot_mlx.evaluation.harness import lettering, plots
+
+    assert lettering.contrast("black", "white") == pytest.approx(21)
+    for value in np.linspace(0, 1, 256):
+        behind = plots.PLAN_COLOURS(value)[:3]
+        colour = lettering.readable(behind, ink=plots.INK, paper=plots.PAPER)
+        assert lettering.contrast(colour, behind) >= 4.5
+    for grey in np.linspace(0, 1, 256):
+        behind = (grey, grey, grey)
+        colour = lettering.readable(behind, ink=plots.INK, paper=plots.PAPER)
+        assert lettering.contrast(colour, behind) >= 4.5
+    pairs = [(plots.SOFT, plots.PAPER), (plots.INK, plots.PAPER), (plots.INK, plots.WAVE)]
+    assert min(lettering.contrast(*pair) for pair in pairs) >= 4.5
+
+
+def test_sections_are_told_by_what_is_alike() -> None:
+    from musicot_mlx.evaluation.measures.sections import begins, joined_sections, section_letters
 
     rng = np.random.default_rng(0)
-    kinds = np.array([[-1.0, 0.5, -1.0], [1.5, 0.4, -1.0], [-1.0, -1.0, 1.6]])
-    sections = np.repeat(kinds, 4, axis=0)
-    assert step_starts(sections + rng.normal(0, 0.1, sections.shape)) == [4, 8]
-    assert step_starts(0.4 + rng.normal(0, 0.1, (12, 3))) == []  # nothing but noise
-    assert step_starts(_activity(1)) == []
-    form = np.concatenate([sections, sections[:4]])
-    assert section_letters(form, [4, 8, 12]) == ["A", "B", "C", "A"]
+    a, b, c = np.eye(3, 16)
+
+    def form(*parts: np.ndarray) -> np.ndarray:
+        return np.stack(parts) + rng.normal(0, 0.05, (len(parts), 16))
+
+    assert section_letters(form(a, b, a)) == ["A", "B", "A"]
+    letters = section_letters(form(a, b, b, a, c, c))
+    assert letters == list("ABBACC") and begins(letters) == [1, 3, 4]
+    assert section_letters(form(*[a] * 9)) == ["A"] * 9 and begins("A" * 9) == []
+    # where the novelty of a waveform cuts one piano in three, it is joined again
+    assert joined_sections([6.5, 14.0], form(a, a, a)) == ([], ["A"])
+    assert joined_sections([6.5, 10.0, 20.0], form(a, a, b, a)) == ([10.0, 20.0], ["A", "B", "A"])
+    lone = ["piano", "piano", None, "piano"]  # whatever CLAP makes of it
+    assert joined_sections([3.0, 10.0, 20.0], form(a, c, b, c), lone) == (
+        [10.0, 20.0],
+        ["A", "B", "A"],
+    )
 
 
 def test_plan_refuses_what_does_not_fit(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation import diffusion
 from musicot_mlx.generation.diffusion import (
-    Window,
+    LatentWindow,
     sample,
     sample_windows,
     window_vectors,
@@ -43,7 +43,7 @@ def test_windows_cover_every_frame_once(frames):
         assert window.fresh == before.stop and window.fresh - window.start >= 22
         assert window.stop - window.start == 86
     if frames <= 86:
-        assert cut == [Window(0, 0, frames)]
+        assert cut == [LatentWindow(0, frames, fresh=0)]
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,8 @@ def test_a_song_goes_on_from_latents_that_are_there():
     model = tiny_diffusion()
     whole = np.concatenate(song(model, 200), axis=1)
     first = 150  # where the first two windows of this song end
-    rest = song(model, 200, first=first, made=mx.array(whole[:, :first]))
+    rest = song(model, 200, first=first, past=mx.array(whole[:, :first]))
     np.testing.assert_allclose(np.concatenate(rest, axis=1), whole[:, first:], atol=1e-5)
-    later = song(model, 200, first=170, made=mx.array(whole[:, 60:170]))
+    later = song(model, 200, first=170, past=mx.array(whole[:, 60:170]))
     assert np.concatenate(later, axis=1).shape[1] == 30
-    assert song(model, 200, first=200, made=mx.array(whole)) == []
+    assert song(model, 200, first=200, past=mx.array(whole)) == []

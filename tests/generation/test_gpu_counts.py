@@ -11,7 +11,7 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.evaluation.speed import cost
 from musicot_mlx.generation import device
-from musicot_mlx.generation.musicgen import Condition, DecodingRun
+from musicot_mlx.generation.musicgen import DecodingRun, MusicgenCondition
 from musicot_mlx.generation.sampling import draw_codebooks
 from musicot_mlx.models.encodec import LSTM, Decoder, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
@@ -70,7 +70,7 @@ def step_of_musicgen(layers: int) -> int:
     )  # fmt: skip
     lm = Musicgen(config)
     mx.eval(lm.parameters())
-    run = DecodingRun(lm, [Condition(text=mx.zeros((5, 16)))], 3.0)
+    run = DecodingRun(lm, [MusicgenCondition(text=mx.zeros((5, 16)))], 3.0)
     tokens = mx.zeros((1, config.num_codebooks, 1), dtype=mx.int32)
     run.begin(0)
     for _ in range(2):  # the next finds its caches and position embeddings there

@@ -10,14 +10,14 @@ import pytest
 from musicot_mlx.generation import sampling, semantic
 from musicot_mlx.generation.sampling import log_probabilities
 from musicot_mlx.generation.semantic import (
-    Condition,
-    Window,
+    SemanticCondition,
     audio_many,
     audio_tokens,
     plan_many,
     plan_thoughts,
     windows,
 )
+from musicot_mlx.generation.spans import Window
 from tests.models.test_semantic_lm import tiny_lm
 
 KEY = mx.random.key(7)
@@ -31,7 +31,7 @@ def lm():
 @pytest.fixture(scope="module")
 def condition():
     clap = np.random.default_rng(0).normal(size=8).astype(np.float32)
-    return Condition(clap=clap, tags=[30], lyrics=[6, 12, 14])
+    return SemanticCondition(clap=clap, tags=[30], lyrics=[6, 12, 14])
 
 
 def render(lm, condition, thoughts, **settings) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_same_seed_same_codes_whatever_ran_before(lm, condition):
     audio = render(lm, condition, first)
     mx.random.seed(1)
     mx.eval(mx.random.normal((50,)))
-    plan_thoughts(lm, Condition(), segments=5, key=mx.random.key(1))
+    plan_thoughts(lm, SemanticCondition(), segments=5, key=mx.random.key(1))
     np.testing.assert_array_equal(plan_thoughts(lm, condition, segments=3, key=KEY), first)
     np.testing.assert_array_equal(render(lm, condition, first), audio)
     other = plan_thoughts(lm, condition, segments=3, key=mx.random.key(8))
@@ -70,26 +70,26 @@ def test_same_seed_same_codes_whatever_ran_before(lm, condition):
 def test_two_songs_at_once_do_not_disturb_each_other(lm, condition):
     """State belongs to the run: one model serves interleaved generators."""
     a, b = np.zeros((3, 3), np.int32), np.ones((3, 2), np.int32)
-    wanted = render(lm, condition, a), render(lm, Condition(), b, frames=50)
+    wanted = render(lm, condition, a), render(lm, SemanticCondition(), b, frames=50)
     one = audio_tokens(lm, condition, a, frames=60, key=KEY)
-    two = audio_tokens(lm, Condition(), b, frames=50, key=KEY)
+    two = audio_tokens(lm, SemanticCondition(), b, frames=50, key=KEY)
     mixed = [next(one), next(two), next(one), next(two), next(one)]
     np.testing.assert_array_equal(np.concatenate(mixed[::2]), wanted[0])
     np.testing.assert_array_equal(np.concatenate(mixed[1::2]), wanted[1])
 
 
 def test_songs_in_one_batch_are_the_songs_alone(lm, condition):
-    conditions = [condition, Condition(), Condition(tags=[31])]
+    conditions = [condition, SemanticCondition(), SemanticCondition(tags=[31])]
     keys = list(mx.random.split(KEY, 3))
-    given = np.full((3, 5), -1)
-    given[1, 2] = 4
-    plans = plan_many(lm, conditions, segments=5, keys=keys, given=given)
+    locked_codes = np.full((3, 5), -1)
+    locked_codes[1, 2] = 4
+    plans = plan_many(lm, conditions, segments=5, keys=keys, locked_codes=locked_codes)
     assert plans.shape == (3, 3, 5) and plans.dtype == np.int32
     settings = {"frames": 110, "unconditional": "with_thoughts"}
     codes = np.concatenate(list(audio_many(lm, conditions, plans, keys=keys, **settings)), axis=1)
     assert codes.shape == (3, 110) and codes.dtype == np.int32
     for i in range(3):
-        alone = plan_thoughts(lm, conditions[i], segments=5, key=keys[i], given=given)
+        alone = plan_thoughts(lm, conditions[i], segments=5, key=keys[i], locked_codes=locked_codes)
         np.testing.assert_array_equal(plans[i], alone)
         song = render(lm, conditions[i], alone, key=keys[i], **settings)
         np.testing.assert_array_equal(codes[i], song)
@@ -101,12 +101,14 @@ def test_songs_in_one_batch_are_the_songs_alone(lm, condition):
 
 def test_locked_thoughts_stay_and_the_rest_answers_to_them(lm, condition):
     free = plan_thoughts(lm, condition, segments=3, key=KEY, temperature=0.0)
-    given = np.full((3, 3), -1, dtype=np.int32)
-    given[:, 1] = (free[:, 1] + 3) % 8
-    locked = plan_thoughts(lm, condition, segments=3, key=KEY, temperature=0.0, given=given)
-    np.testing.assert_array_equal(locked[:, 1], given[:, 1])
+    locked_codes = np.full((3, 3), -1, dtype=np.int32)
+    locked_codes[:, 1] = (free[:, 1] + 3) % 8
+    locked = plan_thoughts(
+        lm, condition, segments=3, key=KEY, temperature=0.0, locked_codes=locked_codes
+    )
+    np.testing.assert_array_equal(locked[:, 1], locked_codes[:, 1])
     assert locked[0, 0] == free[0, 0], "the first code comes before the lock"
-    assert given[0, 0] == -1, "the caller's array is left alone"
+    assert locked_codes[0, 0] == -1, "the caller's array is left alone"
     # each free code is the model's best after everything before it, locks included
     ids = lm.config.vocabulary.flatten_thoughts(locked).tolist()
     prefix = [*condition.tags, *condition.lyrics, 1]
@@ -118,12 +120,12 @@ def test_locked_thoughts_stay_and_the_rest_answers_to_them(lm, condition):
             key=KEY,
             temperature=0.0,
             guidance_scale=guidance,
-            given=given,
+            locked_codes=locked_codes,
         )
         ids = lm.config.vocabulary.flatten_thoughts(redo).tolist()
         for step in range(9):
             level, segment = divmod(step, 3)
-            if given[level, segment] >= 0:
+            if locked_codes[level, segment] >= 0:
                 continue
             start, stop = lm.config.vocabulary.thought_range(level)
             with_, without = (
@@ -141,11 +143,11 @@ def test_locking_the_drawn_codes_changes_nothing(lm, condition):
     free = plan_thoughts(lm, condition, segments=3, key=KEY)
     for seed in range(4):
         keep = np.random.default_rng(seed).random(free.shape) < 0.5
-        given = np.where(keep, free, -1)
-        again = plan_thoughts(lm, condition, segments=3, key=KEY, given=given)
+        locked_codes = np.where(keep, free, -1)
+        again = plan_thoughts(lm, condition, segments=3, key=KEY, locked_codes=locked_codes)
         np.testing.assert_array_equal(again, free)
     np.testing.assert_array_equal(
-        plan_thoughts(lm, condition, segments=3, key=mx.random.key(0), given=free), free
+        plan_thoughts(lm, condition, segments=3, key=mx.random.key(0), locked_codes=free), free
     )
 
 
@@ -187,15 +189,15 @@ def test_a_song_that_fits_is_written_as_if_the_context_were_endless(lm, conditio
 
 
 def test_a_long_song_is_written_in_windows(lm, condition):
-    """Each window is the plain path with what came before it given."""
+    """Each window is the plain path with what came before it locked_codes."""
     segments, frames = 5, 25 * 5 - 7
     greedy = {"key": KEY, "temperature": 0.0}
     plan = plan_thoughts(lm, condition, segments=segments, **greedy)
     for window in windows(segments, 3)[1:]:
         span = slice(window.start, window.stop)
-        given = plan[:, span].copy()
-        given[:, 1:] = -1  # hop 2 of 3: one segment is shared
-        again = plan_thoughts(lm, condition, segments=3, given=given, **greedy)
+        locked_codes = plan[:, span].copy()
+        locked_codes[:, 1:] = -1  # hop 2 of 3: one segment is shared
+        again = plan_thoughts(lm, condition, segments=3, locked_codes=locked_codes, **greedy)
         np.testing.assert_array_equal(again, plan[:, span])
     np.testing.assert_array_equal(plan[:, :3], plan_thoughts(lm, condition, segments=3, **greedy))
 
@@ -241,9 +243,9 @@ def test_guidance_of_one_runs_one_row(lm, condition, monkeypatch):
     plan_thoughts(lm, condition, segments=2, key=KEY, guidance_scale=2.0)
     assert rows == [1, 1] + [2] * 5, "one prefill a row, then both rows in one batch"
     rows.clear()
-    given = np.full((3, 2), -1)
-    given[:, 0] = 1
-    plan_thoughts(lm, condition, segments=2, key=KEY, given=given)
+    locked_codes = np.full((3, 2), -1)
+    locked_codes[:, 0] = 1
+    plan_thoughts(lm, condition, segments=2, key=KEY, locked_codes=locked_codes)
     assert rows == [1, 1] + [2] * 2, "a locked code costs no pass"
 
 
@@ -322,15 +324,15 @@ def test_bad_settings_are_refused_at_the_call(lm, condition, settings, message):
 
 
 @pytest.mark.parametrize(
-    "given", [np.zeros((3, 2)), np.full((3, 3), 8), np.full((3, 3), -2), np.zeros((2, 3))]
+    "locked_codes", [np.zeros((3, 2)), np.full((3, 3), 8), np.full((3, 3), -2), np.zeros((2, 3))]
 )
-def test_bad_locks_are_refused(lm, condition, given):
-    with pytest.raises(ValueError, match="given"):
-        plan_thoughts(lm, condition, segments=3, key=KEY, given=given)
+def test_bad_locks_are_refused(lm, condition, locked_codes):
+    with pytest.raises(ValueError, match="locked_codes"):
+        plan_thoughts(lm, condition, segments=3, key=KEY, locked_codes=locked_codes)
 
 
 def test_a_segment_may_be_asked_for_something_else(lm, condition):
-    other = Condition(clap=-condition.clap, tags=[31])
+    other = SemanticCondition(clap=-condition.clap, tags=[31])
     thoughts = np.arange(9, dtype=np.int32).reshape(1, 3, 3) % 8
     settings = {"frames": 60, "keys": [KEY], "temperature": 1.0}
 
@@ -366,7 +368,7 @@ def test_a_part_is_written_as_if_it_were_alone(condition):
         return np.concatenate([*audio_many(lm, [asked], thoughts, **settings, **more)], axis=1)
 
     song = replace(condition, bpm=a_bar)
-    guest = Condition(clap=-condition.clap, tags=[31], bpm=a_bar, part="drums")
+    guest = SemanticCondition(clap=-condition.clap, tags=[31], bpm=a_bar, part="drums")
     changes = {1: [guest], 2: [guest], 3: [song]}
     made = draw(song, thoughts, changes=changes)
     alone = draw(guest, thoughts[..., 1:3], frames=2 * frames)
@@ -447,8 +449,10 @@ def test_a_song_at_a_tempo_is_the_same_in_a_batch_and_in_many_windows(beat_lm, c
 def test_the_bar_goes_on_where_the_tempo_changes(beat_lm, condition):
     config, asked = beat_lm.config, [replace(condition, bpm=bpm) for bpm in (120.0, 60.0, 0.0)]
     frames = config.first_frame(3)
-    told = np.array(semantic._told(beat_lm, {i: [c] for i, c in enumerate(asked)}, frames, 1.3))
+    features = np.array(
+        semantic._frame_features(beat_lm, {i: [c] for i, c in enumerate(asked)}, frames, 1.3)
+    )
     speeds = np.repeat([120.0, 60.0, 0.0], config.first_frame(1))
-    np.testing.assert_allclose(told[0], np.array(beat_lm.beats(speeds)), atol=1e-6)
-    assert not told[1].any() and not told[0, config.first_frame(2) :].any()
-    assert semantic._told(beat_lm, {0: asked[2:]}, frames, 1.3) is None
+    np.testing.assert_allclose(features[0], np.array(beat_lm.beats(speeds)), atol=1e-6)
+    assert not features[1].any() and not features[0, config.first_frame(2) :].any()
+    assert semantic._frame_features(beat_lm, {0: asked[2:]}, frames, 1.3) is None

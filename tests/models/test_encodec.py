@@ -64,6 +64,8 @@ def test_decoding_in_pieces_equals_decoding_at_once(changes, sizes):
         assert all(piece.shape[1] <= longest * 20 for piece in pieces)
         joined = mx.concatenate(pieces, axis=1)
         assert joined.shape == whole.shape
+        alone = list(codec.decode_stream([codes], longest=longest))
+        assert mx.array_equal(joined, mx.concatenate(alone, axis=1)), "however the codes come"
         assert mx.abs(joined - whole).max().item() < 1e-5 * mx.abs(whole).max().item()
 
 
@@ -85,14 +87,14 @@ def test_a_chunk_is_heard_before_the_next_one_is_read():
 
     stream = codec.decode_stream(chunks())
     first = next(stream)
-    assert read == [0] and 300 < first.shape[1] < 600
+    assert read == [0] and 200 < first.shape[1] < 600
     assert sum(piece.shape[1] for piece in stream) + first.shape[1] == 120 * 20
 
 
 def test_memory_does_not_grow_with_length():
     codec, peaks = tiny_codec(num_filters=16), []
     mx.eval(codec.parameters())
-    for chunks in (6, 24):
+    for chunks in (24, 96):
         codes = [some_codes(20) for _ in range(chunks)]
         mx.eval(codes)
         peaks.append(peak_of(lambda c=codes: [0 for _ in codec.decode_stream(c, longest=20)]))

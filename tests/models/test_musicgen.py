@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation import musicgen as loop
-from musicot_mlx.generation.musicgen import Condition, generate_codes, windows
+from musicot_mlx.generation.musicgen import MusicgenCondition, generate_codes, windows
 from musicot_mlx.generation.sampling import draw_codebooks, keys_by_step
 from musicot_mlx.models import musicgen as network
 from musicot_mlx.models.musicgen import MUSICGEN_SMALL, CrossAttention, Musicgen, MusicgenConfig
@@ -43,7 +43,7 @@ def chroma(frames: int, seed: int = 0) -> mx.array:
     return (drawn[:, None] == mx.arange(12)).astype(mx.float32)
 
 
-def draw(lm: Musicgen, conditions: list[Condition], **settings) -> np.ndarray:
+def draw(lm: Musicgen, conditions: list[MusicgenCondition], **settings) -> np.ndarray:
     settings = {"frames": 30, "keys": KEYS[: len(conditions)], **settings}
     return np.concatenate(list(generate_codes(lm, conditions, **settings)), axis=-1)
 
@@ -105,7 +105,9 @@ def test_save_and_load_round_trip(tmp_path: Path):
     save_checkpoint(tmp_path / "m", {"model_type": "musicgen", "decoder": TINY}, arrays)
     loaded = Musicgen(MusicgenConfig.from_dict(TINY))
     load_strict(loaded, part(load_arrays(tmp_path / "m"), "decoder"), where="decoder")
-    assert (draw(loaded, [Condition(text(5))]) == draw(lm, [Condition(text(5))])).all()
+    assert (
+        draw(loaded, [MusicgenCondition(text(5))]) == draw(lm, [MusicgenCondition(text(5))])
+    ).all()
 
 
 def test_small_size():
@@ -151,7 +153,7 @@ def test_parts_that_do_not_fit_are_refused():
 def test_frames_are_counted_right(changes, frames):
     """Trap 7: what comes out are `frames` frames, the delay's steps on top of them."""
     lm = tiny_lm(**changes)
-    codes = draw(lm, [Condition(text(5))], frames=frames)
+    codes = draw(lm, [MusicgenCondition(text(5))], frames=frames)
     assert codes.shape == (1, lm.config.num_codebooks, frames) and codes.dtype == np.int32
     assert codes.min() >= 0 and codes.max() < 32, "no padding in what is handed out"
 
@@ -167,7 +169,7 @@ def test_steps(monkeypatch, changes):
         "draw_codebooks",
         lambda logits, *a, **k: draws.append(logits) or sample(logits, *a, **k),
     )
-    draw(lm, [Condition(text(5)), Condition(text(3))], frames=20)
+    draw(lm, [MusicgenCondition(text(5)), MusicgenCondition(text(3))], frames=20)
     assert len(passes) == len(draws) == 20 + 3
     assert {logits.shape for logits in draws} == {(2, lm.config.num_codebooks, 32)}
 
@@ -177,15 +179,15 @@ def test_text_is_projected_once(monkeypatch):
     lm, calls = tiny_lm(), []
     cross = CrossAttention.cross
     monkeypatch.setattr(CrossAttention, "cross", lambda *a: calls.append(1) or cross(*a))
-    draw(lm, [Condition(text(5))], frames=100, window_frames=40, overlap_frames=10)
+    draw(lm, [MusicgenCondition(text(5))], frames=100, window_frames=40, overlap_frames=10)
     assert len(calls) == len(lm.layers)
 
 
 CONDITIONS = [
-    Condition(text(5)),
-    Condition(text(3, 1), negative=text(7, 2)),
-    Condition(),
-    Condition(text(8, 3)),
+    MusicgenCondition(text(5)),
+    MusicgenCondition(text(3, 1), negative=text(7, 2)),
+    MusicgenCondition(),
+    MusicgenCondition(text(8, 3)),
 ]
 
 
@@ -197,7 +199,7 @@ def test_a_song_is_the_same_alone_and_in_a_batch(changes, guidance_scale):
     if changes == MELODY:
         heard = [chroma(4), None, chroma(20, 1), chroma(9, 2)]
         conditions = [
-            Condition(c.text, h, c.negative) for c, h in zip(CONDITIONS, heard, strict=True)
+            MusicgenCondition(c.text, h, c.negative) for c, h in zip(CONDITIONS, heard, strict=True)
         ]
     together = draw(lm, conditions, guidance_scale=guidance_scale)
     for song, condition in enumerate(conditions):
@@ -208,12 +210,12 @@ def test_a_song_is_the_same_alone_and_in_a_batch(changes, guidance_scale):
 
 def test_every_condition_is_heard():
     lm, melody = tiny_lm(), tiny_lm(**MELODY)
-    base = Condition(text(5), chroma(9))
+    base = MusicgenCondition(text(5), chroma(9))
     for change in (
-        Condition(text(5, 1), chroma(9)),
-        Condition(text(5), chroma(9), negative=text(5, 2)),
-        Condition(None, chroma(9)),
-        Condition(text(5), None),
+        MusicgenCondition(text(5, 1), chroma(9)),
+        MusicgenCondition(text(5), chroma(9), negative=text(5, 2)),
+        MusicgenCondition(None, chroma(9)),
+        MusicgenCondition(text(5), None),
     ):
         for model in (melody,) if change.chroma is None else (lm, melody):
             assert (draw(model, [base]) != draw(model, [change])).any()
@@ -221,7 +223,7 @@ def test_every_condition_is_heard():
 
 def test_negative_prompt_is_the_unconditional_row():
     lm = tiny_lm()
-    run = loop.DecodingRun(lm, [Condition(text(5), negative=text(3, 1))], 2.5)
+    run = loop.DecodingRun(lm, [MusicgenCondition(text(5), negative=text(3, 1))], 2.5)
     run.begin(0)
     tokens = mx.full((1, 4, 1), 32)
     rows = [
@@ -235,7 +237,7 @@ def test_negative_prompt_is_the_unconditional_row():
 @pytest.mark.parametrize("changes", [{}, STEREO, MELODY])
 @pytest.mark.parametrize("known", [1, 2, 17])
 def test_continuing_its_own_start_comes_out_the_same(changes, known):
-    lm, conditions = tiny_lm(**changes), [Condition(text(5)), Condition(text(3, 1))]
+    lm, conditions = tiny_lm(**changes), [MusicgenCondition(text(5)), MusicgenCondition(text(3, 1))]
     whole = draw(lm, conditions)
     rest = draw(lm, conditions, start=whole[..., :known])
     np.testing.assert_array_equal(rest, whole[..., known:])
@@ -244,9 +246,9 @@ def test_continuing_its_own_start_comes_out_the_same(changes, known):
 def test_a_start_is_heard():
     lm = tiny_lm()
     start = np.random.default_rng(0).integers(0, 32, (1, 4, 10))
-    codes = draw(lm, [Condition(text(5))], start=start)
-    assert (codes != draw(lm, [Condition(text(5))])[..., 10:]).any()
-    assert draw(lm, [Condition(text(5))], start=np.zeros((1, 4, 29))).shape[-1] == 1
+    codes = draw(lm, [MusicgenCondition(text(5))], start=start)
+    assert (codes != draw(lm, [MusicgenCondition(text(5))])[..., 10:]).any()
+    assert draw(lm, [MusicgenCondition(text(5))], start=np.zeros((1, 4, 29))).shape[-1] == 1
 
 
 @pytest.mark.parametrize("frames", [40, 41, 69, 100, 153])
@@ -269,7 +271,7 @@ def test_windows_of_a_continuation(done):
 
 def test_a_long_song_is_written_in_windows():
     """The second window is what a song continuing the overlap would be."""
-    lm, condition = tiny_lm(), [Condition(text(5))]
+    lm, condition = tiny_lm(), [MusicgenCondition(text(5))]
     settings = {"temperature": 0.0, "window_frames": 40, "overlap_frames": 10}
     codes = draw(lm, condition, frames=100, **settings)
     assert codes.shape == (1, 4, 100)
@@ -281,12 +283,12 @@ def test_a_long_song_is_written_in_windows():
 def test_melody_moves_on_with_the_windows():
     lm, tune = tiny_lm(**MELODY, chroma_rate=10.0), chroma(20)
     settings = {"temperature": 0.0, "window_frames": 40, "overlap_frames": 10}
-    codes = draw(lm, [Condition(text(5), tune)], frames=70, **settings)
+    codes = draw(lm, [MusicgenCondition(text(5), tune)], frames=70, **settings)
     later = mx.roll(tune, -6, axis=0)  # the second window begins at 30 frames, 0.6 s
     start = codes[..., 30:40]
-    again = draw(lm, [Condition(text(5), later)], frames=40, temperature=0.0, start=start)
+    again = draw(lm, [MusicgenCondition(text(5), later)], frames=40, temperature=0.0, start=start)
     np.testing.assert_array_equal(codes[..., 40:], again)
-    same = draw(lm, [Condition(text(5), tune)], frames=40, temperature=0.0, start=start)
+    same = draw(lm, [MusicgenCondition(text(5), tune)], frames=40, temperature=0.0, start=start)
     assert (again != same).any()
 
 
@@ -297,7 +299,7 @@ def test_memory_is_flat_beyond_one_window():
     for frames in (80, 80, 320):
         blocks = generate_codes(
             lm,
-            [Condition(text(5))],
+            [MusicgenCondition(text(5))],
             frames=frames,
             keys=KEYS[:1],
             window_frames=40,
@@ -313,7 +315,7 @@ def test_blocks_come_while_later_ones_are_to_be_made(monkeypatch):
     lm, steps = tiny_lm(), []
     hidden = Musicgen.hidden
     monkeypatch.setattr(Musicgen, "hidden", lambda *a, **k: steps.append(1) or hidden(*a, **k))
-    blocks = generate_codes(lm, [Condition(text(5))], frames=60, keys=KEYS[:1], block=10)
+    blocks = generate_codes(lm, [MusicgenCondition(text(5))], frames=60, keys=KEYS[:1], block=10)
     first = next(blocks)
     assert first.shape[-1] == 10 - 3 and len(steps) == 11, "one step ahead of what is handed out"
     assert [block.shape[-1] for block in blocks] == [10] * 5 + [3]
@@ -333,7 +335,7 @@ def test_16_bit_stays_16_bit(monkeypatch, dtype, changes):
 
     monkeypatch.setattr(network.DecoderLayer, "__call__", record)
     other = mx.bfloat16 if dtype == mx.float16 else mx.float32
-    draw(lm, [Condition(text(5).astype(other), chroma(9))] * 2, frames=4)
+    draw(lm, [MusicgenCondition(text(5).astype(other), chroma(9))] * 2, frames=4)
     assert set(seen) == {dtype}
 
 
@@ -354,7 +356,7 @@ def test_16_bit_stays_16_bit(monkeypatch, dtype, changes):
 def test_what_does_not_fit_is_refused_at_the_call(settings, words):
     settings = {"frames": 30, "keys": KEYS[:1], **settings}
     with pytest.raises(ValueError, match=words):
-        generate_codes(tiny_lm(), [Condition(text(5))], **settings)
+        generate_codes(tiny_lm(), [MusicgenCondition(text(5))], **settings)
 
 
 # --- sampling all codebooks in one call ---

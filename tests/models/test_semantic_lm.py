@@ -149,7 +149,7 @@ def test_sliced_head_of_a_quantised_model(bits):
 
 
 def test_sliced_head_with_an_adapter():
-    from musicot_mlx.nn.mlx_lm_light import LlamaModel  # noqa: F401  (holds mlx_lm back)
+    from musicot_mlx.nn.mlx_lm import LlamaModel  # noqa: F401  (holds mlx_lm back)
 
     # isort: split
     from mlx_lm.tuner.lora import LoRALinear
@@ -264,7 +264,7 @@ def test_mlx_lm_comes_without_transformers_or_torch():
         assert not {"torch", "transformers"} & set(sys.modules)
         import mlx_lm
         assert callable(mlx_lm.load), "the package still answers when asked"
-        from musicot_mlx.nn.mlx_lm_light import LlamaModel
+        from musicot_mlx.nn.mlx_lm import LlamaModel
         assert mlx_lm.models.llama.LlamaModel is LlamaModel
     """
     root = Path(__file__).parents[2]

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -602,3 +603,18 @@ def test_laion_clap_missing_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
         MusicotError, match="no_such_package is not installed: pip install --no-deps"
     ):
         laion_clap.build_laion_clap(SMALL)
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module._orig_mod."])
+def test_a_file_in_bfloat16_and_behind_other_names(file: Path, tmp_path: Path, prefix: str) -> None:
+    """As a training in bfloat16, or of a compiled model, saves it."""
+    checkpoint = torch.load(file, weights_only=False)
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {
+        prefix + key.removeprefix("module."): v.bfloat16() if v.is_floating_point() else v
+        for key, v in state.items()
+    }
+    torch.save(checkpoint, tmp_path / "half.pt")
+    shutil.copy(file.parent / "tokenizer.json", tmp_path)
+    paths = ["--hf-path", str(tmp_path / "half.pt"), "--mlx-path", str(tmp_path / "mlx")]
+    assert main(["convert", *paths, "--dtype", "float32", "--check"]) == 0

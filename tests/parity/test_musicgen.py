@@ -11,7 +11,7 @@ from transformers.audio_utils import chroma_filter_bank as torch_filters  # noqa
 from transformers.models.t5.modeling_t5 import T5Attention  # noqa: E402
 
 from musicot_mlx.audio.chroma import chroma, chroma_filter_bank  # noqa: E402
-from musicot_mlx.generation.musicgen import Condition, generate_codes  # noqa: E402
+from musicot_mlx.generation.musicgen import MusicgenCondition, generate_codes  # noqa: E402
 from musicot_mlx.models.t5 import relative_buckets  # noqa: E402
 from tests.parity import musicgen as twins  # noqa: E402
 
@@ -138,7 +138,7 @@ def test_greedy_codes_and_waveform_of_two_prompts(text):
     expected, heard = twins.generate(
         model, input_ids=IDS, attention_mask=MASK, max_new_tokens=FRAMES + 3
     )
-    codes = draw(lm, [Condition(row) for row in texts(encoder)])
+    codes = draw(lm, [MusicgenCondition(row) for row in texts(encoder)])
     assert_alike(codes, expected)
     np.testing.assert_allclose(np.array(codec.decode(mx.array(codes))), heard, atol=1e-4)
 
@@ -150,7 +150,7 @@ def test_greedy_stereo():
     expected, heard = twins.generate(
         model, input_ids=IDS[1:], attention_mask=MASK[1:], max_new_tokens=FRAMES + 3
     )
-    codes = draw(lm, [Condition(texts(encoder)[1])])
+    codes = draw(lm, [MusicgenCondition(texts(encoder)[1])])
     assert_alike(codes, expected)
     waveform = np.array(codec.decode(mx.array(codes)))
     assert waveform.shape == heard.shape == (1, FRAMES * 640, 2)
@@ -163,7 +163,7 @@ def test_greedy_without_guidance(mono):
     expected, _ = twins.generate(
         model, input_ids=IDS, attention_mask=MASK, max_new_tokens=FRAMES + 3, guidance_scale=1.0
     )
-    codes = draw(lm, [Condition(row) for row in texts(encoder)], guidance_scale=1.0)
+    codes = draw(lm, [MusicgenCondition(row) for row in texts(encoder)], guidance_scale=1.0)
     assert_alike(codes, expected)
 
 
@@ -177,7 +177,7 @@ def test_greedy_continuation(mono):
         decoder_input_ids=torch.from_numpy(start).flatten(0, 1),
         max_new_tokens=FRAMES - 40 + 3,
     )
-    codes = draw(lm, [Condition(row) for row in texts(encoder)], start=start)
+    codes = draw(lm, [MusicgenCondition(row) for row in texts(encoder)], start=start)
     assert_alike(np.concatenate([start, codes], axis=-1), expected)
 
 
@@ -196,7 +196,7 @@ def test_greedy_melody(melody, frames):
     )
     chromas = [None, None] if heard is None else list(map(mx.array, heard))
     rows = zip(texts(encoder, IDS, mask), chromas, strict=True)
-    codes = draw(lm, [Condition(text, chroma) for text, chroma in rows], frames=count)
+    codes = draw(lm, [MusicgenCondition(text, chroma) for text, chroma in rows], frames=count)
     assert_alike(codes, expected)
 
 
@@ -211,7 +211,7 @@ def test_greedy_stereo_melody():
         input_features=torch.from_numpy(heard),
         max_new_tokens=63,
     )
-    condition = Condition(texts(encoder)[1], mx.array(heard[0]))
+    condition = MusicgenCondition(texts(encoder)[1], mx.array(heard[0]))
     assert_alike(draw(lm, [condition], frames=60), expected)
 
 

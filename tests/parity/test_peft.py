@@ -15,9 +15,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
+import musicot_mlx as mc  # noqa: E402
 from musicot_mlx.cli import main  # noqa: E402
+from musicot_mlx.convert.convert import convert  # noqa: E402
 from musicot_mlx.convert.peft import convert_peft  # noqa: E402
 from musicot_mlx.errors import MusicotError  # noqa: E402
 from musicot_mlx.nn.adapters import apply_adapters  # noqa: E402
@@ -145,5 +147,78 @@ def test_what_can_not_be_converted(lm_twins, tmp_path: Path) -> None:
     refuse("lm_head lacks lora_A or lora_B")
     weights.unlink()
     refuse("holds no adapter_model.safetensors")
+    config.write_text('{"peft_type": ')
+    refuse("is not valid JSON")
     config.write_text(json.dumps({"peft_type": "IA3"}))
     refuse("is PEFT's IA3; only LORA is converted")
+
+
+MUSICGEN = (
+    r"(q|k|v|out)_proj$|fc[12]$|lm_heads\.\d$|^enc_to_dec_proj$|SelfAttention\.[qkvo]$|\.w[io]$"
+)
+
+
+@pytest.mark.parametrize("base", ["known", "elsewhere"])
+def test_adapters_of_musicgens_usual_trainer(
+    tiny_musicgen_upstream: Path, tmp_path: Path, base: str
+) -> None:
+    """ylacombe/musicgen-dreambooth: heads, embeddings and T5 among its layers; codes of the merged
+    weights.
+    """
+    transformers = pytest.importorskip("transformers")
+    kind = transformers.MusicgenForConditionalGeneration
+    network = kind.from_pretrained(tiny_musicgen_upstream, dtype=torch.float32)
+    name = str(tiny_musicgen_upstream) if base == "known" else "facebook/musicgen-small"
+    source = add_peft(
+        network, MUSICGEN, tmp_path / "peft", ranks=(2, 3), base_model_name_or_path=name
+    )
+    file = source / "adapter_model.safetensors"
+    state = load_file(file)
+    generator = torch.Generator().manual_seed(1)
+    for k, table in enumerate(network.decoder.model.decoder.embed_tokens[:3]):  # not of the last
+        a = 0.3 * torch.randn(2, table.num_embeddings, generator=generator)
+        b = 0.3 * torch.randn(table.embedding_dim, 2, generator=generator)
+        key = f"base_model.model.decoder.model.decoder.embed_tokens.{k}.lora_embedding"
+        state |= {f"{key}_A": a, f"{key}_B": b}
+        with torch.no_grad():
+            table.weight.add_(3 * (b @ a).T)  # alpha / rank
+    save_file({f"module.{key}": value for key, value in state.items()}, file)
+    network.save_pretrained(tmp_path / "merged")
+    (tmp_path / "merged" / "tokenizer.json").write_bytes(
+        (tiny_musicgen_upstream / "tokenizer.json").read_bytes()
+    )
+    convert_peft(source, tmp_path / "adapter")
+    for folder, name in ((tiny_musicgen_upstream, "plain"), (tmp_path / "merged", "expected")):
+        convert(folder, tmp_path / name, dtype="float32")
+    worn = mc.load(tmp_path / "plain", adapter_path=tmp_path / "adapter")
+    expected, plain = mc.load(tmp_path / "expected"), mc.load(tmp_path / "plain")
+    song = {"prompt": "piano", "duration": 2, "audio_temperature": 0}
+    codes = worn.generate(**song).codes
+    assert (codes == expected.generate(**song).codes).all()
+    assert (codes != plain.generate(**song).codes).mean() > 0.3
+    text = np.array(expected.embed_text("piano"))
+    np.testing.assert_allclose(np.array(worn.embed_text("piano")), text, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        *(
+            ("init_lora_weights", start, rf"started by {start}, which changes the base's .*merge")
+            for start in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga")
+        ),
+        ("bias", "all", "trained with bias='all', which is more than LoRA"),
+        ("use_qalora", True, "trained with use_qalora=True"),
+        ("alora_invocation_tokens", [3], "trained with alora_invocation_tokens"),
+        ("layer_replication", [[0, 1]], "trained with layer_replication"),
+    ],
+)
+def test_what_is_more_than_lora_is_refused(
+    lm_twins, tmp_path: Path, option: str, value: object, words: str
+) -> None:
+    source = add_peft(lm_twins[1], r"q_proj$", tmp_path / "peft", **{option: value})
+    with pytest.raises(MusicotError, match=words):
+        convert_peft(source, tmp_path / "mlx")
+    assert not (tmp_path / "mlx").exists()
+    add_peft(lm_twins[1], r"q_proj$", tmp_path / "plain", init_lora_weights="gaussian", bias="none")
+    convert_peft(tmp_path / "plain", tmp_path / "mlx")

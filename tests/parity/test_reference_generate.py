@@ -9,7 +9,7 @@ import torch
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.diffusion import window_vectors
-from musicot_mlx.pipelines.musicot.planning import Sampling
+from musicot_mlx.pipelines.musicot.planning import MusicotSampling
 from musicot_mlx.reference.musicot import MusicotReference
 
 
@@ -17,7 +17,7 @@ def test_a_window_hears_the_same_vectors(
     tiny_reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = MusicotReference.from_pretrained(tiny_reference)
-    model.config["sampling"] = {**asdict(Sampling()), **model.config["sampling"]}
+    model.config["sampling"] = {**asdict(MusicotSampling()), **model.config["sampling"]}
     seen = {}
     thoughts = np.array([[1], [2], [3]], dtype=np.int32)
     monkeypatch.setattr(model.semantic_lm, "plan_thoughts", lambda *a, **k: thoughts)

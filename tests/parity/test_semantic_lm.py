@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 from musicot_mlx.convert.keymaps.semantic_lm import RULES  # noqa: E402
 from musicot_mlx.convert.rules import apply_rules  # noqa: E402
-from musicot_mlx.generation.semantic import Condition, audio_tokens, plan_thoughts  # noqa: E402
+from musicot_mlx.generation.semantic import SemanticCondition, audio_tokens, plan_thoughts  # noqa: E402
 from musicot_mlx.models.semantic_lm import SemanticLM, SemanticLMConfig  # noqa: E402
 from musicot_mlx.reference.semantic_lm import SemanticLM as TorchSemanticLM  # noqa: E402
 from musicot_mlx.reference.semantic_lm import hidden_spans  # noqa: E402
@@ -106,7 +106,7 @@ def test_greedy_thoughts(twins, clap, scale):
     )
     got = plan_thoughts(
         lm,
-        Condition(clap, TAGS, LYRICS),
+        SemanticCondition(clap, TAGS, LYRICS),
         segments=3,
         temperature=0.0,
         guidance_scale=scale,
@@ -136,7 +136,7 @@ def test_greedy_audio_over_256_steps(twins, clap, scale, unconditional):
     expected = reference.audio_tokens(
         torch.tensor(clap), TAGS, LYRICS, thoughts=thoughts, **settings
     )
-    got = audio_tokens(lm, Condition(clap, TAGS, LYRICS), thoughts, key=KEY, **settings)
+    got = audio_tokens(lm, SemanticCondition(clap, TAGS, LYRICS), thoughts, key=KEY, **settings)
     got = np.concatenate(list(got))
     assert len(np.unique(expected)) > 8, "the song should not be stuck on one code"
     np.testing.assert_array_equal(got, expected)
@@ -147,7 +147,7 @@ def test_audio_without_thoughts(twins, clap):
     settings = {"frames": 64, "temperature": 0.0, "guidance_scale": 1.3}
     expected = reference.audio_tokens(torch.tensor(clap), TAGS, LYRICS, thoughts=None, **settings)
     nothing = np.zeros((4, 0), np.int32)
-    got = audio_tokens(lm, Condition(clap, TAGS, LYRICS), nothing, key=KEY, **settings)
+    got = audio_tokens(lm, SemanticCondition(clap, TAGS, LYRICS), nothing, key=KEY, **settings)
     np.testing.assert_array_equal(np.concatenate(list(got)), expected)
 
 
@@ -160,7 +160,7 @@ def test_guidance_changes_the_song(twins, clap):
             list(
                 audio_tokens(
                     lm,
-                    Condition(clap, TAGS, LYRICS),
+                    SemanticCondition(clap, TAGS, LYRICS),
                     thoughts,
                     frames=64,
                     temperature=0.0,
@@ -256,7 +256,7 @@ def test_thought_bias(clap):
     assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
     settings = {"frames": 300, "temperature": 0.0, "guidance_scale": 1.3, "thought_bias": 0.7}
     wanted = reference.audio_tokens(torch.tensor(clap), TAGS, LYRICS, thoughts=thoughts, **settings)
-    codes = audio_tokens(lm, Condition(clap, TAGS, LYRICS), thoughts, key=KEY, **settings)
+    codes = audio_tokens(lm, SemanticCondition(clap, TAGS, LYRICS), thoughts, key=KEY, **settings)
     np.testing.assert_array_equal(np.concatenate(list(codes)), wanted)
 
 
@@ -286,7 +286,11 @@ def test_beats(clap, scale, unconditional):
     ]
     got = [
         np.concatenate(
-            list(audio_tokens(lm, Condition(clap, TAGS, bpm=bpm), thoughts, key=KEY, **settings))
+            list(
+                audio_tokens(
+                    lm, SemanticCondition(clap, TAGS, bpm=bpm), thoughts, key=KEY, **settings
+                )
+            )
         )
         for bpm in (0.0, 96.0)
     ]
@@ -306,7 +310,7 @@ def test_chords(clap, scale):
         wanted = reference.audio_tokens(
             torch.tensor(clap), TAGS, thoughts=thoughts, bpm=bpm, chords=chords, **settings
         )
-        condition = Condition(clap, TAGS, bpm=bpm, chords=chords)
+        condition = SemanticCondition(clap, TAGS, bpm=bpm, chords=chords)
         got = np.concatenate(list(audio_tokens(lm, condition, thoughts, key=KEY, **settings)))
         np.testing.assert_array_equal(got, wanted)
         found.append(got)

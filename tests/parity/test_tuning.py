@@ -20,11 +20,11 @@ from musicot_mlx.convert.keymaps.diffusion import RULES as DIFFUSION_RULES  # no
 from musicot_mlx.convert.keymaps.semantic_lm import RULES as LM_RULES  # noqa: E402
 from musicot_mlx.convert.rules import apply_rules  # noqa: E402
 from musicot_mlx.training.losses import (  # noqa: E402
-    Chain,
     NoisyWindow,
-    chain_loss,
-    chain_weight,
+    TokenSequence,
     diffusion_loss,
+    sequence_loss,
+    sequence_weight,
 )
 from tests.models.test_dit import TINY  # noqa: E402
 from tests.parity.test_diffusion import build_twins  # noqa: E402
@@ -60,8 +60,8 @@ def test_semantic_lm(lm_twins, thought_weight) -> None:  # noqa: F811
     lm, reference = lm_twins
     rng = np.random.default_rng(0)
     vocabulary = lm.config.vocabulary
-    chains = [
-        Chain(
+    sequences = [
+        TokenSequence(
             clap=rng.standard_normal(12).astype(np.float32),
             tags=[vocabulary.tag_id(0)] if i % 2 else [],
             lyrics=[6, 12, 14] if i == 2 else [],
@@ -72,13 +72,13 @@ def test_semantic_lm(lm_twins, thought_weight) -> None:  # noqa: F811
         )
         for i in range(4)
     ]
-    batch = {name: [getattr(c, name) for c in chains] for name in ("tags", "lyrics", "audio")}
-    batch["thoughts"] = [c.thoughts for c in chains]
-    batch["clap"] = torch.from_numpy(np.stack([c.clap for c in chains]))
+    batch = {name: [getattr(c, name) for c in sequences] for name in ("tags", "lyrics", "audio")}
+    batch["thoughts"] = [c.thoughts for c in sequences]
+    batch["clap"] = torch.from_numpy(np.stack([c.clap for c in sequences]))
     inputs = reference.inputs(
         batch,
-        drop_conditions=[c.drop_conditions for c in chains],
-        drop_thoughts=[c.drop_thoughts for c in chains],
+        drop_conditions=[c.drop_conditions for c in sequences],
+        drop_thoughts=[c.drop_thoughts for c in sequences],
     )
     values, targets = reference.token_losses(inputs)
     thought = (targets >= vocabulary.thought_offset) & (targets < vocabulary.audio_offset)
@@ -87,13 +87,13 @@ def test_semantic_lm(lm_twins, thought_weight) -> None:  # noqa: F811
     reference.zero_grad()
     expected.backward()
 
-    total = sum(chain_weight(chain, vocabulary, thought_weight) for chain in chains)
+    total = sum(sequence_weight(sequence, vocabulary, thought_weight) for sequence in sequences)
     assert total == pytest.approx(weight.sum().item())
-    step = nn.value_and_grad(lm, lambda rows: chain_loss(lm, rows, thought_weight) / total)
-    loss, found = step(chains)
+    step = nn.value_and_grad(lm, lambda rows: sequence_loss(lm, rows, thought_weight) / total)
+    loss, found = step(sequences)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     gradients_agree(found, torch_gradients(reference, LM_RULES))
-    halves = [step(chains[:1]), step(chains[1:])]  # cut unevenly, they add up to the whole
+    halves = [step(sequences[:1]), step(sequences[1:])]  # cut unevenly, they add up to the whole
     assert sum(value.item() for value, _ in halves) == pytest.approx(loss.item(), rel=1e-5)
 
 

@@ -19,7 +19,7 @@ from musicot_mlx.convert.keymaps.musicgen import rules  # noqa: E402
 from musicot_mlx.errors import MusicotError  # noqa: E402
 from musicot_mlx.generation.delay import delayed  # noqa: E402
 from musicot_mlx.nn.adapters import add_layers  # noqa: E402
-from musicot_mlx.training.musicgen import Stretch, decoder_loss  # noqa: E402
+from musicot_mlx.training.musicgen import Excerpt, decoder_loss  # noqa: E402
 from musicot_mlx.training.options import LORA, LoraOptions  # noqa: E402
 from musicot_mlx.training.trainer import checkpointed  # noqa: E402
 from musicot_mlx.training.tune import task_of  # noqa: E402
@@ -38,12 +38,12 @@ def exact(tiny_musicgen_upstream: Path, tmp_path_factory: pytest.TempPathFactory
     return target
 
 
-def stretches(model, captions: list[str | None], frames: tuple[int, ...] = (9, 9)) -> list[Stretch]:
+def excerpts(model, captions: list[str | None], frames: tuple[int, ...] = (9, 9)) -> list[Excerpt]:
     rng = np.random.default_rng(0)
     config = model.decoder.config
     shape = (config.num_codebooks,)
     return [
-        Stretch(
+        Excerpt(
             f"song {i}",
             rng.integers(0, config.vocab_size, (*shape, count)).astype(np.int32),
             None if caption is None else model.embed_text(caption),
@@ -57,7 +57,7 @@ def test_loss_and_gradients(tiny_musicgen_upstream: Path, exact: Path) -> None:
     reference = transformers.MusicgenForConditionalGeneration.from_pretrained(
         tiny_musicgen_upstream
     ).eval()
-    lm, items = model.decoder, stretches(model, CAPTIONS)
+    lm, items = model.decoder, excerpts(model, CAPTIONS)
     encoded = [model.tokenizer.encode(caption).ids for caption in CAPTIONS]
     longest = max(map(len, encoded))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in encoded])
@@ -85,7 +85,7 @@ def test_loss_and_gradients(tiny_musicgen_upstream: Path, exact: Path) -> None:
 def test_rows_do_not_hear_each_other(exact: Path) -> None:
     """A batch is its items alone, whatever their lengths, and with some texts dropped."""
     model = mc.load(exact)
-    items = stretches(model, [None, "drums", "a calm piano"], (7, 4, 9))
+    items = excerpts(model, [None, "drums", "a calm piano"], (7, 4, 9))
     whole = decoder_loss(model.decoder, items).item()
     alone = sum(decoder_loss(model.decoder, [item]).item() for item in items)
     assert whole == pytest.approx(alone, rel=1e-5)
@@ -94,7 +94,7 @@ def test_rows_do_not_hear_each_other(exact: Path) -> None:
 def test_checkpointed_layers_have_all_gradients(exact: Path) -> None:
     """The text's keys and values go into a layer from outside; their adapters must learn too."""
     model = mc.load(exact)
-    lm, items = model.decoder, stretches(model, CAPTIONS)
+    lm, items = model.decoder, excerpts(model, CAPTIONS)
     add_layers(lm, kind="lora", num_layers=-1, **LORA)
     lm.load_weights(
         [

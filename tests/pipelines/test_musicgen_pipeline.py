@@ -20,6 +20,7 @@ from musicot_mlx.generation.delay import delays
 from musicot_mlx.pipelines import conversion_cache
 from musicot_mlx.pipelines.musicgen import pipeline
 from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline
+from musicot_mlx.pipelines.options import AS_MADE
 from musicot_mlx.weights import cache, checkpoint
 from tests.support import hub_server, tiny
 
@@ -140,7 +141,7 @@ def test_a_tokenizer_that_is_not_the_models(tiny_musicgen_upstream: Path, tmp_pa
 
 
 def test_stereo_decodes_its_own_codebooks(stereo: MusicgenPipeline) -> None:
-    song = stereo.generate("wide strings", duration=2, seed=1)
+    song = stereo.generate("wide strings", duration=2, seed=1, **AS_MADE)
     assert song.waveform.shape == (16000, 2) and song.codes.shape == (8, 100)
     left, right = song.waveform.T
     assert np.abs(left - right).max() > 0.01
@@ -162,10 +163,15 @@ def test_a_batch_is_the_songs_alone(stereo: MusicgenPipeline) -> None:
 
 
 def test_a_stream_is_the_song(stereo: MusicgenPipeline) -> None:
-    chunks = list(stereo.stream("piano", duration=2, seed=2))
-    song = stereo.generate("piano", duration=2, seed=2)
-    assert len(chunks) > 3
+    stream = stereo.stream("piano", duration=5, seed=2)
+    chunks = list(stream)
+    song = stereo.generate("piano", duration=5, seed=2, gain=stream.gain)
+    assert len(chunks) > 2 and song.gain == stream.gain
     np.testing.assert_allclose(np.concatenate(chunks), song.waveform, atol=1e-6)
+    raw = list(stereo.stream("piano", duration=2, seed=2, **AS_MADE))
+    assert len(raw) > 3
+    as_made = stereo.generate("piano", duration=2, seed=2, **AS_MADE).waveform
+    assert (np.concatenate(raw) == as_made).all()
     with pytest.raises(MusicotError, match="before it can be chosen"):
         stereo.stream("piano", candidates=2)
 
@@ -178,7 +184,20 @@ def test_longer_than_the_window(mono: MusicgenPipeline, monkeypatch: pytest.Monk
     assert long.codes.shape == (4, 125) and len(long.waveform) == 20000
     assert (long.codes[:, :50] == short.codes).all()
     chunks = list(mono.stream("piano", duration=2.5, seed=1))
-    np.testing.assert_allclose(np.concatenate(chunks), long.waveform, atol=1e-6)
+    assert (np.concatenate(chunks) == long.waveform).all()
+
+
+def test_a_song_of_ours_goes_on_from_before_its_fade_out(
+    mono: MusicgenPipeline, tmp_path: Path
+) -> None:
+    song = mono.generate("piano", duration=6, seed=1)
+    audio, _ = song.save(tmp_path / "a.wav")
+    longer = mono.generate("piano", duration=8, seed=2, continuation=audio)
+    kept = mono.encode(audio)[:, :250]  # of 6 s the last one fades
+    assert (longer.codes[:, :250] == kept).all()
+    audio.with_suffix(".json").unlink()
+    longer = mono.generate("piano", duration=8, seed=2, continuation=audio)
+    assert (longer.codes[:, :300] == mono.encode(audio)).all()
 
 
 def test_continuation_begins_with_the_file(mono: MusicgenPipeline, tune: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.audio.files import audio_writer
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.mastering import soft_limit
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
-from musicot_mlx.pipelines.song import soft_limit
 from musicot_mlx.tokens.tempo import is_tempo, tempo_tag
 from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint
 from tests.support import tiny
@@ -97,9 +97,10 @@ def test_plans_that_do_not_fit(
 
 
 def test_stream_is_the_song_in_pieces(model: MusicotPipeline) -> None:
-    song = model.generate("drums", duration=9.5, seed=5)
-    chunks = list(model.stream("drums", duration=9.5, seed=5))
-    assert len(chunks) > 2
+    stream = model.stream("drums", duration=9.5, seed=5)
+    chunks = list(stream)
+    song = model.generate("drums", duration=9.5, seed=5, gain=stream.gain)
+    assert len(chunks) > 2 and stream.settings == song.settings
     assert song.waveform.shape == (round(9.5 * 8000), 2)
     np.testing.assert_allclose(np.concatenate(chunks), song.waveform, atol=1e-5)
 

@@ -10,6 +10,7 @@ from musicot_mlx.tokens.tempo import (
     STEPS,
     TEMPO_TAGS,
     asked_tempo,
+    close_tempo,
     is_tempo,
     named_tempo,
     nearest_tempo,
@@ -42,6 +43,8 @@ def test_tempo_tags_are_a_grid_of_four_percent() -> None:
         ("a 90-bpm groove", 90.0),
         ("from 1984, with 12 violins", None),
         ("bpm", None),
+        ("at 1000 BPM", 1000.0),
+        ("0 bpm", None),
         (None, None),
     ],
 )
@@ -135,3 +138,11 @@ def test_tempi_of_slow_and_fast_words(words: str | None, kept: list[int]) -> Non
     assert paced_tempi(names, words) == [f"{bpm} bpm" for bpm in kept]
     assert paced_tempi(["132 bpm"], "slow") == ["132 bpm"]  # the only one there is
     assert paced_tempi(["slow"], "slow") == []
+
+
+def test_a_tempo_has_a_tag_where_one_is_near() -> None:
+    names = ["piano", "62 bpm", "122 bpm", "180 bpm"]
+    assert close_tempo(names, 120) == "122 bpm"
+    assert close_tempo(names, 61) == close_tempo(names, 244 / 4) == "62 bpm"
+    assert close_tempo(names, 500) == "122 bpm"  # 125
+    assert close_tempo(names, 90) is None

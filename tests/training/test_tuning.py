@@ -15,7 +15,7 @@ import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError, RunError
 from musicot_mlx.nn.adapters import add_layers
-from musicot_mlx.nn.mlx_lm_light import reporting_callbacks
+from musicot_mlx.nn.mlx_lm import reporting_callbacks
 from musicot_mlx.training import trainer as trainer_module
 from musicot_mlx.training.data import read_data
 from musicot_mlx.training.options import LORA, LoraOptions, read_options, schedule
@@ -228,19 +228,21 @@ def test_a_batch_is_what_the_songs_hold(tiny_model: Path, songs: Path, cache: Pa
     found, _, _ = songs_of(task, options, say=lambda line: None, progress=None)
     vocabulary = model.semantic_lm.config.vocabulary
     rng = np.random.default_rng(0)
-    chains = [task.draw(found["train"], rng) for _ in range(200)]
+    sequences = [task.draw(found["train"], rng) for _ in range(200)]
     whole = {song.name: song for song in found["train"]}
-    for chain in chains:
-        name, _, seconds = chain.name.rpartition(" + ")
+    for sequence in sequences:
+        name, _, seconds = sequence.name.rpartition(" + ")
         first = round(float(seconds.split()[0]) * 25)
         song = whole[name]
-        assert (chain.audio == song.codes[first : first + len(chain.audio)]).all()
-        assert (chain.thoughts[:, 0] == song.thoughts[:, min(first // 62, song.windows - 1)]).all()
-        assert len(chain.row(vocabulary)[0]) <= 300
-        assert any(np.allclose(chain.clap, v) for v in [*song.clap, *song.text])
-    dropped = [chain for chain in chains if chain.drop_conditions]
-    assert 8 <= len(dropped) <= 35 and any(chain.drop_thoughts for chain in dropped)
-    assert len({len(chain.audio) for chain in chains}) > 2
+        assert (sequence.audio == song.codes[first : first + len(sequence.audio)]).all()
+        assert (
+            sequence.thoughts[:, 0] == song.thoughts[:, min(first // 62, song.windows - 1)]
+        ).all()
+        assert len(sequence.row(vocabulary)[0]) <= 300
+        assert any(np.allclose(sequence.clap, v) for v in [*song.clap, *song.text])
+    dropped = [sequence for sequence in sequences if sequence.drop_conditions]
+    assert 8 <= len(dropped) <= 35 and any(sequence.drop_thoughts for sequence in dropped)
+    assert len({len(sequence.audio) for sequence in sequences}) > 2
 
 
 # --- the loop -------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import httpx2
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from mlx.utils import tree_flatten
 
 from musicot_mlx.errors import MusicotError, RunError
@@ -290,3 +292,35 @@ def test_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(RunError, match="HF_HUB_OFFLINE is set"):
         hub.resolve("nobody/no-model")
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "words"),
+    [
+        (401, 2, "wants to know who asks for a/b .401.: log in with `hf auth login`"),
+        (403, 2, "does not let you have a/b .403.: ask its owner"),
+        (429, 1, "too many requests from here .429. to give a/b: wait"),
+        (503, 1, "itself fails .503. for a/b: try again later"),
+        (200, 1, "not the Hub but perhaps a login page"),
+    ],
+)
+def test_what_the_hub_answers_is_told(
+    code: int, exit_code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        """As the client does: the answer lies beneath an error of its cache."""
+        if code == 200:
+            json.loads("<html>")
+        answer = httpx2.Response(code, request=httpx2.Request("GET", "http://hub/a/b"))
+        try:
+            raise HfHubHTTPError("no", response=answer)
+        except HfHubHTTPError as error:
+            raise LocalEntryNotFoundError("not in the cache") from error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(MusicotError, match=words) as error:
+        hub.resolve("a/b")
+    assert error.value.exit_code == exit_code
+    with pytest.raises(RunError, match=words):
+        hub.fetch_file("a/b", "tokenizer.json")

@@ -5,6 +5,7 @@ changes. Import this module where a picture is asked for: matplotlib takes a whi
 """
 
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -24,8 +25,9 @@ from musicot_mlx.audio.mel import hertz_to_mel
 from musicot_mlx.audio.signals import mel_decibels, power_spectrogram
 from musicot_mlx.audio.waveforms import as_waveform
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.evaluation.harness.lettering import drawable, families, readable
 from musicot_mlx.evaluation.measures.agreement import Analysis
-from musicot_mlx.evaluation.measures.sections import section_letters, step_starts
+from musicot_mlx.evaluation.measures.sections import begins
 
 DPI = 160
 PAPER, INK, SOFT, FAINT, BED = "#fdfcfa", "#23202b", "#77727f", "#d9d5dc", "#f0edf1"
@@ -53,18 +55,19 @@ def plot_plan(
     path: str | Path,
     *,
     duration: float | None = None,
+    letters: Sequence[str] = (),
     chords: Sequence[tuple[float, str]] = (),
 ) -> None:
     """Draw a plan to a PNG (or SVG, PDF): a row an anchor, a column a thought, colour the activity.
 
     activity is (segments, anchors), a segment thought_seconds long, as plan.activity counts it.
-    Sections stand apart and bear letters, the same where they sound alike: they begin where one
-    thought differs most from the next. chords, (second, chord) in order, stand above them. The file
+    letters: the kind of section each segment is of (section_letters), none by default; sections
+    stand apart and bear theirs. chords, (second, chord) in order, stand above them. The file
     appears whole or not at all. Raises ValueError when
     the shapes disagree, MusicotError when the file can't be written.
     """
     activity = _checked_activity(activity, anchors)
-    starts = step_starts(activity)
+    starts = begins(letters)
     seconds = min(duration or np.inf, len(activity) * thought_seconds)
     parts = f", {len(starts) + 1} sections" if starts else ""
     _draw_activity(
@@ -75,13 +78,13 @@ def plot_plan(
         f"{_clock(seconds)} in thoughts of {thought_seconds:g} s{parts}; 0 is a typical thought",
         path,
         seconds=seconds,
-        sections=list(zip([0, *starts], section_letters(activity, starts), strict=True)),
+        sections=[(start, letters[start]) for start in (0, *starts)] if letters else (),
         chords=chords,
     )
 
 
 def plot_analysis(
-    found: Analysis,
+    analysis: Analysis,
     title: str,
     path: str | Path,
     *,
@@ -93,30 +96,30 @@ def plot_analysis(
     thought. waveform, (samples,) or (samples, channels), is drawn above what is heard. Thin lines
     mark where sections begin. Raises MusicotError when the file can't be written.
     """
-    sides = [side for side in (found.planned, found.achieved) if side is not None]
-    step, count = found.segment_seconds, max(map(len, sides))
-    parts = f", {len(found.boundaries) + 1} sections" if found.boundaries else ""
-    facts = f"{_clock(found.duration)} in segments of {step:g} s{parts}"
-    if found.achieved is not None:
-        facts += f", {found.tempo:.0f} BPM" if found.tempo else ""
-    if found.mean_cosine is not None:
-        facts += f"; {found.mean_cosine:.2f} cosine of plan and song"
-    seconds = min(found.duration, count * step)  # a rest of under a second is not analyzed
+    sides = [side for side in (analysis.planned, analysis.achieved) if side is not None]
+    step, count = analysis.segment_seconds, max(map(len, sides))
+    parts = f", {len(analysis.boundaries) + 1} sections" if analysis.boundaries else ""
+    facts = f"{_clock(analysis.duration)} in segments of {step:g} s{parts}"
+    if analysis.achieved is not None:
+        facts += f", {analysis.tempo:.0f} BPM" if analysis.tempo else ""
+    if analysis.mean_cosine is not None:
+        facts += f"; {analysis.mean_cosine:.2f} cosine of plan and song"
+    seconds = min(analysis.duration, count * step)  # a rest of under a second is not analyzed
     if waveform is not None:
-        waveform = waveform[: round(len(waveform) * seconds / found.duration)]
+        waveform = waveform[: round(len(waveform) * seconds / analysis.duration)]
     _draw_activity(
         sides,
-        found.anchors,
+        analysis.anchors,
         step,
         title,
         facts,
         path,
         seconds=seconds,
-        marks=[at for at in found.boundaries if at < seconds],
-        ends=found.correlation if len(sides) == 2 else None,
-        bars=found.cosine,
+        marks=[at for at in analysis.boundaries if at < seconds],
+        ends=analysis.correlation if len(sides) == 2 else None,
+        bars=analysis.cosine,
         waveform=waveform,
-        limits=RANGE if found.calibrated else COSINES,
+        limits=RANGE if analysis.calibrated else COSINES,
     )
 
 
@@ -156,8 +159,10 @@ def _draw_activity(
     bars: a value from 0 to 1 a segment below.
     """
     rows, count = len(anchors), max(map(len, sides))
+    fonts = families("".join(anchors))
     names = [
-        textwrap.shorten(" ".join(name.split()), 34, placeholder=" \u2026") for name in anchors
+        textwrap.shorten(drawable(" ".join(name.split())), 34, placeholder=" \u2026")
+        for name in anchors
     ]
     pair = len(sides) == 2
     left = 0.45 + 0.082 * max(max(len(name) for name in names), 6) + 0.62 * pair
@@ -197,6 +202,7 @@ def _draw_activity(
     axes.set_yticks(heights, names)
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
+        label.set_fontfamily(fonts)
     axes.tick_params(axis="y", length=0, labelsize=10, pad=34 if pair else 7, labelcolor=INK)
     for at in marks:
         axes.plot([at, at], [-0.07, down + 0.07], color=INK, linewidth=0.9, alpha=0.75,
@@ -239,12 +245,9 @@ def _cell(
     colour = PLAN_COLOURS(Normalize(*limits, clip=True)(value))
     axes.add_patch(Rectangle(*place, facecolor=colour, linewidth=0))
     if written:
-        behind = np.array(colour[:3])
-        dark = float(behind @ (0.2126, 0.7152, 0.0722)) < 0.5
-        towards = np.array(to_rgb(PAPER if dark else INK))
         axes.text((start + stop) / 2, top + inner / 2, _number(value, 1 if limits == RANGE else 2),
                   fontsize=6.5 if height < 0.3 else 7.5, va="center_baseline", ha="center",
-                  color=tuple(behind + 0.72 * (towards - behind)))  # fmt: skip
+                  color=readable(colour[:3], ink=INK, paper=PAPER))  # fmt: skip
 
 
 def _section(axes: Axes, start: float, stop: float, letter: str) -> None:
@@ -292,11 +295,11 @@ def _bars(
     axes: Axes, values: np.ndarray, step: float, whole: float, apart: float, written: bool
 ) -> None:
     """How near each segment came to its thought: a bar a segment, from 0 to 1."""
-    heard = np.nan_to_num(values).clip(0.0, 1.0)
+    nearness = np.nan_to_num(values).clip(0.0, 1.0)
     edges = np.minimum(np.arange(len(values) + 1) * step, whole)
     middles, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges) - apart
     axes.bar(middles, np.ones(len(values)), widths, color=BED, linewidth=0)
-    axes.bar(middles, heard, widths, color=WAVE, linewidth=0)
+    axes.bar(middles, nearness, widths, color=WAVE, linewidth=0)
     for middle, value in zip(middles, values, strict=True):
         if written and np.isfinite(value):
             axes.text(middle, 0.06, _number(value), fontsize=7, color=INK, ha="center")
@@ -410,8 +413,11 @@ def _clock(seconds: float) -> str:
 
 
 def _wrap(title: str, inches: float) -> list[str]:
-    """The title in one to three lines that fit."""
-    lines = textwrap.wrap(title, int((inches - 0.8) * 9.2), max_lines=3, placeholder=" \u2026")
+    """The title in one to three lines that fit, of letters that can be drawn."""
+    title, room = drawable(title), int((inches - 0.8) * 9.2)
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in title)
+    room = round(room * len(title) / (len(title) + wide)) if wide else room  # these take two
+    lines = textwrap.wrap(title, room, max_lines=3, placeholder=" \u2026")
     return lines or ["untitled"]
 
 
@@ -434,7 +440,9 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 def _title(figure: Figure, lines: list[str], below: str) -> None:
     wide, high = figure.get_size_inches()
     words = {"ha": "left", "va": "top", "parse_math": False}  # a prompt may hold dollar signs
-    figure.text(0.35 / wide, 1 - 0.2 / high, "\n".join(lines), fontsize=13, color=INK, **words)
+    text = "\n".join(lines)
+    figure.text(0.35 / wide, 1 - 0.2 / high, text, fontsize=13, color=INK,
+                fontfamily=families(text), **words)  # fmt: skip
     down = 0.22 + 0.26 * len(lines)
     figure.text(0.35 / wide, 1 - down / high, below, fontsize=8.5, color=SOFT, **words)
 
@@ -452,5 +460,5 @@ def _save(figure: Figure, path: str | Path) -> None:
     if kind not in figure.canvas.get_supported_filetypes():
         raise MusicotError(f"can't draw a .{kind} file; name a .png, .svg or .pdf")
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a prompt in another script: boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # of a font that says it has one
         figure.savefig(temporary, format=kind, facecolor=PAPER)

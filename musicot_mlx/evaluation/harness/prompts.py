@@ -91,7 +91,7 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     except (OSError, MusicotError) as error:
         raise MusicotError(f"can't read the prompts {path} ({error})") from error
     if path.suffix.lower() != ".json":
-        found = tuple(Prompt(line) for each in lines_of(text) if (line := one_line(each)))
+        prompts = tuple(Prompt(line) for each in lines_of(text) if (line := one_line(each)))
     else:
         try:
             entries = json.loads(text)
@@ -99,10 +99,10 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
             raise MusicotError(f"{path} is not JSON ({error})") from error
         if not isinstance(entries, list):
             raise MusicotError(f"{path} must hold a list of prompts")
-        found = tuple(_parse(entry, f"{path}, entry {i}") for i, entry in enumerate(entries))
-    if not found:
+        prompts = tuple(_parse(entry, f"{path}, entry {i}") for i, entry in enumerate(entries))
+    if not prompts:
         raise MusicotError(f"{path} holds no prompt; write one a line")
-    return found
+    return prompts
 
 
 def _parse(entry: Any, where: str) -> Prompt:

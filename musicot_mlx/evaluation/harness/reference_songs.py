@@ -3,10 +3,9 @@
 Where `metadata.json` lists the songs (what the trainer reads and the band writes), every 20th is
 held out, as in training: those the model never heard, so they stand for new real music, their
 captions serve as prompts, and the codec is tried on them. Without it every fourth file, by name, is
-held out. Nothing is kept of the songs but what was heard in them.
+held out. Nothing is kept of the songs but their features.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from musicot_mlx.atomic import atomic_path
-from musicot_mlx.audio.files import audio_files, audio_frames, read_audio, resample
+from musicot_mlx.audio.files import audio_frames, read_audio, readable_files, resample
 from musicot_mlx.audio.harmony import chords_heard, share_in_key
 from musicot_mlx.audio.signals import tempo
-from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.harness.prompts import Prompt
-from musicot_mlx.evaluation.harness.renders import WINDOW, Heard, listen
+from musicot_mlx.evaluation.harness.renders import WINDOW, SongFeatures, song_features
 from musicot_mlx.evaluation.measures.codec import RoundTrip, compare
 from musicot_mlx.texts import read_json
 
@@ -55,34 +54,28 @@ def real_songs(folder: str | Path, *, most: int, held_out: int = 24, windows: in
     folder = Path(folder)
     if not folder.is_dir():
         raise MusicotError(f"no reference folder at {folder}; pass a folder of songs")
-    found = _listed(folder) if (folder / "metadata.json").is_file() else _files(folder)
+    songs = _listed(folder) if (folder / "metadata.json").is_file() else _files(folder)
     every = 20 if (folder / "metadata.json").is_file() else 4
-    unheard = [make for i, make in enumerate(found) if i % every == 0][: max(LEAST, held_out)]
-    training = [make for i, make in enumerate(found) if i % every]
-    if len(unheard) < LEAST or len(training) < LEAST:
+    held_out_songs = [make for i, make in enumerate(songs) if i % every == 0][
+        : max(LEAST, held_out)
+    ]
+    training = [make for i, make in enumerate(songs) if i % every]
+    if len(held_out_songs) < LEAST or len(training) < LEAST:
         raise MusicotError(
-            f"{folder} holds {len(found)} songs; at least {LEAST * every} are needed, of which one "
+            f"{folder} holds {len(songs)} songs; at least {LEAST * every} are needed, of which one "
             f"in {every} is held out"
         )
     drawn = np.random.default_rng(0).permutation(len(training))[:most]
-    chosen = [training[i] for i in sorted(drawn)]
+    drawn_songs = [training[i] for i in sorted(drawn)]
     return RealSongs(
-        tuple(make(windows) for make in chosen), tuple(make(windows) for make in unheard)
+        tuple(make(windows) for make in drawn_songs),
+        tuple(make(windows) for make in held_out_songs),
     )
 
 
 def _files(folder: Path) -> list[Callable[[int], RealSong]]:
-    paths = [path for path in audio_files(folder, below=False) if _readable(path)]
+    paths = readable_files(folder)
     return [lambda windows, path=path: RealSong(path, _starts(path, windows)) for path in paths]
-
-
-def _readable(path: Path) -> bool:
-    """Whether a file is audio; one that isn't is named in a warning."""
-    try:
-        return audio_frames(path)[0] > 0
-    except MusicotError as error:
-        warnings.warn(f"skipped {path.name}: {error}", MusicotWarning, stacklevel=2)
-        return False
 
 
 def _listed(folder: Path) -> list[Callable[[int], RealSong]]:
@@ -139,18 +132,18 @@ def window(song: RealSong, start: float, seconds: float = WINDOW) -> tuple[np.nd
     return audio.mean(axis=1), rate
 
 
-def hear_songs(
+def songs_features(
     songs: Sequence[RealSong],
     clap: Any,
     tagger: Any,
     file: Path,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Heard]:
-    """What is heard in each song's windows; kept in `file` and taken from there."""
+) -> list[SongFeatures]:
+    """The features of each song's windows; kept in `file` and taken from there."""
     if not file.is_file():
         arrays = {}
         for index, song in enumerate(songs):
-            parts = [listen(clap, tagger, *window(song, start)) for start in song.starts]
+            parts = [song_features(clap, tagger, *window(song, start)) for start in song.starts]
             arrays[f"{index}.clap"] = np.concatenate([part.clap for part in parts])
             arrays[f"{index}.tags"] = np.concatenate([part.tags for part in parts])
             # of two windows, which is a render's length: a tempo is easier to tell from more
@@ -164,15 +157,15 @@ def hear_songs(
                 progress(index + 1, len(songs))
         with atomic_path(file) as temporary:
             np.savez(temporary, **arrays)
-    with np.load(file) as found:
+    with np.load(file) as stored:
         return [
-            Heard(
-                found[f"{i}.clap"],
-                found[f"{i}.tags"],
-                float(found[f"{i}.tempo"]),
-                found[f"{i}.clap"][:0],
-                float(found[f"{i}.key_share"]),
-                float(found[f"{i}.chords"]),
+            SongFeatures(
+                stored[f"{i}.clap"],
+                stored[f"{i}.tags"],
+                float(stored[f"{i}.tempo"]),
+                stored[f"{i}.clap"][:0],
+                float(stored[f"{i}.key_share"]),
+                float(stored[f"{i}.chords"]),
             )
             for i in range(len(songs))
         ]
@@ -180,10 +173,10 @@ def hear_songs(
 
 def caption_prompts(songs: Sequence[RealSong], count: int) -> list[Prompt]:
     """Captions of held-out songs as prompts, the longest wording of each song's first window."""
-    told = [song for song in songs if any(song.captions)]
+    captioned = [song for song in songs if any(song.captions)]
     return [
         Prompt(max(song.captions, key=len), style=song.style, bpm=_named(song))
-        for song in told[:count]
+        for song in captioned[:count]
     ]
 
 
@@ -194,10 +187,10 @@ def _named(song: RealSong) -> float:
 
 @dataclass(frozen=True)
 class CodecTrial:
-    """Round trips of held-out songs: measures of each, and what is heard after the trip."""
+    """Round trips of held-out songs: measures of each, and the features of what came back."""
 
     trips: tuple[RoundTrip, ...]
-    heard: tuple[Heard, ...]
+    features: tuple[SongFeatures, ...]
 
 
 def try_codec(
@@ -210,16 +203,16 @@ def try_codec(
     progress: Callable[[int, int], None] | None = None,
 ) -> CodecTrial:
     """Send the windows of songs through a codec: decode(waveform) -> waveform, mono (samples,)."""
-    trips, heard = [], []
+    trips, features = [], []
     for index, song in enumerate(songs):
         parts = []
         for start in song.starts:
             original = resample(*window(song, start), sample_rate)
             decoded = decode(original)
             trips.append(compare(original, decoded, sample_rate, tooth_hz))
-            parts.append(listen(clap, tagger, decoded, sample_rate))
-        heard.append(
-            Heard(
+            parts.append(song_features(clap, tagger, decoded, sample_rate))
+        features.append(
+            SongFeatures(
                 np.concatenate([part.clap for part in parts]),
                 np.concatenate([part.tags for part in parts]),
                 parts[0].tempo,
@@ -229,4 +222,4 @@ def try_codec(
         )
         if progress:
             progress(index + 1, len(songs))
-    return CodecTrial(tuple(trips), tuple(heard))
+    return CodecTrial(tuple(trips), tuple(features))

@@ -1,8 +1,8 @@
-"""What is rendered to judge a model, and what is heard in each render, kept in a folder.
+"""What is rendered to judge a model, and the features of each render, kept in a folder.
 
-A render is a take: a prompt, a seed, and a variant of the sampling. Takes and what was heard in
-them (CLAP embeddings, tags, tempo) lie in files of their own, so that a run that was stopped goes
-on where it was, and more processes than one can share the work.
+A render has a prompt, a seed, and a variant of the sampling. Renders and their features (CLAP
+embeddings, tags, tempo) lie in files of their own, so that a run that was stopped goes on where it
+was, and more processes than one can share the work.
 """
 
 import hashlib
@@ -23,15 +23,16 @@ from musicot_mlx.audio.harmony import chords_heard, share_in_key
 from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.harness.prompts import Prompt
+from musicot_mlx.pipelines.options import AS_MADE
 
 WORDINGS, CAPTIONS = "wordings", "captions"  # hand-written prompts; captions of held-out songs
 BARE = "no thoughts"  # the chain left out when sampling
 BASE = "no thoughts, trained so"  # a model of its own
-WINDOW = 10.0  # seconds that CLAP and the tagger hear at a time
+WINDOW = 10.0  # seconds that CLAP and the tagger take at a time
 
 
 @dataclass(frozen=True)
-class Take:
+class EvalRender:
     """A render: variant, place of the prompt in its list, prompt, seed, duration in seconds."""
 
     variant: str
@@ -47,13 +48,13 @@ class Take:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What is heard in a take or in a real song, by windows of 10 s.
+class SongFeatures:
+    """What is measured of a render or of a real song, by windows of 10 s.
 
     clap: float32 (windows, dim); tags: float32 (windows, labels), or (windows, 0) without a tagger;
     tempo: BPM of the whole, 0 for none; planned: the plan's thoughts, float32 (segments, dim), no
     segments where there was no plan; key_share: of the notes, how many lie on the best scale;
-    chords: the share of the chords asked for that a reader hears, NaN where none were.
+    chords: the share of the chords asked for that a reader finds, NaN where none were.
     """
 
     clap: np.ndarray
@@ -79,7 +80,7 @@ def variants(sampling: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def takes(
+def all_renders(
     prompts: Sequence[Prompt],
     captions: Sequence[Prompt],
     *,
@@ -87,19 +88,19 @@ def takes(
     seeds: int,
     ablated: Sequence[str],
     ablation_prompts: int,
-) -> list[Take]:
-    """All takes: every prompt once, four of them with more seeds, captions, and each ablation.
+) -> list[EvalRender]:
+    """All renders: every prompt once, four of them with more seeds, captions, and each ablation.
 
     The prompts of an ablation and of more seeds lie evenly over the list.
     """
-    found = [Take(WORDINGS, i, prompt, 1, duration) for i, prompt in enumerate(prompts)]
+    renders = [EvalRender(WORDINGS, i, prompt, 1, duration) for i, prompt in enumerate(prompts)]
     for i in _evenly(len(prompts), 4):
-        found += [Take(WORDINGS, i, prompts[i], s, WINDOW) for s in range(2, seeds + 1)]
-    found += [Take(CAPTIONS, i, prompt, 1, WINDOW) for i, prompt in enumerate(captions)]
+        renders += [EvalRender(WORDINGS, i, prompts[i], s, WINDOW) for s in range(2, seeds + 1)]
+    renders += [EvalRender(CAPTIONS, i, prompt, 1, WINDOW) for i, prompt in enumerate(captions)]
     for variant in ablated:
-        chosen = _evenly(len(prompts), ablation_prompts)
-        found += [Take(variant, i, prompts[i], 1, duration) for i in chosen]
-    return found
+        places = _evenly(len(prompts), ablation_prompts)
+        renders += [EvalRender(variant, i, prompts[i], 1, duration) for i in places]
+    return renders
 
 
 def _evenly(count: int, wanted: int) -> list[int]:
@@ -107,60 +108,62 @@ def _evenly(count: int, wanted: int) -> list[int]:
     return sorted({round(x) for x in np.linspace(0, count - 1, min(wanted, count))})
 
 
-def render(model: Any, take: Take, folder: Path) -> None:
-    """Render a take with `model` (a MusicotPipeline), unless its files are there."""
-    audio, thoughts = (folder / f"{take.stem}{suffix}" for suffix in (".flac", ".plan.npy"))
+def write_render(model: Any, render: EvalRender, folder: Path) -> None:
+    """Make a render with `model` (a MusicotPipeline), unless its files are there."""
+    audio, thoughts = (folder / f"{render.stem}{suffix}" for suffix in (".flac", ".plan.npy"))
     if audio.is_file() and thoughts.is_file():
         return
     audio.parent.mkdir(parents=True, exist_ok=True)
-    options = variants(model.sampling).get(take.variant, {})
-    plan = model.plan(take.prompt.text, duration=take.duration, seed=take.seed, **options)
+    options = variants(model.sampling).get(render.variant, {})
+    plan = model.plan(render.prompt.text, duration=render.duration, seed=render.seed, **options)
     planned = plan.embeddings
-    if take.variant in (BARE, BASE):
+    if render.variant in (BARE, BASE):
         plan, planned = plan.without_thoughts(), planned[:0]
-    song = model.generate(plan=plan, seed=take.seed)
-    write_text(folder / f"{take.stem}.chords.json", json.dumps(plan.chord_changes()))
+    song = model.generate(plan=plan, seed=render.seed, **AS_MADE)
+    write_text(folder / f"{render.stem}.chords.json", json.dumps(plan.chord_changes()))
     write_audio(audio, song.waveform, song.sample_rate)
     with atomic_path(thoughts) as temporary, temporary.open("wb") as file:
         np.save(file, planned.astype(np.float32))
 
 
-def hear(clap: Any, tagger: Any, take: Take, folder: Path) -> Heard:
-    """What is heard in a rendered take; kept beside it."""
-    file = folder / f"{take.stem}.heard.npz"
-    planned = np.load(folder / f"{take.stem}.plan.npy")
+def render_features(clap: Any, tagger: Any, render: EvalRender, folder: Path) -> SongFeatures:
+    """The features of a render that lies in the folder; kept beside it."""
+    file = folder / f"{render.stem}.heard.npz"
+    planned = np.load(folder / f"{render.stem}.plan.npy")
     if not file.is_file():
-        waveform, rate = read_audio(folder / f"{take.stem}.flac")
+        waveform, rate = read_audio(folder / f"{render.stem}.flac")
         with atomic_path(file) as temporary:
-            asked = folder / f"{take.stem}.chords.json"
-            chords = json.loads(asked.read_text()) if asked.is_file() else ()
-            np.savez(temporary, **_listen(clap, tagger, waveform, rate, chords))
-    with np.load(file) as found:
-        harmony = {name: float(found[name]) for name in ("key_share", "chords")}
-        return Heard(found["clap"], found["tags"], float(found["tempo"]), planned, **harmony)
+            chords_file = folder / f"{render.stem}.chords.json"
+            chords = json.loads(chords_file.read_text()) if chords_file.is_file() else ()
+            np.savez(temporary, **_features(clap, tagger, waveform, rate, chords))
+    with np.load(file) as arrays:
+        harmony = {name: float(arrays[name]) for name in ("key_share", "chords")}
+        return SongFeatures(
+            arrays["clap"], arrays["tags"], float(arrays["tempo"]), planned, **harmony
+        )
 
 
-def listen(clap: Any, tagger: Any, waveform: np.ndarray, sample_rate: int) -> Heard:
-    """What is heard in a waveform (samples, channels)."""
-    found = _listen(clap, tagger, waveform, sample_rate)
-    tempo_heard, share = float(found["tempo"]), float(found["key_share"])
-    return Heard(found["clap"], found["tags"], tempo_heard, found["clap"][:0], share)
+def song_features(clap: Any, tagger: Any, waveform: np.ndarray, sample_rate: int) -> SongFeatures:
+    """The features of a waveform (samples, channels)."""
+    arrays = _features(clap, tagger, waveform, sample_rate)
+    tempo_found, share = float(arrays["tempo"]), float(arrays["key_share"])
+    return SongFeatures(arrays["clap"], arrays["tags"], tempo_found, arrays["clap"][:0], share)
 
 
-def _listen(
+def _features(
     clap: Any,
     tagger: Any,
     waveform: np.ndarray,
     rate: int,
     chords: Sequence[tuple[float, str]] = (),
 ) -> dict[str, np.ndarray]:
-    heard = clap.embed_audio(waveform, rate)
-    tags = np.zeros((len(heard), 0), np.float32)
+    embeddings = clap.embed_audio(waveform, rate)
+    tags = np.zeros((len(embeddings), 0), np.float32)
     if tagger is not None:
         tags = tagger.tag(waveform, rate)
     followed = chords_heard(waveform, rate, chords)
     return {
-        "clap": heard,
+        "clap": embeddings,
         "tags": tags,
         "tempo": np.array(tempo(waveform, rate)),
         "key_share": np.array(share_in_key(waveform, rate)),
@@ -169,7 +172,7 @@ def _listen(
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Make the folder of renders, or take up one of the same settings.
+    """Make the folder of renders, or render up one of the same settings.
 
     Raises MusicotError where it holds renders of other settings.
     """
@@ -210,8 +213,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def waiting(all_takes: Sequence[Take], folder: Path) -> Iterator[Take]:
-    """The takes that are not rendered yet."""
-    for take in all_takes:
-        if not (folder / f"{take.stem}.plan.npy").is_file():
-            yield take
+def waiting(renders: Sequence[EvalRender], folder: Path) -> Iterator[EvalRender]:
+    """The renders that are not rendered yet."""
+    for render in renders:
+        if not (folder / f"{render.stem}.plan.npy").is_file():
+            yield render

@@ -39,32 +39,33 @@ def spectrogram(waveform: np.ndarray, sample_rate: int, path: str | Path) -> Non
         picture.save(temporary, format="PNG", optimize=True)
 
 
-def page(found: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+def page(figures: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """The Markdown of the page; pictures: caption -> path relative to the page."""
     parts = [
         "# Results",
-        f"Written by `{found['command']}` from the figures in `{found['figures']}`; run it again "
-        "to write it anew. In brackets stand 95 % intervals: songs drawn again, with replacement.",
-        _recipe(found),
+        f"Written by `{figures['command']}` from the figures in `{figures['figures']}`; run it "
+        "again to write it anew. In brackets stand 95 % intervals: songs drawn again, with "
+        "replacement.",
+        _recipe(figures),
         "## At a glance",
-        _goals(found),
-        *(("## Against an earlier version", _earlier(found)) if found.get("earlier") else ()),
+        _goals(figures),
+        *(("## Against an earlier version", _earlier(figures)) if figures.get("earlier") else ()),
         "## Quality",
-        _quality(found),
+        _quality(figures),
         "## Instruments and tempo",
-        _instruments(found),
+        _instruments(figures),
         "## Harmony",
-        _harmony(found),
+        _harmony(figures),
         "## Structure",
-        _structure(found),
+        _structure(figures),
         "## Variety",
-        _variety(found),
+        _variety(figures),
         "## Codec",
-        _codec(found),
+        _codec(figures),
         "## What the parts of the method are worth",
-        _ablations(found),
+        _ablations(figures),
         "## How each figure is measured",
-        _methods(found),
+        _methods(figures),
     ]
     if pictures:
         parts += ["## Spectrograms", "30 Hz at the foot, 16 kHz on top, even on the mel scale."]
@@ -72,21 +73,21 @@ def page(found: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _recipe(found: Mapping[str, Any]) -> str:
-    settings = found["settings"]
+def _recipe(figures: Mapping[str, Any]) -> str:
+    settings = figures["settings"]
     return (
-        f"Model `{found['model']}` ({found['fingerprint']}), musicot-mlx {found['version']}, "
-        f"{found['machine']}. {settings['prompts']} prompts of {settings['duration']:g} s, "
+        f"Model `{figures['model']}` ({figures['fingerprint']}), musicot-mlx {figures['version']}, "
+        f"{figures['machine']}. {settings['prompts']} prompts of {settings['duration']:g} s, "
         f"{settings['takes']} renders in all, {settings['rendered']} of them in this run of "
-        f"{found['minutes']:.1f} minutes."
+        f"{figures['minutes']:.1f} minutes."
     )
 
 
-def _goals(found: Mapping[str, Any]) -> str:
+def _goals(figures: Mapping[str, Any]) -> str:
     """What was hoped for, and whether it came true."""
-    groups, codec = found["groups"], found.get("codec") or {}
+    groups, codec = figures["groups"], figures.get("codec") or {}
     main = groups[WORDINGS]
-    structure = found.get("structure") or {}
+    structure = figures.get("structure") or {}
     above = [
         name
         for name, row in structure.items()
@@ -105,14 +106,14 @@ def _goals(found: Mapping[str, Any]) -> str:
         lost = codec["fad_of_originals"] / whole
         rows.append(("codec: FAD from the songs it was sent, as a share of the generator's",
                      f"{lost:.2f}", "under 0.5", lost < 0.5))  # fmt: skip
-        share, least = (of["fad"]["value"] / whole for of in (codec, found["real"]))
+        share, least = (of["fad"]["value"] / whole for of in (codec, figures["real"]))
         rows.append(("codec: FAD from other songs, as a share of the generator's",
                      f"{share:.2f} (the songs it was sent: {least:.2f})", "under 0.5",
                      share < 0.5))  # fmt: skip
     add("instruments, mean AUC", main.get("instrument_auc"), "at least 0.85", lambda x: x >= 0.85)
     add("tempo as asked", main.get("tempo_within"), "at least 0.70", lambda x: x >= 0.70)
     add("share in key", main.get("share_in_key"), "at least 0.85", lambda x: x >= 0.85)
-    real_chords = (found.get("real") or {}).get("chords_heard")
+    real_chords = (figures.get("real") or {}).get("chords_heard")
     if real_chords:
         least = 0.8 * real_chords["value"]
         add("chords asked for that are heard", main.get("chords_heard"),
@@ -121,13 +122,13 @@ def _goals(found: Mapping[str, Any]) -> str:
         rows.append(("structure: anchors with r above 0.5, of drums, bass, piano, guitar, strings",
                      f"{len(above)} ({', '.join(above) or 'none'})", "3 or more",
                      len(above) >= 3))  # fmt: skip
-    if found.get("diversity"):
-        add("variety: seeds against real songs", found["diversity"]["ratio"], "at least 0.5",
+    if figures.get("diversity"):
+        add("variety: seeds against real songs", figures["diversity"]["ratio"], "at least 0.5",
             lambda x: x >= 0.5)  # fmt: skip
-    if found.get("size_mb"):
-        rows.append(("shipped size, MB", f"{found['size_mb']:.1f}", "at most 40",
-                     found["size_mb"] <= 40))  # fmt: skip
-    base = (found.get("ablations") or {}).get(BASE)
+    if figures.get("size_mb"):
+        rows.append(("shipped size, MB", f"{figures['size_mb']:.1f}", "at most 40",
+                     figures["size_mb"] <= 40))  # fmt: skip
+    base = (figures.get("ablations") or {}).get(BASE)
     if base and base.get("fad_added"):
         added = base["fad_added"]
         rows.append(("FAD that training without thoughts adds", _shown(added),
@@ -147,7 +148,7 @@ def _goals(found: Mapping[str, Any]) -> str:
             "budget of training, is **not tested here**: that takes a second model, trained by "
             "`configs/no-thoughts.yaml` and passed as `--without-thoughts`."
         )
-        if found.get("ablations"):
+        if figures.get("ablations"):
             text += (
                 " What is shown below leaves the chain out of sampling only, which a model that "
                 "has always seen it is not made for."
@@ -155,11 +156,13 @@ def _goals(found: Mapping[str, Any]) -> str:
     return text
 
 
-def headline(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | None, bool]]:
+def headline(figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | None, bool]]:
     """The figures by which versions are compared: name, interval, whether more is better."""
-    main, codec = found["groups"][WORDINGS], found.get("codec") or {}
-    heard = [row["clap"]["value"] for row in (found.get("structure") or {}).values() if row["clap"]]
-    mean = {"value": float(np.mean(heard))} if heard else None
+    main, codec = figures["groups"][WORDINGS], figures.get("codec") or {}
+    correlations = [
+        row["clap"]["value"] for row in (figures.get("structure") or {}).values() if row["clap"]
+    ]
+    mean = {"value": float(np.mean(correlations))} if correlations else None
     return [
         ("FAD", main.get("fad"), False),
         ("CLAP score", main.get("clap_score"), True),
@@ -168,7 +171,7 @@ def headline(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | No
         ("share in key", main.get("share_in_key"), True),
         ("chords heard", main.get("chords_heard"), True),
         ("structure, mean r", mean, True),
-        ("seeds against real songs", (found.get("diversity") or {}).get("ratio"), True),
+        ("seeds against real songs", (figures.get("diversity") or {}).get("ratio"), True),
         ("codec: SNR, dB", codec.get("snr"), True),
         ("codec: log-mel error", codec.get("log_mel_error"), False),
         ("codec: comb, dB", codec.get("comb"), False),
@@ -176,19 +179,19 @@ def headline(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any] | No
     ]
 
 
-def _earlier(found: Mapping[str, Any]) -> str:
+def _earlier(figures: Mapping[str, Any]) -> str:
     """This model beside the one whose figures were passed."""
-    before = found["earlier"]
+    before = figures["earlier"]
     rows = []
-    for (name, new, more), (_, old, _) in zip(headline(found), headline(before), strict=True):
+    for (name, new, more), (_, old, _) in zip(headline(figures), headline(before), strict=True):
         if new and old:
             better = (new["value"] > old["value"]) == more and new["value"] != old["value"]
             rows.append((name, _shown(old), _shown(new), "yes" if better else "no"))
-    text = _table(("what", f"{before['fingerprint']}", f"{found['fingerprint']}", "better"), rows)
+    text = _table(("what", f"{before['fingerprint']}", f"{figures['fingerprint']}", "better"), rows)
     other = {
-        key: (before["settings"].get(key), found["settings"].get(key))
+        key: (before["settings"].get(key), figures["settings"].get(key))
         for key in ("prompts", "duration", "clap")
-        if before["settings"].get(key) != found["settings"].get(key)
+        if before["settings"].get(key) != figures["settings"].get(key)
     }
     if other:
         text += (
@@ -199,19 +202,19 @@ def _earlier(found: Mapping[str, Any]) -> str:
     return text
 
 
-def _quality(found: Mapping[str, Any]) -> str:
+def _quality(figures: Mapping[str, Any]) -> str:
     rows = []
-    if found.get("real"):
-        rows.append(("real songs, held out", *_fads(found["real"]), "-"))
-    if found.get("codec"):
-        rows.append(("the same through the codec", *_fads(found["codec"]), "-"))
-    for name, group in found["groups"].items():
+    if figures.get("real"):
+        rows.append(("real songs, held out", *_fads(figures["real"]), "-"))
+    if figures.get("codec"):
+        rows.append(("the same through the codec", *_fads(figures["codec"]), "-"))
+    for name, group in figures["groups"].items():
         label = "prompts in held-out wordings" if name == WORDINGS else LABELS[name]
         rows.append((label, *_fads(group), _shown(group["clap_score"])))
     text = _table(("what", "windows", "FAD", "FAD-infinity", "CLAP score"), rows)
-    if found.get("reference_windows"):
+    if figures.get("reference_windows"):
         text += (
-            f"\n\nFAD is against {found['reference_windows']} windows of 10 s of songs that the "
+            f"\n\nFAD is against {figures['reference_windows']} windows of 10 s of songs that the "
             "model could learn from, in the model's own CLAP space, and is comparable within this "
             "page only."
         )
@@ -220,13 +223,13 @@ def _quality(found: Mapping[str, Any]) -> str:
     return text
 
 
-def _harmony(found: Mapping[str, Any]) -> str:
+def _harmony(figures: Mapping[str, Any]) -> str:
     rows = [
         (label, _shown(group.get("share_in_key")), _shown(group.get("chords_heard")))
         for label, group in (
-            ("real songs, held out", found.get("real")),
-            ("the same through the codec", found.get("codec")),
-            ("generated", found["groups"][WORDINGS]),
+            ("real songs, held out", figures.get("real")),
+            ("the same through the codec", figures.get("codec")),
+            ("generated", figures["groups"][WORDINGS]),
         )
         if group and group.get("share_in_key")
     ]
@@ -248,10 +251,10 @@ def _fads(group: Mapping[str, Any]) -> tuple[str, str, str]:
     )
 
 
-def _instruments(found: Mapping[str, Any]) -> str:
-    main = found["groups"][WORDINGS]
+def _instruments(figures: Mapping[str, Any]) -> str:
+    main = figures["groups"][WORDINGS]
     text = ""
-    areas, held_out = main.get("auc_by_label"), found.get("tagger_held_out") or {}
+    areas, held_out = main.get("auc_by_label"), figures.get("tagger_held_out") or {}
     if areas:
         rows = [
             (name, _number(held_out.get(f"auc_{name}")), _number(value))
@@ -263,24 +266,24 @@ def _instruments(found: Mapping[str, Any]) -> str:
             "score says who plays, and on generated ones, asked against not asked.\n\n"
         ) + _table(("family", "real songs", "generated"), rows)
     rows = []
-    for name, group in found["groups"].items():
+    for name, group in figures["groups"].items():
         if group["tempo_within"]:
             rows.append((LABELS[name] if name != WORDINGS else "generated, tempo named",
                          group["tempo_within"]["n"], _shown(group["tempo_within"])))  # fmt: skip
-    if (found.get("real") or {}).get("tempo_within"):
-        within = found["real"]["tempo_within"]
+    if (figures.get("real") or {}).get("tempo_within"):
+        within = figures["real"]["tempo_within"]
         rows.insert(0, ("real songs, held out: what the measure itself allows", within["n"],
                         _shown(within)))  # fmt: skip
         rows.append(("real songs against the tempi of others: what chance gives", within["n"],
-                     _number(found["real"].get("tempo_by_chance"))))  # fmt: skip
+                     _number(figures["real"].get("tempo_by_chance"))))  # fmt: skip
     if rows:
         head = f"share within {100 * NEAR:.0f} % of the tempo, its double or its half"
         text += "\n\n" + _table(("what", "songs", head), rows)
     lines = []
-    if found.get("divergence") is not None:
-        lines.append(f"of all windows {found['divergence']:.3f}")
-    if found.get("caption_divergence"):
-        lines.append(f"caption by caption {_shown(found['caption_divergence'])}")
+    if figures.get("divergence") is not None:
+        lines.append(f"of all windows {figures['divergence']:.3f}")
+    if figures.get("caption_divergence"):
+        lines.append(f"caption by caption {_shown(figures['caption_divergence'])}")
     if lines:
         text += (
             "\n\nKullback-Leibler divergence of what the tagger hears, real from generated, in "
@@ -289,10 +292,10 @@ def _instruments(found: Mapping[str, Any]) -> str:
     return text or "Not measured: no tagger."
 
 
-def _structure(found: Mapping[str, Any]) -> str:
+def _structure(figures: Mapping[str, Any]) -> str:
     rows = [
         (name, _shown(row["clap"]), _shown(row["tagger"]), _number(row["paper"]))
-        for name, row in (found.get("structure") or {}).items()
+        for name, row in (figures.get("structure") or {}).items()
     ]
     if not rows:
         return "Not measured: this model has no plan."
@@ -303,8 +306,8 @@ def _structure(found: Mapping[str, Any]) -> str:
     ) + _table(("anchor", "in CLAP's space", "by the tagger", "paper, stems"), rows)
 
 
-def _variety(found: Mapping[str, Any]) -> str:
-    row = found.get("diversity")
+def _variety(figures: Mapping[str, Any]) -> str:
+    row = figures.get("diversity")
     if not row:
         return "Not measured: it needs `--reference-dir` with styles."
     return (
@@ -314,8 +317,8 @@ def _variety(found: Mapping[str, Any]) -> str:
     )
 
 
-def _codec(found: Mapping[str, Any]) -> str:
-    row = found.get("codec")
+def _codec(figures: Mapping[str, Any]) -> str:
+    row = figures.get("codec")
     if not row:
         return "Not measured: it needs `--reference-dir`."
     names = {
@@ -330,10 +333,10 @@ def _codec(found: Mapping[str, Any]) -> str:
     ) + _table(("what", "median"), [(label, _shown(row[name])) for name, label in names.items()])
 
 
-def _ablations(found: Mapping[str, Any]) -> str:
+def _ablations(figures: Mapping[str, Any]) -> str:
     rows = []
-    for name, row in (found.get("ablations") or {}).items():
-        heard = [r["clap"]["value"] for r in row["structure"].values() if r["clap"]]
+    for name, row in (figures.get("ablations") or {}).items():
+        correlations = [r["clap"]["value"] for r in row["structure"].values() if r["clap"]]
         rows.append(
             (
                 LABELS.get(name, name),
@@ -342,13 +345,13 @@ def _ablations(found: Mapping[str, Any]) -> str:
                 _shown(row["clap_score"]),
                 _shown(row.get("clap_score_lost")),
                 _shown(row.get("instrument_auc")),
-                f"{np.mean(heard):.2f}" if heard else "-",
+                f"{np.mean(correlations):.2f}" if correlations else "-",
                 _number(PAPER_FAD.get(name), 3),
             )
         )
     if not rows:
         return "Not measured."
-    count = next(iter(found["ablations"].values()))["songs"]
+    count = next(iter(figures["ablations"].values()))["songs"]
     heads = (
         "variant", "FAD", "FAD added", "CLAP score", "CLAP score lost", "instruments, AUC",
         "structure, mean r", "paper's FAD",
@@ -360,7 +363,7 @@ def _ablations(found: Mapping[str, Any]) -> str:
     ) + _table(heads, rows)
 
 
-def _methods(found: Mapping[str, Any]) -> str:
+def _methods(figures: Mapping[str, Any]) -> str:
     return "\n".join(
         (
             "- **FAD**: Frechet distance of CLAP embeddings of 10 s windows, fadtk's definition "

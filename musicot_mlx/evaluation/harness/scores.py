@@ -1,4 +1,4 @@
-"""From what was heard to figures: every measure of a model, with its interval, as plain JSON."""
+"""From features to figures: every measure of a model, with its interval, as plain JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, permutations
@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from musicot_mlx.evaluation.harness.reference_songs import CodecTrial, RealSong
-from musicot_mlx.evaluation.harness.renders import BASE, CAPTIONS, WORDINGS, Heard, Take
+from musicot_mlx.evaluation.harness.renders import (
+    BASE,
+    CAPTIONS,
+    WORDINGS,
+    EvalRender,
+    SongFeatures,
+)
 from musicot_mlx.evaluation.measures.agreement import pearson
 from musicot_mlx.evaluation.measures.bootstrap import DRAWS, interval, mean_interval
 from musicot_mlx.evaluation.measures.fad import (
@@ -26,7 +32,7 @@ from musicot_mlx.evaluation.measures.tagger_scores import (
 )
 
 NEAR = 0.08  # how far a tempo may be from the one asked, its double or its half
-FAD_DRAWS = 100  # draws of an interval that takes a singular value decomposition each
+FAD_DRAWS = 100  # draws of an interval that renders a singular value decomposition each
 ANCHORS = ("drums", "bass", "piano", "guitar", "strings", "synth")
 PAPER = {"drums": 0.639, "bass": 0.584, "piano": 0.531, "guitar": 0.628}  # section 5.3
 PAPER_FAD = {  # Table 1: CLAP FAD on MUSDB18-HQ
@@ -37,7 +43,7 @@ PAPER_FAD = {  # Table 1: CLAP FAD on MUSDB18-HQ
     BASE: 0.112,
 }
 
-Pair = tuple[Take, Heard]
+Pair = tuple[EvalRender, SongFeatures]
 
 
 def group_scores(
@@ -46,43 +52,43 @@ def group_scores(
     embed: Callable[..., np.ndarray],
     labels: Sequence[str],
 ) -> dict[str, Any]:
-    """The measures of a group of takes: FAD, CLAP score, tempo, and the instruments asked for."""
-    heard = [h for _, h in pairs]
-    texts = embed([take.prompt.text for take, _ in pairs])
-    cosines = [float((h.clap @ text).mean()) for h, text in zip(heard, texts, strict=True)]
-    found: dict[str, Any] = {
+    """The measures of a group of renders: FAD, CLAP score, tempo, and the instruments asked for."""
+    features = [f for _, f in pairs]
+    texts = embed([render.prompt.text for render, _ in pairs])
+    cosines = [float((f.clap @ text).mean()) for f, text in zip(features, texts, strict=True)]
+    figures: dict[str, Any] = {
         "songs": len(pairs),
-        "windows": sum(len(h.clap) for h in heard),
+        "windows": sum(len(f.clap) for f in features),
         "clap_score": _json(mean_interval(cosines, draws=DRAWS)),
         "fad": None,
         "fad_infinity": None,
     }
     if reference is not None:
-        found |= fad_scores([h.clap for h in heard], reference)
-    errors = [tempo_error(h.tempo, t.prompt.bpm) for t, h in pairs if t.prompt.bpm]
-    found["tempo_within"] = _json(mean_interval([float(e <= NEAR) for e in errors]))
-    found |= harmony_scores(heard)
-    asked = [(t, h) for t, h in pairs if t.prompt.asked]
+        figures |= fad_scores([f.clap for f in features], reference)
+    errors = [tempo_error(f.tempo, r.prompt.bpm) for r, f in pairs if r.prompt.bpm]
+    figures["tempo_within"] = _json(mean_interval([float(e <= NEAR) for e in errors]))
+    figures |= harmony_scores(features)
+    asked = [(r, f) for r, f in pairs if r.prompt.asked]
     if labels and asked:
-        columns = np.stack([label_columns(labels, t.prompt.asked, t.prompt.open) for t, _ in asked])
-        tags = np.stack([h.tags.mean(axis=0) for _, h in asked])
+        columns = np.stack([label_columns(labels, r.prompt.asked, r.prompt.open) for r, _ in asked])
+        tags = np.stack([f.tags.mean(axis=0) for _, f in asked])
         rows = list(zip(tags, columns, strict=True))
         area = interval(rows, lambda drawn: mean_area(*map(np.stack, zip(*drawn, strict=True))))
-        found["instrument_auc"] = _json(area)
-        found["auc_by_label"] = {
+        figures["instrument_auc"] = _json(area)
+        figures["auc_by_label"] = {
             name: _rounded(value)
             for name, value in zip(labels, areas_by_label(tags, columns), strict=True)
         }
-    return found
+    return figures
 
 
-def harmony_scores(heard: Sequence[Heard]) -> dict[str, Any]:
+def harmony_scores(features: Sequence[SongFeatures]) -> dict[str, Any]:
     """How much of the songs lies in one key, and how many of the chords asked for are heard."""
     return {
         name: _json(mean_interval([value for value in values if np.isfinite(value)]))
         for name, values in (
-            ("share_in_key", [h.key_share for h in heard]),
-            ("chords_heard", [h.chords for h in heard]),
+            ("share_in_key", [f.key_share for f in features]),
+            ("chords_heard", [f.chords for f in features]),
         )
     }
 
@@ -108,17 +114,17 @@ def structure(
 ) -> dict[str, Any]:
     """Does the audio hold, segment by segment, what the plan holds? Pearson's r per anchor.
 
-    `clap`: planned activity against that of the render in CLAP's space; `tagger`: against what the
-    tagger hears. Over all segments of all songs, songs drawn again for the interval. embed_plan is
-    that of the CLAP whose space the plans live in, where another one listens.
+    `clap`: planned activity against that of the render in CLAP's space; `tagger`: against the
+    tagger's scores. Over all segments of all songs, songs drawn again for the interval. embed_plan
+    is that of the CLAP whose space the plans live in, where another one listens.
     """
-    planned = [(h.planned[: len(h.clap)], h) for _, h in pairs if len(h.planned)]
+    planned = [(f.planned[: len(f.clap)], f) for _, f in pairs if len(f.planned)]
     if not planned:
         return {}
     texts = embed(list(ANCHORS))  # (anchors, dim)
     asked = texts if embed_plan is None else embed_plan(list(ANCHORS))
-    songs = [(p @ asked.T, h.clap[: len(p)] @ texts.T, h.tags[: len(p)]) for p, h in planned]
-    found: dict[str, Any] = {}
+    songs = [(p @ asked.T, f.clap[: len(p)] @ texts.T, f.tags[: len(p)]) for p, f in planned]
+    correlations: dict[str, Any] = {}
     for column, anchor in enumerate(ANCHORS):
 
         def by_clap(drawn: Sequence[Any], column: int = column) -> float:
@@ -132,8 +138,8 @@ def structure(
                 return _r([s[0][:, column] for s in drawn], [s[2][:, place] for s in drawn])
 
             row["tagger"] = _json(interval(songs, by_tagger))
-        found[anchor] = row
-    return found
+        correlations[anchor] = row
+    return correlations
 
 
 def _r(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
@@ -142,27 +148,29 @@ def _r(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
 
 
 def diversity(
-    pairs: Sequence[Pair], songs: Sequence[RealSong], heard: Sequence[Heard]
+    pairs: Sequence[Pair], songs: Sequence[RealSong], features: Sequence[SongFeatures]
 ) -> dict[str, Any] | None:
     """Distance (1 - cosine) between seeds of one prompt, against real songs of the same style."""
     rows = []
-    for index in sorted({take.index for take, _ in pairs}):
-        same = [(t, h) for t, h in pairs if t.index == index]
+    for index in sorted({render.index for render, _ in pairs}):
+        same = [(r, f) for r, f in pairs if r.index == index]
         style = same[0][0].prompt.style
-        real = [h.clap[0] for s, h in zip(songs, heard, strict=True) if style and s.style == style]
+        real = [
+            f.clap[0] for s, f in zip(songs, features, strict=True) if style and s.style == style
+        ]
         if len(same) < 2 or len(real) < 2:
             continue
-        rows.append((_spread([h.clap[0] for _, h in same]), _spread(real[:16])))
+        rows.append((_spread([f.clap[0] for _, f in same]), _spread(real[:16])))
     if not rows:
         return None
-    made, found = np.mean(rows, axis=0)
+    seed_spread, real_spread = np.mean(rows, axis=0)
     ratio = interval(
         rows, lambda drawn: float(np.mean(drawn, axis=0)[0] / np.mean(drawn, axis=0)[1])
     )
     return {
         "prompts": len(rows),
-        "seeds": _rounded(made),
-        "real": _rounded(found),
+        "seeds": _rounded(seed_spread),
+        "real": _rounded(real_spread),
         "ratio": _json(ratio),
     }
 
@@ -171,43 +179,47 @@ def _spread(vectors: Sequence[np.ndarray]) -> float:
     return float(np.mean([1 - a @ b for a, b in combinations(vectors, 2)]))
 
 
-def caption_divergence(pairs: Sequence[Pair], real: Sequence[Heard]) -> dict[str, Any] | None:
-    """Divergence of tags between a held-out song's window and the take made from its caption."""
-    values = [divergence(r.tags[:1], h.tags[:1]) for (_, h), r in zip(pairs, real, strict=False)]
+def caption_divergence(
+    pairs: Sequence[Pair], real: Sequence[SongFeatures]
+) -> dict[str, Any] | None:
+    """Divergence of tags between a held-out song's window and the render made from its caption."""
+    values = [divergence(r.tags[:1], f.tags[:1]) for (_, f), r in zip(pairs, real, strict=False)]
     return _json(mean_interval(values))
 
 
 def real_scores(
-    songs: Sequence[RealSong], heard: Sequence[Heard], reference: Gaussian
+    songs: Sequence[RealSong], features: Sequence[SongFeatures], reference: Gaussian
 ) -> dict[str, Any]:
     """What real music scores by the same measures: the floor of FAD, the ceiling of the tempo."""
-    tempi = [(h.tempo, s.bpm) for s, h in zip(songs, heard, strict=True) if s.bpm > 0]
-    errors = [tempo_error(found, bpm) for found, bpm in tempi]
+    tempi = [(f.tempo, s.bpm) for s, f in zip(songs, features, strict=True) if s.bpm > 0]
+    errors = [tempo_error(tempo, bpm) for tempo, bpm in tempi]
     mixed = [tempo_error(a[0], b[1]) for a, b in permutations(tempi, 2)]  # another song's tempo
     return {
         "songs": len(songs),
-        "windows": sum(len(h.clap) for h in heard),
-        **fad_scores([h.clap for h in heard], reference),
+        "windows": sum(len(f.clap) for f in features),
+        **fad_scores([f.clap for f in features], reference),
         "tempo_within": _json(mean_interval([float(e <= NEAR) for e in errors])),
-        **harmony_scores(heard),
+        **harmony_scores(features),
         "tempo_by_chance": float(np.mean([e <= NEAR for e in mixed])) if mixed else None,
     }
 
 
 def codec_scores(
-    trial: CodecTrial, reference: Gaussian, originals: Sequence[Heard]
+    trial: CodecTrial, reference: Gaussian, originals: Sequence[SongFeatures]
 ) -> dict[str, Any]:
     """Medians of the round trips with their intervals, and the FAD of what comes back: from other
     songs, as generated ones have it, and from the very songs that were sent.
     """
-    found: dict[str, Any] = {"windows": len(trial.trips)}
+    figures: dict[str, Any] = {"windows": len(trial.trips)}
     for name in ("snr", "log_mel_error", "comb", "clicks"):
         values = [getattr(trip, name) for trip in trial.trips]
-        found[name] = _json(interval(values, lambda drawn: float(np.median(drawn))))
-    sent, back = (np.concatenate([h.clap for h in heard]) for heard in (originals, trial.heard))
-    found["fad_of_originals"] = _rounded(frechet_distance(gaussian(sent), gaussian(back)))
-    found |= harmony_scores(trial.heard)
-    return found | fad_scores([h.clap for h in trial.heard], reference)
+        figures[name] = _json(interval(values, lambda drawn: float(np.median(drawn))))
+    sent, back = (
+        np.concatenate([f.clap for f in features]) for features in (originals, trial.features)
+    )
+    figures["fad_of_originals"] = _rounded(frechet_distance(gaussian(sent), gaussian(back)))
+    figures |= harmony_scores(trial.features)
+    return figures | fad_scores([f.clap for f in trial.features], reference)
 
 
 def scores(
@@ -216,44 +228,45 @@ def scores(
     embed: Callable[..., np.ndarray],
     labels: Sequence[str],
     embed_plan: Callable[..., np.ndarray] | None = None,
-    real: Mapping[str, tuple[Sequence[RealSong], Sequence[Heard]]] | None = None,
+    real: Mapping[str, tuple[Sequence[RealSong], Sequence[SongFeatures]]] | None = None,
     codec: CodecTrial | None = None,
 ) -> dict[str, Any]:
     """All figures. embed(texts) -> (texts, dim) of the CLAP that listens, embed_plan of the model's
-    own; real: training and held_out songs as heard.
+    own; real: training and held_out songs with their features.
     """
-    reference, found = None, {}
+    reference: Gaussian | None = None
+    figures: dict[str, Any] = {}
     if real is not None:
-        reference = gaussian(np.concatenate([h.clap for h in real["training"][1]]))
-        found["reference_windows"] = sum(len(h.clap) for h in real["training"][1])
-        found["real"] = real_scores(*real["held_out"], reference)
+        reference = gaussian(np.concatenate([f.clap for f in real["training"][1]]))
+        figures["reference_windows"] = sum(len(f.clap) for f in real["training"][1])
+        figures["real"] = real_scores(*real["held_out"], reference)
         if codec is not None:
-            found["codec"] = codec_scores(codec, reference, real["held_out"][1])
+            figures["codec"] = codec_scores(codec, reference, real["held_out"][1])
     by_variant: dict[str, list[Pair]] = {}
-    for take, heard in pairs:
-        by_variant.setdefault(take.variant, []).append((take, heard))
+    for render, features in pairs:
+        by_variant.setdefault(render.variant, []).append((render, features))
     first = [pair for pair in by_variant.get(WORDINGS, []) if pair[0].seed == 1]
     ablated = {name for name in by_variant if name not in (WORDINGS, CAPTIONS)}
-    compared = {take.index for name in ablated for take, _ in by_variant[name]}
-    found["groups"] = {WORDINGS: group_scores(first, reference, embed, labels)}
+    compared = {render.index for name in ablated for render, _ in by_variant[name]}
+    figures["groups"] = {WORDINGS: group_scores(first, reference, embed, labels)}
     if CAPTIONS in by_variant:
         group = by_variant[CAPTIONS]
-        found["groups"][CAPTIONS] = group_scores(group, reference, embed, labels)
+        figures["groups"][CAPTIONS] = group_scores(group, reference, embed, labels)
         if real is not None and labels:
-            held_out = [h for s, h in zip(*real["held_out"], strict=True) if any(s.captions)]
-            found["caption_divergence"] = caption_divergence(group, held_out)
-    found["structure"] = structure(first, embed, labels, embed_plan)
+            held_out = [f for s, f in zip(*real["held_out"], strict=True) if any(s.captions)]
+            figures["caption_divergence"] = caption_divergence(group, held_out)
+    figures["structure"] = structure(first, embed, labels, embed_plan)
     if real is not None:
-        found["diversity"] = diversity(by_variant[WORDINGS], *real["training"])
+        figures["diversity"] = diversity(by_variant[WORDINGS], *real["training"])
         if labels:
             sets = (
-                np.concatenate([h.tags for _, h in g])
+                np.concatenate([f.tags for _, f in g])
                 for g in (list(zip(*real["training"], strict=True)), first)
             )
-            found["divergence"] = _rounded(divergence(*sets))
+            figures["divergence"] = _rounded(divergence(*sets))
     if ablated:
         same = [pair for pair in first if pair[0].index in compared]
-        found["ablations"] = {
+        figures["ablations"] = {
             name: group_scores(group, reference, embed, labels)
             | {"structure": structure(group, embed, labels, embed_plan)}
             | _against(same, group, embed, reference)
@@ -262,7 +275,7 @@ def scores(
                 **{n: by_variant[n] for n in sorted(ablated)},
             }.items()
         }
-    return found
+    return figures
 
 
 def _against(
@@ -276,26 +289,30 @@ def _against(
     """
     if ours is theirs:
         return {}
-    mine = {take.index: heard for take, heard in ours}
-    pairs = [(mine[take.index], heard, take) for take, heard in theirs if take.index in mine]
-    texts = embed([take.prompt.text for *_, take in pairs])
+    mine = {render.index: features for render, features in ours}
+    pairs = [
+        (mine[render.index], features, render)
+        for render, features in theirs
+        if render.index in mine
+    ]
+    texts = embed([render.prompt.text for *_, render in pairs])
     gains = [
         float((a.clap @ text).mean() - (b.clap @ text).mean())
         for (a, b, _), text in zip(pairs, texts, strict=True)
     ]
-    found = {"clap_score_lost": _json(mean_interval(gains)), "fad_added": None}
-    if reference is not None and sum(len(heard.clap) for _, heard, _ in pairs) > 1:
+    losses = {"clap_score_lost": _json(mean_interval(gains)), "fad_added": None}
+    if reference is not None and sum(len(features.clap) for _, features, _ in pairs) > 1:
         fad = fad_of_songs(reference)
 
         def added(drawn: Sequence[Any]) -> float:
             return fad([b.clap for _, b, _ in drawn]) - fad([a.clap for a, *_ in drawn])
 
-        found["fad_added"] = _json(interval(pairs, added, draws=FAD_DRAWS))
-    return found
+        losses["fad_added"] = _json(interval(pairs, added, draws=FAD_DRAWS))
+    return losses
 
 
-def _json(found: Any) -> dict[str, Any] | None:
-    return None if found is None else found.to_dict()
+def _json(estimate: Any) -> dict[str, Any] | None:
+    return None if estimate is None else estimate.to_dict()
 
 
 def _rounded(value: float) -> float | None:

@@ -15,13 +15,20 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx.audio.files import audio_files, read_audio
+from musicot_mlx.audio.files import read_audio, readable_files
 from musicot_mlx.audio.harmony import bar_spans, heard_harmony, pitch_classes, triads_alike
 from musicot_mlx.audio.signals import Signals, measure, tempo
 from musicot_mlx.audio.waveforms import as_rate, as_waveform
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.evaluation.measures.sections import section_starts, step_starts
+from musicot_mlx.evaluation.measures.sections import (
+    begins,
+    joined_sections,
+    section_letters,
+    section_starts,
+)
 from musicot_mlx.pipelines.musicot.activity import activity
+from musicot_mlx.pipelines.musicot.thoughts import unit
+from musicot_mlx.pipelines.tagger import load_tagger
 from musicot_mlx.tokens.tempo import fold
 
 if TYPE_CHECKING:
@@ -32,11 +39,16 @@ ANCHORS = ("drums", "bass", "guitar", "piano", "strings", "synth")
 SHORTEST = 1.0  # seconds of audio that can be analyzed
 SILENT = 1e-4  # RMS, -80 dBFS
 QUIETEST_STEM = 1e-2  # mean RMS below which section 5.3 leaves a stem out
-FEWEST = 3  # segments; two always lie on a line
+FEWEST = 6  # segments; fewer lie near a line by chance: of three, r is above 0.9 once in seven
+HEARD = 5.0  # seconds of a segment below which nothing is said of it alone
+
+
+NEAR, FAR = 0.75, 0.5  # cosines of a song and its plan: what follows it has .8 to 1, of 40 segments
+# set to other words that were not heard in time half were below .5
 
 
 class Pipeline(Protocol):
-    """A loaded model that can hear and quantise what it heard: MusicotPipeline."""
+    """A loaded model that embeds audio and quantises embeddings: MusicotPipeline."""
 
     clap: "ClapEmbedder"
     rvq: "ResidualVQ"
@@ -66,7 +78,8 @@ class Analysis:
     planned, achieved: activity of the plan and of the audio, float32 (segments, anchors). cosine:
     float32 (segments,), how near the audio came to each thought. They are NaN where the audio is
     silent or the plan at its end, None where there is no plan or no audio. boundaries: seconds at
-    which a section begins. loudness: RMS of each segment, float32 (segments,); signals: what was
+    which a section begins, the first left out; letters: of each section, the same where they sound
+    alike. loudness: RMS of each segment, float32 (segments,); signals: what was
     measured in each; tempo: BPM of the whole, 0 for none. key, chords: heard in the audio, (second,
     chord) a bar of the plan or of the tempo heard; planned_key, planned_chords: those of the plan.
     embeddings: of the audio, float32 (segments, dim). calibrated: activity counts in standard
@@ -77,6 +90,7 @@ class Analysis:
     segment_seconds: float
     duration: float
     boundaries: tuple[float, ...] = ()
+    letters: tuple[str, ...] = ("A",)
     planned: np.ndarray | None = None
     achieved: np.ndarray | None = None
     cosine: np.ndarray | None = None
@@ -115,29 +129,30 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """The analysis as JSON."""
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "anchors": list(self.anchors),
             "segment_seconds": self.segment_seconds,
             "duration": round(self.duration, 3),
             "boundaries": [round(second, 2) for second in self.boundaries],
+            "sections": list(self.letters),
         }
         for name in ("planned", "achieved", "cosine", "loudness"):
             if (values := getattr(self, name)) is not None:
-                found[name] = _rounded(values)
+                fields[name] = _rounded(values)
         if self.signals:
-            found["tempo"] = round(self.tempo, 1)
-            found["key"] = self.key
-            found["chords"] = [list(change) for change in self.chords]
+            fields["tempo"] = round(self.tempo, 1)
+            fields["key"] = self.key
+            fields["chords"] = [list(change) for change in self.chords]
             for name in ("onset_rate", "percussive_share", "spectral_centroid"):
-                found[name] = [round(getattr(signals, name), 4) for signals in self.signals]
+                fields[name] = [round(getattr(signals, name), 4) for signals in self.signals]
         if self.planned_chords:
-            found["planned_key"] = self.planned_key
-            found["planned_chords"] = [list(change) for change in self.planned_chords]
-            found["chords_followed"] = _rounded(self.chords_followed)
+            fields["planned_key"] = self.planned_key
+            fields["planned_chords"] = [list(change) for change in self.planned_chords]
+            fields["chords_followed"] = _rounded(self.chords_followed)
         if self.cosine is not None:
-            found["mean_cosine"] = _rounded(self.mean_cosine)
-            found["r"] = {name: _rounded(r) for name, r in self.correlation.items()}
-        return found
+            fields["mean_cosine"] = _rounded(self.mean_cosine)
+            fields["r"] = {name: _rounded(r) for name, r in self.correlation.items()}
+        return fields
 
 
 @dataclass(frozen=True)
@@ -165,8 +180,8 @@ class StemAgreement:
     def r(self) -> dict[str, float | None]:
         """Stems whose mean loudness is under 1e-2 are left out, as the paper does."""
         r = pearson(self.activity, self.loudness)
-        heard = self.loudness.mean(axis=0) >= QUIETEST_STEM
-        values = np.where(heard, r, np.nan)
+        loud = self.loudness.mean(axis=0) >= QUIETEST_STEM
+        values = np.where(loud, r, np.nan)
         return {name: _defined(value) for name, value in zip(self.stems, values, strict=True)}
 
 
@@ -191,38 +206,45 @@ def analyze(
         raise MusicotError("nothing to analyze; pass audio, a plan, or both")
     planned = None if plan is None else plan.activity(anchors)
     if audio is None:
-        step = plan.thought_seconds
-        starts = tuple(segment * step for segment in step_starts(planned))
+        step, letters = plan.thought_seconds, section_letters(plan.embeddings)
         return Analysis(
-            anchors, step, plan.duration, starts, planned, **_planned_harmony(plan, plan.duration)
+            anchors,
+            step,
+            plan.duration,
+            tuple(segment * step for segment in begins(letters)),
+            tuple(letters[i] for i in (0, *begins(letters))),
+            planned,
+            **_planned_harmony(plan, plan.duration),
         )
     waveform, sample_rate = audible(audio, sample_rate)
     step = segment_seconds(model)
-    ear = _ear(model)
-    heard = ear.embed_audio(waveform, sample_rate)  # (segments, dim)
-    pieces = segments_of(waveform, sample_rate, step, len(heard))
-    loudness = loudness_of(waveform, sample_rate, step, len(heard))
+    clap = _clap(model)
+    embeddings = clap.embed_audio(waveform, sample_rate)  # (segments, dim)
+    pieces = segments_of(waveform, sample_rate, step, len(embeddings))
+    loudness = loudness_of(waveform, sample_rate, step, len(embeddings))
     silent = loudness < SILENT
-    achieved = heard_activity(model, heard, anchors)
+    achieved = heard_activity(model, embeddings, anchors)
     achieved[silent] = np.nan
     cosine = None
     if plan is not None:
         if plan.thought_seconds != step:
             raise MusicotError(
-                f"a thought of the plan covers {plan.thought_seconds:g} s, but this model hears "
+                f"a thought of the plan covers {plan.thought_seconds:g} s, but this model embeds "
                 f"{step:g} s at a time; pass the model that the plan was made with"
             )
-        cosine = _as_long(agreement(plan.embeddings, heard), silent)
+        cosine = _as_long(agreement(plan.embeddings, embeddings), silent)
         planned = _as_long(planned, silent)
     duration, pace = len(waveform) / sample_rate, tempo(waveform, sample_rate)
     harmony = {} if plan is None else _planned_harmony(plan, duration)
-    asked = harmony.get("planned_chords", ())
-    harmony |= _heard_harmony(waveform, sample_rate, duration, pace, asked)
+    planned_chords = harmony.get("planned_chords", ())
+    harmony |= _heard_harmony(waveform, sample_rate, duration, pace, planned_chords)
+    starts, letters = _sections(clap, waveform, sample_rate, step)
     return Analysis(
         anchors=anchors,
         segment_seconds=step,
         duration=duration,
-        boundaries=tuple(section_starts(waveform, sample_rate)),
+        boundaries=tuple(starts),
+        letters=tuple(letters),
         planned=planned,
         achieved=achieved,
         cosine=cosine,
@@ -230,9 +252,24 @@ def analyze(
         signals=tuple(measure(piece, sample_rate) for piece in pieces),
         tempo=pace,
         **harmony,
-        calibrated=ear is not model,
-        embeddings=heard,
+        calibrated=clap is not model,
+        embeddings=embeddings,
     )
+
+
+def _sections(
+    ear: "ClapEmbedder", waveform: np.ndarray, sample_rate: int, step: float
+) -> tuple[list[float], list[str]]:
+    """Where sections begin, the first left out, and their letters, by the middle of each."""
+    starts = section_starts(waveform, sample_rate)
+    edges = [0.0, *starts, len(waveform) / sample_rate]
+    vectors, lone, tagger = [], [], load_tagger()
+    for low, high in zip(edges, edges[1:], strict=False):
+        low, high = max(low, (low + high - step) / 2), min(high, (low + high + step) / 2)
+        piece = waveform[round(low * sample_rate) : round(high * sample_rate)]
+        vectors.append(ear.embed_audio(piece, sample_rate)[0])
+        lone.append(tagger.lone(piece, sample_rate))
+    return joined_sections(starts, np.stack(vectors), lone)
 
 
 def _planned_harmony(plan: Planned, duration: float) -> dict[str, Any]:
@@ -246,13 +283,13 @@ def _heard_harmony(
     sample_rate: int,
     duration: float,
     pace: float,
-    asked: Sequence[tuple[float, str]],
+    planned_chords: Sequence[tuple[float, str]],
 ) -> dict[str, Any]:
     """Key and chords of audio: where its plan has chords, else in bars of its tempo, else in spans
     of two seconds.
     """
-    if asked:
-        edges = [start for start, _ in asked] + [duration]
+    if planned_chords:
+        edges = [start for start, _ in planned_chords] + [duration]
         spans = list(zip(edges[:-1], edges[1:], strict=True))
     else:
         spans = bar_spans(duration, fold(pace) if pace else 120.0)
@@ -272,7 +309,7 @@ def stem_agreement(
     """
     waveform, sample_rate = audible(audio)
     step, names = segment_seconds(model), tuple(stems)
-    heard = _ear(model).embed_audio(waveform, sample_rate)
+    embeddings = _clap(model).embed_audio(waveform, sample_rate)
     seconds = len(waveform) / sample_rate
     columns = []
     for path in stems.values():
@@ -282,9 +319,9 @@ def stem_agreement(
                 f"the stem {path} lasts {len(stem) / rate:.1f} s, the song {seconds:.1f} s; pass "
                 "the stems of this song"
             )
-        columns.append(loudness_of(stem, rate, step, len(heard)))
-    found = heard_activity(model, quantised(model, heard), names)
-    return StemAgreement(names, np.stack(columns, axis=1), found)
+        columns.append(loudness_of(stem, rate, step, len(embeddings)))
+    thoughts = heard_activity(model, quantised(model, embeddings), names)
+    return StemAgreement(names, np.stack(columns, axis=1), thoughts)
 
 
 def stem_files(folder: str | Path) -> dict[str, Path]:
@@ -295,19 +332,19 @@ def stem_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise MusicotError(f"no folder of stems at {folder}; it holds drums.wav, bass.wav, ...")
-    found = audio_files(folder, below=False)
-    if not found:
+    files = readable_files(folder)
+    if not files:
         raise MusicotError(
             f"the folder {folder} holds no stems; name them drums.wav, bass.wav, ..."
         )
-    return {path.stem.replace("_", " "): path for path in found}
+    return {path.stem.replace("_", " "): path for path in files}
 
 
 def heard_activity(model: Listener, vectors: np.ndarray, anchors: Sequence[str]) -> np.ndarray:
     """Unit vectors (segments, dim) held against each text, float32 (segments, anchors)."""
-    if (ear := _ear(model)) is model:
-        return vectors @ ear.embed_text(list(anchors)).T
-    return activity(vectors, anchors, embedder=ear, rvq=model.rvq)
+    if (clap := _clap(model)) is model:
+        return vectors @ clap.embed_text(list(anchors)).T
+    return activity(vectors, anchors, embedder=clap, rvq=model.rvq)
 
 
 def quantised(model: Listener, vectors: np.ndarray) -> np.ndarray:
@@ -315,10 +352,10 @@ def quantised(model: Listener, vectors: np.ndarray) -> np.ndarray:
 
     A CLAP that stands alone has no thoughts; its vectors stay as they are.
     """
-    if _ear(model) is model:
+    if _clap(model) is model:
         return vectors
     codes = model.rvq.encode(mx.array(vectors)[None])
-    return _unit(np.array(model.rvq.decode(codes)[0].astype(mx.float32)))
+    return unit(np.array(model.rvq.decode(codes)[0].astype(mx.float32)))
 
 
 def loudness_of(waveform: np.ndarray, sample_rate: int, seconds: float, count: int) -> np.ndarray:
@@ -327,16 +364,48 @@ def loudness_of(waveform: np.ndarray, sample_rate: int, seconds: float, count: i
     return np.array([_rms(piece) for piece in pieces], np.float32)
 
 
-def agreement(planned: np.ndarray, heard: np.ndarray) -> np.ndarray:
-    """Cosine of each thought with what was heard in its place, float32 (shared segments,)."""
-    shared = min(len(planned), len(heard))
-    return (_unit(planned[:shared]) * _unit(heard[:shared])).sum(axis=1)
+def agreement(planned: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Cosine of each thought with the embedding in its place, float32 (shared segments,)."""
+    shared = min(len(planned), len(embeddings))
+    return (unit(planned[:shared]) * unit(embeddings[:shared])).sum(axis=1)
+
+
+def nearness(cosine: float) -> str:
+    """A cosine of song and plan in words."""
+    return "is near" if cosine >= NEAR else "is roughly like" if cosine >= FAR else "is far from"
+
+
+def far_segments(
+    audio: str | Path | tuple[np.ndarray, int], plan: Planned, *, model: Pipeline
+) -> list[tuple[int, float]]:
+    """Segments of a song, a file or (waveform, rate), that are far from their thoughts, and the
+    cosine of each; one of under HEARD seconds is left out, as is silence. Of a file a segment is
+    read at a time.
+    """
+    step = plan.thought_seconds
+    found = []
+    for segment in range(len(plan.embeddings)):
+        start, seconds = segment * step, min(step, plan.duration - segment * step)
+        if seconds < HEARD:
+            continue
+        if isinstance(audio, tuple):
+            waveform, rate = audio
+            piece = waveform[round(start * rate) : round((start + seconds) * rate)]
+        else:
+            piece, rate = read_audio(audio, start=start, seconds=seconds)
+        if len(piece) < SHORTEST * rate or _rms(piece) < SILENT:
+            continue
+        heard = model.clap.embed_audio(piece, rate)[:1]
+        cosine = float(agreement(plan.embeddings[segment : segment + 1], heard)[0])
+        if cosine < FAR:
+            found.append((segment, cosine))
+    return found
 
 
 def pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Pearson's r of each column of two (segments, columns), over rows that neither has as NaN.
 
-    NaN where fewer than three rows are left or a column does not vary.
+    NaN where fewer than FEWEST rows are left or a column does not vary.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.shape != second.shape or first.ndim != 2:
@@ -351,8 +420,8 @@ def pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def segment_seconds(model: Listener) -> float:
-    """Seconds that the model's CLAP hears at a time."""
-    features = _ear(model).config.feature_config
+    """Seconds that the model's CLAP embeds at a time."""
+    features = _clap(model).config.feature_config
     return features.window_samples / features.sampling_rate
 
 
@@ -384,7 +453,7 @@ def audible(
     return audio, sample_rate
 
 
-def _ear(model: Listener) -> "ClapEmbedder":
+def _clap(model: Listener) -> "ClapEmbedder":
     """The CLAP of a pipeline, or the CLAP that the model is."""
     return model if hasattr(model, "embed_audio") else model.clap
 
@@ -406,10 +475,6 @@ def _as_long(values: np.ndarray, silent: np.ndarray) -> np.ndarray:
 
 def _rms(waveform: np.ndarray) -> float:
     return float(np.sqrt(np.square(waveform, dtype=np.float64).mean()))
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True).clip(min=1e-9)).astype(np.float32)
 
 
 def _defined(value: float) -> float | None:

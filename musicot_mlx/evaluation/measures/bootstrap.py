@@ -47,13 +47,13 @@ def interval(
     if not np.isfinite(value):
         return None
     rng = np.random.default_rng(seed)
-    found = [
+    resampled = [
         measure([items[i] for i in rng.integers(len(items), size=len(items))]) for _ in range(draws)
     ]
-    found = np.array([x for x in found if np.isfinite(x)])
-    if len(found) < 2:
+    resampled = np.array([x for x in resampled if np.isfinite(x)])
+    if len(resampled) < 2:
         return Interval(float(value), float(value), float(value), len(items))
-    low, middle, high = np.quantile(found, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
+    low, middle, high = np.quantile(resampled, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
     shift = value - middle
     return Interval(float(value), float(low + shift), float(high + shift), len(items))
 

@@ -98,8 +98,8 @@ def click_rate(waveform: np.ndarray, sample_rate: int) -> float:
     reach = 2 * round(CLICK_SECONDS * sample_rate) + 1
     usual = median_filter(bend[: len(bend) // 4 * 4].reshape(-1, 4).max(axis=1), reach // 4)
     peak = bend[: len(bend) // 4 * 4].reshape(-1, 4).max(axis=1)
-    found = peak > CLICK * usual + 1e-3
-    begins = found[1:] & ~found[:-1]
+    is_click = peak > CLICK * usual + 1e-3
+    begins = is_click[1:] & ~is_click[:-1]
     return float(begins.sum() / (len(waveform) / sample_rate))
 
 

@@ -149,7 +149,7 @@ def copy_check(
             f"pass songs of {WINDOW / config.frame_rate + 0.1:.1f} s and more"
         )
     by_reading = [(*nearest(reading, target), reading) for reading in readings]
-    shared, places, tell, best = max(by_reading, key=lambda found: float(found[0].mean()))
+    shared, places, tell, best = max(by_reading, key=lambda scored: float(scored[0].mean()))
     chance = np.max([nearest(best, other)[0] for other in others], axis=0)  # (windows,)
     rate = config.frame_rate
     return CopyCheck(

@@ -52,13 +52,13 @@ def divergence(reference: np.ndarray, generated: np.ndarray) -> float:
     return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum())
 
 
-def tempo_error(found: float, asked: float) -> float:
+def tempo_error(bpm: float, asked: float) -> float:
     """How far a tempo is from the one asked, its double or its half: 0.05 is 5 %; 1 for none."""
     if asked <= 0:
         raise ValueError(f"asked is {asked} BPM, expected a tempo above 0")
-    if found <= 0:
+    if bpm <= 0:
         return 1.0
-    return float(min(abs(found / (asked * factor) - 1) for factor in (0.5, 1.0, 2.0)))
+    return float(min(abs(bpm / (asked * factor) - 1) for factor in (0.5, 1.0, 2.0)))
 
 
 def label_columns(labels: Sequence[str], wanted: Sequence[str], open_: Sequence[str]) -> np.ndarray:

@@ -69,7 +69,7 @@ def one_run(order: dict[str, Any]) -> dict[str, Any]:
     if order["counts"]:
         counts = _counts(model, order["duration"], order["batch"])
         report["ceilings"] = hardware.ceilings(report["dtype"])
-        report["costs"] = {stage: vars(found) for stage, found in counts.stages.items()}
+        report["costs"] = {stage: vars(cost) for stage, cost in counts.stages.items()}
         report["operations"], report["evals"] = counts.operations, counts.evals_per_token
         report["machine"] = hardware.facts()
     return report
@@ -85,14 +85,14 @@ def _song(model: Any, options: dict[str, Any], folder: Path | None) -> dict[str,
     """Seconds of each stage of one song, by the family's names, and of the whole."""
     began = time.perf_counter()
     song = model.generate(PROMPT, **options)
-    made = time.perf_counter()
+    rendered = time.perf_counter()
     if folder is not None:
         song.save(folder / "song.wav")
     ended = time.perf_counter()
     names = model.family.stages
     stages = {name: song.timings.get(key, 0.0) for key, name in names.items()}
     rest = {key: spent for key, spent in song.timings.items() if key not in names}
-    return stages | rest | {"file": ended - made, "total": ended - began}
+    return stages | rest | {"file": ended - rendered, "total": ended - began}
 
 
 def measure(
@@ -123,8 +123,8 @@ def measure(
     }
     reports = []
     for i in range(runs):
-        told = fresh_process([sys.executable, "-c", WORKER], order | {"counts": i == 0})
-        reports.append(json.loads(told))
+        line = fresh_process([sys.executable, "-c", WORKER], order | {"counts": i == 0})
+        reports.append(json.loads(line))
         if progress:
             progress(i + 1, runs)
     return _row(reports, duration=duration, batch=batch, bits=bits, runs=runs)
@@ -164,7 +164,7 @@ def _row(
     audio = duration * batch
     first, costs = reports[0], reports[0]["costs"]
     seconds = {name: stage["median"] for name, stage in stages.items()}
-    counted = {name: cost.Cost(**found) for name, found in costs.items()}
+    counted = {name: cost.Cost(**each) for name, each in costs.items()}
     return {
         "duration": duration,
         "batch": batch,
@@ -242,25 +242,25 @@ def _stage_table(row: dict[str, Any]) -> list[str]:
     ]
     for name, stage in row["stages"].items():
         seconds = stage["median"]
-        found = row["roofline"].get(name)
+        roofline = row["roofline"].get(name)
         cells = [name, f"{seconds:.2f}", f"{seconds / audio:.3f}"]
-        if found is None or "steps_per_second" not in found:
+        if roofline is None or "steps_per_second" not in roofline:
             cells += [""] * 5
         else:
             cells += [
-                f"{found['steps_per_second']:.1f}",
-                f"{found['bytes_per_step'] / 1e6:.1f}",
-                f"{found['flops_per_second_of_audio'] / 1e9:.1f}",
-                f"{100 * found['share_of_copy']:.0f} %",
-                f"{100 * found['share_of_matmul']:.0f} %",
+                f"{roofline['steps_per_second']:.1f}",
+                f"{roofline['bytes_per_step'] / 1e6:.1f}",
+                f"{roofline['flops_per_second_of_audio'] / 1e9:.1f}",
+                f"{100 * roofline['share_of_copy']:.0f} %",
+                f"{100 * roofline['share_of_matmul']:.0f} %",
             ]
         lines.append(f"| {' | '.join(cells)} |")
     counted, evals = row["operations"], row["evals_per_token"]
     if counted:
-        told = ", ".join(f"{count} of one {what}" for what, count in counted.items())
+        listed = ", ".join(f"{count} of one {what}" for what, count in counted.items())
         lines += [
             "",
-            f"MLX operations: {told}; the host waits {evals['eval']:.2f} and queues "
+            f"MLX operations: {listed}; the host waits {evals['eval']:.2f} and queues "
             f"{evals['async_eval']:.2f} times a token",
         ]
     return lines

@@ -19,8 +19,8 @@ import mlx.nn as nn
 import numpy as np
 
 from musicot_mlx.generation.diffusion import forward_passes
-from musicot_mlx.generation.semantic import Condition
 from musicot_mlx.generation.semantic import DecodingRun as Run
+from musicot_mlx.generation.semantic import SemanticCondition
 from musicot_mlx.generation.semantic import audio_tokens as draw_audio
 from musicot_mlx.generation.semantic import windows as lm_windows
 from musicot_mlx.tokens.vocabulary import COT_BOS
@@ -243,9 +243,9 @@ def gpu_counts(build: Callable[[], Any]) -> dict[str, int]:
     finally:
         for name, function in before.items():
             setattr(mx.fast, name, function)
-    found = operations([*(outputs if isinstance(outputs, list) else [outputs]), *reached])
-    nodes = sum(found.values()) + fused
-    return {"kernels": nodes - sum(found[name] for name in _VIEWS), "nodes": nodes}
+    counts = operations([*(outputs if isinstance(outputs, list) else [outputs]), *reached])
+    nodes = sum(counts.values()) + fused
+    return {"kernels": nodes - sum(counts[name] for name in _VIEWS), "nodes": nodes}
 
 
 def token_operations(lm: Any) -> collections.Counter[str]:
@@ -259,7 +259,7 @@ def token_operations(lm: Any) -> collections.Counter[str]:
 
 def token_evals(lm: Any, *, tokens: int) -> dict[str, int]:
     """Waits and queued evaluations of `tokens` audio tokens, prefill left out of the count."""
-    condition = Condition(clap=np.zeros(lm.config.clap_dim, dtype=np.float32))
+    condition = SemanticCondition(clap=np.zeros(lm.config.clap_dim, dtype=np.float32))
     thoughts = np.zeros((lm.config.thought_codebooks, lm.config.segments(tokens)), dtype=np.int32)
     blocks = draw_audio(lm, condition, thoughts, frames=tokens, key=mx.random.key(0))
     return count_evals(lambda: list(blocks))

@@ -72,9 +72,9 @@ def device() -> str:
     if device == mx.Device(mx.cpu):
         return f"{device}, {info.get('device_name', 'unknown')}"
     backend = "Metal" if mx.metal.is_available() else "CUDA"
-    found = f"{device}, {backend}, {info.get('device_name', 'unknown')}"
+    text = f"{device}, {backend}, {info.get('device_name', 'unknown')}"
     limit = info.get("max_recommended_working_set_size")
-    return f"{found}, {limit / 1e9:.1f} GB for MLX" if limit else found
+    return f"{text}, {limit / 1e9:.1f} GB for MLX" if limit else text
 
 
 def tf32() -> bool:
@@ -88,8 +88,8 @@ def chip() -> str:
     """The processor's name, as the system gives it."""
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        return found or platform.machine()
+        name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        return name or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -144,9 +144,9 @@ def power_source() -> str:
     """mains, battery or unknown: a laptop on battery is slower."""
     if sys.platform == "darwin":
         command = ["pmset", "-g", "batt"]
-        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        status = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         sources = {"AC Power": "mains", "Battery Power": "battery"}
-        return next((name for words, name in sources.items() if words in found), "unknown")
+        return next((name for words, name in sources.items() if words in status), "unknown")
     for supply in sorted(Path("/sys/class/power_supply").glob("*/online")):
         return "mains" if supply.read_text().strip() == "1" else "battery"
     return "unknown"
@@ -164,10 +164,10 @@ def ceilings(dtype: str = "float32") -> dict[str, Any]:
     mx.eval(big)
 
     def copies(count: int) -> None:
-        made = big
+        copy = big
         for _ in range(count):
-            made = made + 1.0
-        mx.eval(made)
+            copy = copy + 1.0
+        mx.eval(copy)
 
     seconds, count = _per_step(copies)
     flops, matmul = multiplied(dtype)
@@ -192,10 +192,10 @@ def multiplied(dtype: str = "float32") -> tuple[float, str]:
         mx.eval(a)
 
         def run(count: int) -> None:
-            made = a
+            product = a
             for _ in range(count):
-                made = made @ a
-            mx.eval(made)
+                product = product @ a
+            mx.eval(product)
 
         return run
 

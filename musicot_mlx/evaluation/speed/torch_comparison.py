@@ -66,12 +66,12 @@ def torch(
     results: dict[str, Any] = {"recipe": RECIPE, "model": model, "runs": runs, "rows": []}
     for shape in shapes:
         if shape == "model":
-            found = _songs(model, runs=runs, songs=songs, step=step)
-            results |= {"duration": found["duration"], "songs": songs}
+            timed = _songs(model, runs=runs, songs=songs, step=step)
+            results |= {"duration": timed["duration"], "songs": songs}
         else:
-            found = _tokens(shape, runs=runs, step=step)
-        results["rows"] += found["rows"]
-        results["machine"] = found["machine"]
+            timed = _tokens(shape, runs=runs, step=step)
+        results["rows"] += timed["rows"]
+        results["machine"] = timed["machine"]
     return results | {"table": table(results)}
 
 
@@ -89,22 +89,22 @@ def _songs(model: str, *, runs: int, songs: int, step: Callable[[], None]) -> di
         speed.fresh_process([*back, str(folder), pytorch])
         convert = [sys.executable, "-m", "musicot_mlx", "convert", "--dtype", "float32"]
         speed.fresh_process([*convert, "--hf-path", pytorch, "--mlx-path", mlx])
-        found, told = {}, {}
+        machine, reference = {}, {}
         for i in range(runs):
             more = ["song", pytorch, "--duration", str(duration), "--songs", str(songs)]
-            told = _reference(more)
-            sides["PyTorch"] += told["songs"]
+            reference = _reference(more)
+            sides["PyTorch"] += reference["songs"]
             step()
-            given = order | {"model": mlx, "counts": i == 0}
-            report = json.loads(speed.fresh_process([sys.executable, "-c", speed.WORKER], given))
+            job = order | {"model": mlx, "counts": i == 0}
+            report = json.loads(speed.fresh_process([sys.executable, "-c", speed.WORKER], job))
             sides["MLX"] += report["warm"]
-            found = found or report["machine"]
+            machine = machine or report["machine"]
             step()
     rows = []
     for stage in _STAGES:
-        seconds = {side: [song[stage] for song in made] for side, made in sides.items()}
+        seconds = {side: [song[stage] for song in timed] for side, timed in sides.items()}
         rows.append(_row(f"{Path(model).name}, {duration:g} s: {stage}", seconds))
-    return {"rows": rows, "duration": duration, "machine": found | _torch_facts(told)}
+    return {"rows": rows, "duration": duration, "machine": machine | _torch_facts(reference)}
 
 
 def one_window(config: dict[str, Any]) -> float:
@@ -119,20 +119,20 @@ def _tokens(shape: str, *, runs: int, step: Callable[[], None]) -> dict[str, Any
     from musicot_mlx.models.semantic_lm import MUSICOT_1B
 
     sides: dict[str, list[float]] = {"MLX": [], "PyTorch": []}
-    found, told = {}, {}
+    ours, reference = {}, {}
     config = [json.dumps(asdict(MUSICOT_1B))] if shape == "lm-1b" else []
     length = ["--tokens", str(TOKENS), "--skipped", str(SKIPPED), "--prefix", str(PREFIX[shape])]
     for _ in range(runs):
-        told = _reference([shape, *config, *length])
-        sides["PyTorch"] += told["seconds"]
+        reference = _reference([shape, *config, *length])
+        sides["PyTorch"] += reference["seconds"]
         step()
-        found = json.loads(
+        ours = json.loads(
             speed.fresh_process([sys.executable, "-c", WORKER], {"shape": shape, "tokens": TOKENS})
         )
-        sides["MLX"] += found["seconds"]
+        sides["MLX"] += ours["seconds"]
         step()
     row = _row(f"{shape}, random weights: a token", sides)
-    return {"rows": [row], "machine": found["machine"] | _torch_facts(told)}
+    return {"rows": [row], "machine": ours["machine"] | _torch_facts(reference)}
 
 
 def _reference(arguments: list[str]) -> dict[str, Any]:
@@ -141,13 +141,13 @@ def _reference(arguments: list[str]) -> dict[str, Any]:
     )
 
 
-def _torch_facts(told: dict[str, Any]) -> dict[str, Any]:
-    return {f"torch_{name}": told[name] for name in ("threads", "device", "blas")}
+def _torch_facts(report: dict[str, Any]) -> dict[str, Any]:
+    return {f"torch_{name}": report[name] for name in ("threads", "device", "blas")}
 
 
 def _row(what: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    median = {side: statistics.median(found) for side, found in seconds.items()}
-    spread = {side: [min(found), max(found)] for side, found in seconds.items()}
+    median = {side: statistics.median(times) for side, times in seconds.items()}
+    spread = {side: [min(times), max(times)] for side, times in seconds.items()}
     ratio = median["PyTorch"] / median["MLX"]
     return {"what": what, **median, "ratio": ratio, "lowest_highest": spread}
 
@@ -184,11 +184,11 @@ def musicgen_small(tokens: int) -> list[float]:
     """Seconds of each of the first steps of MusicGen small's decoder, four codebooks a step."""
     import mlx.core as mx
 
-    from musicot_mlx.generation.musicgen import Condition, generate_codes
+    from musicot_mlx.generation.musicgen import MusicgenCondition, generate_codes
     from musicot_mlx.models.musicgen import MUSICGEN_SMALL, Musicgen
 
     lm = _built(Musicgen(MUSICGEN_SMALL))
-    condition = Condition(
+    condition = MusicgenCondition(
         mx.random.normal((PREFIX["musicgen-small"], MUSICGEN_SMALL.text_hidden_size))
     )
     keys = [mx.random.key(0)]
@@ -218,11 +218,11 @@ def table(results: dict[str, Any]) -> str:
     for row in results["rows"]:
         seconds = f"{row['MLX']:.3f} s | {row['PyTorch']:.3f} s"
         lines.append(f"| {row['what']} | {seconds} | {row['ratio']:.2f} |")
-    found = results["machine"]
+    machine = results["machine"]
     lines += [
         "",
-        f"{found['chip']}, {found['cores']} cores; MLX on {found['device']}, {found['blas']}; "
-        f"PyTorch on {found['torch_device']}, {found['torch_threads']} threads, "
-        f"{found['torch_blas']}",
+        f"{machine['chip']}, {machine['cores']} cores; MLX on {machine['device']}, "
+        f"{machine['blas']}; PyTorch on {machine['torch_device']}, {machine['torch_threads']} "
+        f"threads, {machine['torch_blas']}",
     ]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ so a plan drives it as it is. Everything that belongs to one run lives in the ru
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ from musicot_mlx.pipelines.magenta_rt2.planning import (
     MagentaPlanner,
     MagentaSampling,
 )
+from musicot_mlx.pipelines.mastering import Mastered, Mastering
 from musicot_mlx.pipelines.musicot.continuation import earlier_song
 from musicot_mlx.pipelines.musicot.plan import Origin, Plan
-from musicot_mlx.pipelines.musicot.thoughts import SHORTEST_WINDOW, hear, quantised, slerp
+from musicot_mlx.pipelines.musicot.thoughts import SHORTEST_WINDOW, embed_windows, quantised, slerp
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
-from musicot_mlx.pipelines.song import Clock, Song, Stream, joined, passed, soft_limit
+from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, heard, passed
 from musicot_mlx.tokens.magenta_rt2 import STRENGTHS, frame_ids
 
 PARTS: dict[str, tuple[type, type]] = {
@@ -123,27 +124,59 @@ class MagentaPipeline(MagentaPlanner):
         wish, clock = self._wish(prompt, options), Clock()  # 1. the wish
         if wish.candidates > 1:
             return self._best_of(wish, clock)
-        wish, plan, start = self._begun(wish, clock)  # 2. thoughts
+        return heard(lambda wish: self._song(wish, clock), wish)
+
+    def _song(self, wish: MagentaOptions, clock: Clock) -> Song:
+        """The song of a wish."""
+        plan, start = self._begun(wish, clock)  # 2. thoughts
         followed: list[dict[str, Any]] = []
         with clock("tokens"):  # 3. codes
             codes = list(self._codes(plan, wish, start, followed))
         with clock("decode"):  # 4. the waveform
-            waveform = joined(self.waveform(plan, codes, wish), self._samples(plan), 2)
-        tokens = np.concatenate(codes, axis=-1)
+            made = self._mastering(plan, wish, start).whole(self.waveform(plan, codes, wish), 2)
         settings = self._settings(wish) | ({"followed": followed} if followed else {})
-        return Song(waveform, self.sample_rate, tokens, plan, settings, clock.seconds)
+        tokens = np.concatenate(codes, axis=-1)
+        return self._made_song(made, tokens, plan, settings, clock)
 
     def stream(self, prompt: str | None = None, **options: Any) -> Stream:
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
         The plan is made at the call, the rest as chunks are taken; joined, they are the song that
-        `generate` makes. Raises as `generate` does.
+        `generate` makes with the stream's own `gain`. Raises as `generate` does.
         """
-        wish, codes = self._wish(prompt, options), []
+        wish = self._wish(prompt, options)
         wish.require_one_candidate()
-        wish, plan, start = self._begun(wish, Clock())
+        return Stream(self._take, wish, self.sample_rate, self._settings)
+
+    def _take(self, wish: MagentaOptions) -> Take:
+        """The song of a wish, begun."""
+        codes: list[np.ndarray] = []
+        plan, start = self._begun(wish, Clock())
         blocks = passed(self._codes(plan, wish, start, []), codes)
-        return Stream(plan, codes, self.waveform(plan, blocks, wish))
+        chunks = self.waveform(plan, blocks, wish)
+        return Take(plan, codes, chunks, self._mastering(plan, wish, start))
+
+    def _made_song(
+        self,
+        made: Mastered,
+        codes: np.ndarray,
+        plan: Plan,
+        settings: dict[str, Any],
+        clock: Clock,
+    ) -> Song:
+        return Song(
+            made.waveform,
+            self.sample_rate,
+            codes,
+            plan,
+            settings,
+            clock.seconds,
+            made.gain,
+            made.fault,
+        )
+
+    def _mastering(self, plan: Plan, wish: MagentaOptions, start: "Begun") -> Mastering:
+        return Mastering(wish, self.sample_rate, self._samples(plan), gain=start.gain)
 
     def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
         """All that makes a song again, as JSON: what the sidecar of a song holds."""
@@ -170,59 +203,52 @@ class MagentaPipeline(MagentaPlanner):
             raise MusicotError("ask for candidates of the song or of each thought (follow)")
         return wish
 
-    def _begun(
-        self, wish: MagentaOptions, clock: Clock
-    ) -> tuple[MagentaOptions, Plan, np.ndarray | None]:
-        """The wish, its plan, and the codes (codebooks, frames) that the song begins with."""
+    def _begun(self, wish: MagentaOptions, clock: Clock) -> tuple[Plan, "Begun"]:
+        """The plan of a wish, and what its song begins with."""
         if wish.continuation is not None:
             return self._continued(wish, clock)
-        plan = self._plan(wish, clock)
-        return wish, plan, self._kept(wish)
+        return self._plan(wish, clock), self._kept(wish)
 
-    def _kept(self, wish: MagentaOptions) -> np.ndarray | None:
+    def _kept(self, wish: MagentaOptions) -> "Begun":
         """The codes of an earlier song up to the first thought that changed."""
         if wish.keep is None:
-            return None
+            return Begun()
         if wish.plan is None:
             raise MusicotError("an earlier song is kept where an edited plan says; pass the plan")
-        where, old, codes = earlier_song(wish.keep, self, codebooks=self.lm.config.codebooks)
-        kept = min(
-            round(old.changed(wish.plan) * self.space.seconds * self.frame_rate),
-            codes.shape[1],
-            self.frames(wish.plan.duration),
-        )
-        if not kept:
+        earlier = earlier_song(wish.keep, self, codebooks=self.lm.config.codebooks)
+        changed = earlier.plan.changed(wish.plan) * self.space.seconds
+        frames = min(round(changed * self.frame_rate), self.frames(wish.plan.duration))
+        if not frames:
             raise MusicotError(
-                f"nothing of {where} can be kept: the plan differs from its first segment on"
+                f"nothing of {earlier.where} can be kept: the plan differs from its first segment "
+                "on"
             )
-        return codes[:, :kept]
+        return Begun(earlier.codes[:, :frames], earlier.gain)
 
-    def _continued(
-        self, wish: MagentaOptions, clock: Clock
-    ) -> tuple[MagentaOptions, Plan, np.ndarray]:
+    def _continued(self, wish: MagentaOptions, clock: Clock) -> tuple[Plan, "Begun"]:
         """A plan whose first thoughts are those of a recording, and its codes."""
         path = wish.continuation
         waveform, rate = read_audio(path)
         codes = self.encode(waveform, rate)
         lasts = codes.shape[1] / self.frame_rate
-        if codes.shape[1] >= self.frames(wish.duration):
+        plan = self._plan(wish, clock)
+        if codes.shape[1] >= self.frames(plan.duration):
             raise MusicotError(
-                f"{path} lasts {lasts:.1f} s and the song {wish.duration:g} s, the file included; "
+                f"{path} lasts {lasts:.1f} s and the song {plan.duration:g} s, the file included; "
                 "ask for a longer duration"
             )
-        with clock("plan"):
-            heard = quantised(self, hear(self, (waveform, rate), self.space.seconds))
-        plan = self._plan(wish, clock)
-        count = min(heard.shape[1], max(1, round(lasts / self.space.seconds)), plan.segments)
         if wish.plan is None:
-            own, origins = plan.codes.copy(), list(plan.origins)
-            own[:, :count] = heard[:, :count]
+            with clock("plan"):
+                own = quantised(self, embed_windows(self, (waveform, rate), self.space.seconds))
+            count = min(own.shape[1], max(1, round(lasts / self.space.seconds)), plan.segments)
+            thoughts, origins = plan.codes.copy(), list(plan.origins)
+            thoughts[:, :count] = own[:, :count]
             for segment in range(count):
-                start = segment * self.space.seconds
-                origins[segment] = Origin("audio", file=str(path), start=start)
-            plan = replace(plan, codes=own, origins=tuple(origins))
+                at = segment * self.space.seconds
+                origins[segment] = Origin("audio", file=str(path), start=at)
+            plan = replace(plan, codes=thoughts, origins=tuple(origins))
             plan = self.check_plan(plan, "the plan")
-        return wish, plan, codes
+        return plan, Begun(codes)
 
     def encode(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         """Codes int32 (codebooks, frames) of the whole frames of a waveform (samples, channels)."""
@@ -242,7 +268,7 @@ class MagentaPipeline(MagentaPlanner):
         plans: Sequence[Plan],
         seeds: Sequence[int],
         wish: MagentaOptions,
-        kept: np.ndarray | None = None,
+        kept: "Begun | None" = None,
         choose: Callable[[np.ndarray], int] | None = None,
         block: int = BLOCK,
     ) -> Iterator[np.ndarray]:
@@ -252,8 +278,9 @@ class MagentaPipeline(MagentaPlanner):
         # the codec hears one frame ahead, so there is one more than sounds
         frames = self.frames(plans[0].duration) + 1
         requests = np.stack([self.requests(plan, frames, wish) for plan in plans])
-        if kept is not None:
-            start = np.repeat(kept[None], len(plans), axis=0)
+        start = None
+        if kept is not None and kept.codes is not None:
+            start = np.repeat(kept.codes[None], len(plans), axis=0)
             yield start if choose is None else start[:1]
         yield from generate_codes(
             self.lm,
@@ -261,7 +288,7 @@ class MagentaPipeline(MagentaPlanner):
             keys=[mx.random.key(seed) for seed in seeds],
             temperature=wish.audio_temperature,
             top_k=wish.top_k,
-            start=None if kept is None else start,
+            start=start,
             refresh=round(wish.refresh * self.frame_rate),
             block=block,
             choose=choose,
@@ -301,7 +328,7 @@ class MagentaPipeline(MagentaPlanner):
         self,
         plan: Plan,
         wish: MagentaOptions,
-        start: np.ndarray | None,
+        start: "Begun",
         followed: list[dict[str, Any]],
     ) -> Iterator[np.ndarray]:
         """Codes of one song in blocks (codebooks, frames); `followed` learns how its versions came
@@ -322,10 +349,10 @@ class MagentaPipeline(MagentaPlanner):
             yield block[0]
 
     def _nearest(
-        self, plan: Plan, start: np.ndarray | None, followed: list[dict[str, Any]]
+        self, plan: Plan, start: "Begun", followed: list[dict[str, Any]]
     ) -> Callable[[np.ndarray], int]:
         """Of versions of a thought's frames the row that sounds most like it."""
-        known, last = [] if start is None else [start], plan.segments - 1
+        known, last = [] if start.codes is None else [start.codes], plan.segments - 1
 
         def choose(codes: np.ndarray) -> int:
             new = codes.shape[-1]
@@ -354,17 +381,18 @@ class MagentaPipeline(MagentaPlanner):
     def waveform(
         self, plan: Plan, codes: Iterable[np.ndarray], wish: MagentaOptions, kept: Any = None
     ) -> Iterator[np.ndarray]:
-        """The waveform of codes (codebooks, frames) in chunks (samples, channels) as they come.
+        """The waveform of codes (codebooks, frames) in chunks (samples, channels) as they come, at
+        the level that the model makes them.
 
         They are decoded second by second wherever the blocks end, so that a song with another
         ending has the same bits before it.
         """
-        samples, made = self._samples(plan), 0
+        samples, done = self._samples(plan), 0
         for piece in self.codec.decode_stream(mx.array(block)[None] for block in _seconds(codes)):
-            chunk = soft_limit(np.array(piece[0])[: samples - made])
-            made += len(chunk)
+            chunk = np.array(piece[0])[: samples - done]
+            done += len(chunk)
             if wish.progress:
-                wish.progress("waveform", made, samples)
+                wish.progress("waveform", done, samples)
             if len(chunk):
                 yield chunk
 
@@ -381,31 +409,42 @@ class MagentaPipeline(MagentaPlanner):
         seeds = candidate_seeds(wish.seed, wish.candidates)
         wishes = [replace(wish, seed=seed, candidates=1) for seed in seeds]
         begun = [self._begun(own, clock) for own in wishes]
-        plans, start = [plan for _, plan, _ in begun], begun[0][2]
+        plans, start = [plan for plan, _ in begun], begun[0][1]
         with clock("tokens"):
-            blocks = list(self.render(plans, seeds, wish, start))
-            codes = np.concatenate(blocks, axis=-1)
+            codes = np.concatenate(list(self.render(plans, seeds, wish, start)), axis=-1)
+        prompt = None if wish.words is None else self.anchors([wish.words])[0]
 
-        def render(number: int) -> np.ndarray:
+        def render(number: int) -> Mastered:
             with clock("decode"):
-                chunks = self.waveform(plans[number], [codes[number]], wishes[number])
-                return joined(chunks, self._samples(plans[number]), 2)
+                plan, own = plans[number], wishes[number]
+                chunks = self.waveform(plan, [codes[number]], own)
+                return self._mastering(plan, own, start).whole(chunks, 2)
 
-        def judge(number: int, waveform: np.ndarray) -> Score:
+        def judge(number: int, made: Mastered) -> Score:
             return score(
                 self.clap,
-                waveform,
+                made.waveform,
                 self.sample_rate,
                 seed=seeds[number],
-                prompt=None if wish.prompt is None else self.anchors([wish.prompt])[0],
+                prompt=prompt,
                 thoughts=plans[number].embeddings,
+                fault=made.fault,
             )
 
         best = best_of(seeds, render, judge)
         number, settings = best.number, self._settings(wishes[best.number])
         settings["chosen"] = best.to_dict(wish.seed)
-        song = codes[number]
-        return Song(best.song, self.sample_rate, song, plans[number], settings, clock.seconds)
+        return self._made_song(best.song, codes[number], plans[number], settings, clock)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a song begins with: codes (codebooks, frames) of an earlier one or of a recording, and
+    the gain in dB that the earlier one got.
+    """
+
+    codes: np.ndarray | None = None
+    gain: float | None = None
 
 
 def _seconds(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -22,7 +22,7 @@ from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
     blended,
     checked_audio,
-    hear,
+    embed_windows,
     length_of,
     quantised,
     unit,
@@ -76,8 +76,8 @@ class MagentaPlanner:
         options are those of MagentaOptions that belong to planning, `seed` and `progress`. Raises
         MusicotError for an empty prompt and a bad file.
         """
-        among = (*PLANNING, "seed", "progress")
-        return self._plan(MagentaOptions.of(self.sampling, prompt, among=among, **options), Clock())
+        MagentaOptions.require_known(options, (*PLANNING, "seed", "progress"))
+        return self._plan(MagentaOptions.of(self.sampling, prompt, **options), Clock())
 
     def _plan(self, wish: MagentaOptions, clock: Clock) -> Plan:
         """The plan of a wish: the one it holds, or a new one."""
@@ -143,13 +143,13 @@ class MagentaPlanner:
         segments = self.segments(duration)
         last = window_count(audio, self.space.seconds) - 1
         windows = np.minimum(np.arange(segments), last).tolist()
-        vectors = hear(self, audio, self.space.seconds, windows)
+        vectors = embed_windows(self, audio, self.space.seconds, windows)
         vector = unit(vectors.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
         file = None if isinstance(audio, tuple) else str(audio)
         origins = [
             Origin("audio", file=file, start=window * self.space.seconds) for window in windows
         ]
-        wish = MagentaOptions(prompt=prompt, duration=duration, seed=seed)
+        wish = MagentaOptions.of(self.sampling, prompt, duration=duration, seed=seed)
         return self._made(quantised(self, vectors), vector, origins, wish)
 
     def _made(
@@ -188,14 +188,14 @@ class MagentaPlanner:
         seed: int,
         songs: int = 1,
         words: str | None = None,
-        given: np.ndarray | None = None,
+        locked_codes: np.ndarray | None = None,
         variation: float | None = None,
         **_: Any,
     ) -> np.ndarray:
         """Codes int32 (songs, levels, segments) of thoughts for a unit vector (dim,).
 
         The noise of a segment is the song's, mixed with some of its own by `variation`; without
-        any, the first song's thought is that of upstream's mapper for the same seed. given: codes
+        any, the first song's thought is that of upstream's mapper for the same seed. locked_codes: codes
         (levels, segments) that stay, -1 where free. words: the text that the vector is of, if any.
         What else a language model would be asked by is of no account.
         """
@@ -215,7 +215,9 @@ class MagentaPlanner:
         vectors = self.clap.map_vectors(np.repeat(exact[None], len(noise), axis=0), noise)
         drawn = quantised(self, vectors)  # (levels, songs * segments)
         codes = drawn.reshape(len(drawn), songs, segments).swapaxes(0, 1)
-        return codes.copy() if given is None else np.where(given >= 0, given, codes)
+        if locked_codes is None:
+            return codes.copy()
+        return np.where(locked_codes >= 0, locked_codes, codes)
 
     def anchors(self, texts: Sequence[str]) -> np.ndarray:
         """What texts are compared with thoughts by, float32 (texts, dim): the mean of some of their

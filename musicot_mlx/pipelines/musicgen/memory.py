@@ -16,8 +16,8 @@ def needs(
 ) -> Needs:
     """What songs of `duration` seconds, drawn in one batch, add."""
     codec, channels = config["codec"], config["decoder"].get("audio_channels", 1)
-    made = stages(config["decoder"], codec, duration, songs=songs)
-    return Needs(made, channels, codec.get("sampling_rate", 32000))
+    by_stage = stages(config["decoder"], codec, duration, songs=songs)
+    return Needs(by_stage, channels, codec.get("sampling_rate", 32000))
 
 
 def stages(

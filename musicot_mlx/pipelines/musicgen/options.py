@@ -8,6 +8,7 @@ from musicot_mlx.pipelines.options import (
     Options,
     Progress,
     Reference,
+    bpm_option,
     candidates_option,
     duration_option,
     option,
@@ -25,6 +26,7 @@ class MusicgenOptions(Options):
 
     duration: float = duration_option()
     seed: int = seed_option()
+    bpm: float | None = bpm_option()
     audio_temperature: float | None = option(
         None,
         "temperature of the audio tokens, 0 is greedy (default: the model's)",
@@ -90,7 +92,12 @@ class MusicgenOptions(Options):
     )
     candidates: int = candidates_option()
     clap: Embedder | None = option(
-        None, "what chooses; None: the CLAP of the embedded model", kind=object, saved="never"
+        None,
+        "what chooses; None: the CLAP of the embedded model",
+        kind=object,
+        saved="never",
+        takes="what embeds texts and audio, as load(a CLAP) gives it",
+        needs=("embed_text", "embed_audio"),
     )
     lyrics: str | None = option(None, "no MusicGen sings: a warning", saved="never")
     progress: Progress | None = progress_option()

@@ -21,17 +21,20 @@ from musicot_mlx import __version__
 from musicot_mlx.audio.chroma import chroma
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.errors import MusicotError, MusicotWarning
-from musicot_mlx.generation.musicgen import OVERLAP, WINDOW, Condition, generate_codes
+from musicot_mlx.generation.musicgen import OVERLAP, WINDOW, MusicgenCondition, generate_codes
 from musicot_mlx.models.encodec import Encodec, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
 from musicot_mlx.pipelines.clap import load_embedded
+from musicot_mlx.pipelines.given import items, path_of, seed_of
+from musicot_mlx.pipelines.given import text as plain_text
+from musicot_mlx.pipelines.mastering import Mastered, Mastering
 from musicot_mlx.pipelines.musicgen import FAMILY
 from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
 from musicot_mlx.pipelines.options import Embedder, files_of
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
-from musicot_mlx.pipelines.song import Clock, Song, Stream, joined, passed, soft_limit
+from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, faded_end, heard, passed
 from musicot_mlx.weights.tokenizer import read_tokenizer
 
 PARTS: dict[str, tuple[type, type]] = {
@@ -65,7 +68,7 @@ def load(
         )
     return MusicgenPipeline(
         tokenizer=tokenizer,
-        sampling=loaded.section("sampling", Sampling),
+        sampling=loaded.section("sampling", MusicgenSampling),
         name=name,
         adapters=loaded.adapters,
         adapter_keys=loaded.adapter_keys,
@@ -74,7 +77,7 @@ def load(
 
 
 @dataclass(frozen=True)
-class Sampling:
+class MusicgenSampling:
     """How a model is best sampled: the `sampling` section of config.json; each call may say
     otherwise. The defaults are audiocraft's.
     """
@@ -99,7 +102,7 @@ class MusicgenPipeline:
         decoder: Musicgen,
         codec: Encodec,
         tokenizer: Tokenizer,
-        sampling: Sampling,
+        sampling: MusicgenSampling,
         name: str,
         adapters: Sequence[str] = (),
         adapter_keys: int = 0,
@@ -140,13 +143,16 @@ class MusicgenPipeline:
         seeds: one a prompt, instead of the one `seed` of all. The other options hold for all.
         """
         wish = self._wish(options)  # 1. what is asked for
-        seeds = [wish.seed] * len(prompts) if seeds is None else list(seeds)
+        prompts = items(prompts)
+        if prompts is None:
+            raise MusicotError("generate_batch takes a list of prompts; write [prompt]")
+        seeds = [None] * len(prompts) if seeds is None else items(seeds) or [seeds]
         if not prompts or len(seeds) != len(prompts):
             raise MusicotError(f"there are {len(prompts)} prompts and {len(seeds)} seeds")
-        wishes = [
-            replace(wish, prompt=prompt, seed=seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+        wishes = []
+        for prompt, own in zip(prompts, map(seed_of, seeds), strict=True):
+            prompt = None if prompt is None else plain_text("prompt", prompt)
+            wishes.append(replace(wish, prompt=prompt, seed=wish.seed if own is None else own))
         given = self._given(wish)
         together = max(1, BATCH // wish.candidates)
         songs = []
@@ -157,14 +163,19 @@ class MusicgenPipeline:
     def stream(self, prompt: str | None = None, **options: Any) -> Stream:
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
-        Joined they are the song that `generate` makes. Raises as `generate` does, at the call.
+        Joined they are the song that `generate` makes with the stream's own `gain`. Raises as
+        `generate` does, at the call.
         """
-        wish, codes = replace(self._wish(options), prompt=prompt), []
+        wish = self._wish(options, prompt)
         wish.require_one_candidate()
-        given = self._given(wish)
-        blocks = self.codes([wish], [self._condition(prompt, given)], [wish.seed], given)
+        return Stream(self._take, wish, self.sample_rate, self._settings)
+
+    def _take(self, wish: MusicgenOptions) -> Take:
+        """The song of a wish, begun."""
+        given, codes = self._given(wish), []
+        blocks = self.codes([wish], [self._condition(wish.words, given)], [wish.seed], given)
         kept = passed((block[0] for block in blocks), codes)
-        return Stream(None, codes, self.decode(kept, wish))
+        return Take(None, codes, self.decode(kept, wish), self._mastering(wish))
 
     def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
         """All that makes a song again, as JSON: what the sidecar of a song holds."""
@@ -176,9 +187,9 @@ class MusicgenPipeline:
 
     # --- one run ----------------------------------------------------------------------------------
 
-    def _wish(self, options: dict[str, Any]) -> MusicgenOptions:
-        """The options of a call; what MusicGen can't do of them is refused or told."""
-        wish = MusicgenOptions.of(self.sampling, **options)
+    def _wish(self, options: dict[str, Any], prompt: str | None = None) -> MusicgenOptions:
+        """The options of a call; what MusicGen can't do of them is refused or warned of."""
+        wish = MusicgenOptions.of(self.sampling, prompt, **options)
         if wish.lyrics:
             words = f"{self.name} is a MusicGen, which does not sing: the lyrics are left out"
             warnings.warn(words, MusicotWarning, stacklevel=4)
@@ -201,53 +212,69 @@ class MusicgenPipeline:
         )
 
     def _songs(self, wishes: Sequence[MusicgenOptions], given: "Given") -> list[Song]:
-        """Songs of wishes, drawn in one batch."""
+        """Songs of wishes, drawn in one batch; one that is silent is drawn again alone."""
+        together = zip(wishes, self._drawn(wishes, given), strict=True)
+        drawn = {id(wish): own for wish, own in together}
+
+        def make(wish: MusicgenOptions) -> Song:
+            return self._best(wish, drawn.get(id(wish)) or self._drawn([wish], given)[0])
+
+        return [heard(make, wish) for wish in wishes]
+
+    def _drawn(
+        self, wishes: Sequence[MusicgenOptions], given: "Given"
+    ) -> list[tuple[np.ndarray, dict[str, float]]]:
+        """Codes (candidates, codebooks, frames) of each wish, and its share of the seconds."""
         count, clock = wishes[0].candidates, Clock()
         with clock("text"):  # 2. text states
-            conditions = [self._condition(wish.prompt, given) for wish in wishes]
+            conditions = [self._condition(wish.words, given) for wish in wishes]
             rows = [condition for condition in conditions for _ in range(count)]
-        seeds = [candidate_seeds(wish.seed, count) for wish in wishes]
         with clock("tokens"):  # 3. codes (rows, codebooks, frames)
-            drawn = [seed for own in seeds for seed in own]
-            codes = np.concatenate(list(self.codes(wishes, rows, drawn, given)), axis=-1)
+            seeds = [seed for wish in wishes for seed in candidate_seeds(wish.seed, count)]
+            codes = np.concatenate(list(self.codes(wishes, rows, seeds, given)), axis=-1)
         shared = {stage: seconds / len(wishes) for stage, seconds in clock.seconds.items()}
-        songs = []
-        for number, wish in enumerate(wishes):
-            mine = codes[number * count : (number + 1) * count]
-            songs.append(self._best(wish, seeds[number], mine, shared))
-        return songs
+        return [
+            (codes[number * count : (number + 1) * count], shared) for number in range(len(wishes))
+        ]
 
-    def _best(
-        self,
-        wish: MusicgenOptions,
-        seeds: Sequence[int],
-        codes: np.ndarray,
-        timings: dict[str, float],
-    ) -> Song:
+    def _best(self, wish: MusicgenOptions, drawn: tuple[np.ndarray, dict[str, float]]) -> Song:
         """The song of codes (1, codebooks, frames), or of (candidates, codebooks, frames) the one
         that CLAP chooses.
         """
-        clock = Clock()
+        (codes, timings), clock = drawn, Clock()
+        seeds = candidate_seeds(wish.seed, len(codes))
 
-        def render(number: int) -> np.ndarray:  # 4. the waveform
+        def render(number: int) -> Mastered:  # 4. the waveform
             with clock("decode"):
-                samples = round(wish.duration * self.sample_rate)
-                return joined(self.decode([codes[number]], wish), samples, self.channels)
+                return self._mastering(wish).whole(
+                    self.decode([codes[number]], wish), self.channels
+                )
 
         settings = self._settings(wish)
         if len(seeds) == 1:
-            number, waveform = 0, render(0)
+            number, made = 0, render(0)
         else:
             best = best_of(seeds, render, self._judge(wish, seeds))
-            number, waveform = best.number, best.song
+            number, made = best.number, best.song
             settings["chosen"] = best.to_dict(wish.seed)
-        spent = timings | clock.seconds
-        return Song(waveform, self.sample_rate, codes[number], None, settings, spent)
+        return Song(
+            made.waveform,
+            self.sample_rate,
+            codes[number],
+            None,
+            settings,
+            timings | clock.seconds,
+            made.gain,
+            made.fault,
+        )
+
+    def _mastering(self, wish: MusicgenOptions) -> Mastering:
+        return Mastering(wish, self.sample_rate, round(wish.duration * self.sample_rate))
 
     def codes(
         self,
         wishes: Sequence[MusicgenOptions],
-        conditions: Sequence[Condition],
+        conditions: Sequence[MusicgenCondition],
         seeds: Sequence[int],
         given: "Given",
     ) -> Iterator[np.ndarray]:
@@ -286,38 +313,45 @@ class MusicgenPipeline:
     def decode(
         self, blocks: Iterator[np.ndarray] | Sequence[np.ndarray], wish: MusicgenOptions
     ) -> Iterator[np.ndarray]:
-        """Waveform chunks (samples, channels) of codes (codebooks, frames) as they come."""
-        samples, made = round(wish.duration * self.sample_rate), 0
+        """Waveform chunks (samples, channels) of codes (codebooks, frames) as they come, at the
+        level that the model makes them.
+        """
+        samples, done = round(wish.duration * self.sample_rate), 0
         for piece in self.codec.decode_stream(mx.array(block)[None] for block in blocks):
-            chunk = soft_limit(np.array(piece[0])[: samples - made])
-            made += len(chunk)
+            chunk = np.array(piece[0])[: samples - done]
+            done += len(chunk)
             if wish.progress:
-                wish.progress("waveform", made, samples)
+                wish.progress("waveform", done, samples)
             if len(chunk):
                 yield chunk
 
-    def _condition(self, prompt: str | None, given: "Given") -> Condition:
+    def _condition(self, prompt: str | None, given: "Given") -> MusicgenCondition:
         if prompt is None and given.chroma is None and given.start is None:
             raise MusicotError("nothing to make; give a prompt, a melody or a continuation")
         text = None if prompt is None else self.embed_text(_checked_text(prompt))
-        return Condition(text=text, chroma=given.chroma, negative=given.negative)
+        return MusicgenCondition(text=text, chroma=given.chroma, negative=given.negative)
 
     def _judge(
         self, wish: MusicgenOptions, seeds: Sequence[int]
-    ) -> Callable[[int, np.ndarray], Score]:
-        """How near CLAP hears a candidate to the prompt and to the reference."""
+    ) -> Callable[[int, Mastered], Score]:
+        """How CLAP scores a candidate against the prompt and the reference."""
         if wish.prompt is None and wish.reference is None:
             raise MusicotError("candidates need a prompt or a reference to be chosen by")
         clap = wish.clap or self.listener
         towards = {}
         if wish.prompt is not None:
-            towards["prompt"] = clap.embed_text([wish.prompt])[0]
+            towards["prompt"] = clap.embed_text([wish.words])[0]
         if wish.reference is not None:
             files = [clap.embed_audio(*read_audio(file)) for file in files_of(wish.reference)]
-            heard = np.mean([windows.mean(axis=0) for windows in files], axis=0)
-            towards["reference"] = heard / np.linalg.norm(heard).clip(min=1e-9)
-        return lambda number, waveform: score(
-            clap, waveform, self.sample_rate, seed=seeds[number], **towards
+            reference = np.mean([windows.mean(axis=0) for windows in files], axis=0)
+            towards["reference"] = reference / np.linalg.norm(reference).clip(min=1e-9)
+        return lambda number, render: score(
+            clap,
+            render.waveform,
+            self.sample_rate,
+            seed=seeds[number],
+            fault=render.fault,
+            **towards,
         )
 
     @cached_property
@@ -333,7 +367,7 @@ class MusicgenPipeline:
 
     def embed_text(self, text: str) -> mx.array:
         """T5 hidden states (tokens, text_hidden_size) of a text, in the decoder's dtype."""
-        ids = mx.array([self.tokenizer.encode(text).ids], dtype=mx.int32)
+        ids = mx.array([self.tokenizer.encode(plain_text("the text", text)).ids], dtype=mx.int32)
         # one operand of another type would make the whole decoder run in float32
         return self.text_encoder(ids)[0].astype(self.decoder.layer_norm.weight.dtype)
 
@@ -351,7 +385,7 @@ class MusicgenPipeline:
 
         Raises MusicotError for a file that can't be read or is shorter than a frame.
         """
-        waveform, sample_rate = read_audio(path)
+        waveform, sample_rate = read_audio(path_of("the audio", path))
         if waveform.shape[1] != channels:
             waveform = np.repeat(waveform.mean(axis=1, keepdims=True), channels, axis=1)
         waveform = resample(waveform, sample_rate, self.sample_rate)
@@ -365,6 +399,8 @@ class MusicgenPipeline:
         if path is None:
             return None
         codes = self.encode(path)
+        faded = self._frames(faded_end(path)) if faded_end(path) else 0
+        codes = codes[:, : max(1, codes.shape[1] - faded)]  # a song goes on from its full level
         if codes.shape[1] >= self._frames(wish.duration):
             length = codes.shape[1] / self.codec.config.frame_rate
             raise MusicotError(
@@ -383,8 +419,8 @@ class MusicgenPipeline:
                 "musicgen-melody-large and musicgen-stereo-melody"
             )
         waveform = self._read(path, 1)[:, 0]
-        found = chroma(mx.array(waveform)[None], sample_rate=self.sample_rate)[0]
-        return found.astype(self.decoder.layer_norm.weight.dtype)
+        melody = chroma(mx.array(waveform)[None], sample_rate=self.sample_rate)[0]
+        return melody.astype(self.decoder.layer_norm.weight.dtype)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.models.rvq import ResidualVQ
+from musicot_mlx.pipelines.musicot.thoughts import unit
 
 if TYPE_CHECKING:
     from musicot_mlx.pipelines.clap import ClapEmbedder
@@ -36,7 +37,7 @@ def activity(
     float32 (segments, anchors): standard deviations above the model's typical thought, or the bare
     cosine where not `calibrated`.
     """
-    texts = embedder.embed_text(list(anchors))  # (anchors, dim)
+    texts = embedder.embed_text(anchors)  # (anchors, dim)
     cosine = vectors @ texts.T
     if not calibrated:
         return cosine
@@ -47,4 +48,4 @@ def activity(
 def typical_thoughts(rvq: ResidualVQ) -> np.ndarray:
     """The codes of the first level alone, as unit vectors float32 (codes, dim)."""
     vectors = np.array(rvq.codebooks[0].weight.astype(mx.float32))
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-9)
+    return unit(vectors)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -21,9 +21,10 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.semantic_diffusion import SemanticDiffusion
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.models.vae import VAE
+from musicot_mlx.pipelines.mastering import fade_out_seconds
 from musicot_mlx.pipelines.musicot.plan import Plan
-from musicot_mlx.pipelines.musicot.thoughts import Composer
-from musicot_mlx.pipelines.song import Song, soft_limit
+from musicot_mlx.pipelines.musicot.thoughts import PlanModel
+from musicot_mlx.pipelines.song import Song
 from musicot_mlx.texts import read_json
 
 SEAM_SECONDS = 0.02  # over which kept and new sound are cross-faded
@@ -34,17 +35,19 @@ class Kept:
     """What is kept of an earlier song, and what new sound follows from.
 
     codes: int32 (frames,), the audio tokens kept; waveform: float32 (samples, channels) at the
-    model's rate, the earlier song up to where new latents begin; first: the latent frame that is;
-    latents: (1, frames, channels), those that lead up to it.
+    model's rate and level, the earlier song up to where new latents begin; first: the latent frame
+    that is; latents: (1, frames, channels), those that lead up to it; gain: dB that the earlier
+    song was amplified by, and the new one is to be.
     """
 
     codes: np.ndarray
     waveform: np.ndarray
     first: int
     latents: mx.array
+    gain: float
 
 
-class Continuing(Composer, Protocol):
+class Continuing(PlanModel, Protocol):
     """What a song goes on with: MusicotPipeline has it."""
 
     semantic_lm: SemanticLM
@@ -59,7 +62,8 @@ def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) ->
     """
     if plan is None:
         raise MusicotError("an earlier song is kept where an edited plan says; pass the plan")
-    where, old, codes = earlier_song(earlier, model)
+    known = earlier_song(earlier, model)
+    where, old, codes, gain = known.where, known.plan, known.codes[0], known.gain
     if isinstance(earlier, Song):
         waveform, rate = earlier.waveform, earlier.sample_rate
     else:
@@ -69,18 +73,20 @@ def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) ->
             f"{where} lasts {len(waveform) / rate:.4g} s and its plan {old.duration:.4g} s, so it "
             "was cut after it was made"
         )
+    lasts = len(waveform) / rate
+    if "fade_out" in known.settings and not known.settings.get("loop"):  # that is made anew
+        lasts -= fade_out_seconds(known.settings["fade_out"], lasts)
     seconds = min(old.changed(plan) * plan.thought_seconds, old.duration, plan.duration)
     if not seconds > 0:
         raise MusicotError(
             f"nothing of {where} can be kept: the plan differs from its first segment on"
         )
-    frames = min(
-        codes.shape[1], math.floor(seconds * model.semantic_lm.config.audio_frame_rate + 1e-6)
-    )
+    frames = min(len(codes), math.floor(seconds * model.semantic_lm.config.audio_frame_rate + 1e-6))
     waveform = resample(waveform, rate, model.vae.config.sample_rate)
-    first, latents = _latents_before(waveform, seconds, model)
-    heard = waveform[: first * model.vae.config.samples_per_latent]
-    return Kept(codes[0, :frames], heard, first, latents)
+    waveform = waveform * np.float32(10 ** (-gain / 20))
+    first, latents = _latents_before(waveform, min(seconds, lasts), model)
+    earlier_sound = waveform[: first * model.vae.config.samples_per_latent]
+    return Kept(codes[:frames], earlier_sound, first, latents, gain)
 
 
 def _latents_before(
@@ -89,7 +95,7 @@ def _latents_before(
     """The latent frame that new sound begins with, and the latents that lead up to it.
 
     These are of the earlier sound itself, so it may come from a file: as many as the first new
-    window and the decoder look back on. Beyond the cut the encoder hears how it went on then.
+    window and the decoder look back on. Beyond the cut the encoder sees how it went on then.
     """
     config = model.vae.config
     per_latent, reach = config.samples_per_latent, config.decoder_reach
@@ -121,7 +127,6 @@ def join(
         chunk, skip = chunk[skip:], max(0, skip - len(chunk))
         if not len(chunk):
             continue
-        chunk = soft_limit(chunk)
         if shared := min(len(tail), len(chunk)):
             mixed = tail[:shared] + fade[:shared] * (chunk[:shared] - tail[:shared])
             chunk = np.concatenate([mixed, chunk[shared:]])
@@ -129,16 +134,32 @@ def join(
         yield chunk
 
 
+@dataclass(frozen=True)
+class EarlierSong:
+    """A song as another is to go on from it: what it is called, its plan, codes int32 (codebooks,
+    frames), the settings it was made by, and the gain in dB that it got.
+    """
+
+    where: str
+    plan: Plan
+    codes: np.ndarray
+    settings: dict[str, Any]
+    gain: float
+
+
 def earlier_song(
-    earlier: Song | str | Path, model: Composer, *, codebooks: int = 1
-) -> tuple[str, Plan, np.ndarray]:
-    """What an earlier song is called, its plan, and its codes int32 (codebooks, frames): of a Song,
-    or of a file with its .json beside it. Raises MusicotError for a song without a plan.
+    earlier: Song | str | Path, model: PlanModel, *, codebooks: int = 1
+) -> EarlierSong:
+    """A Song, or a file with its .json beside it. Raises MusicotError for one without a plan, and
+    for a .json that doesn't tell how it was made.
     """
     if isinstance(earlier, Song):
         if earlier.plan is None:
             raise MusicotError("the song to keep has no plan; only songs made from thoughts can be")
-        return "the song to keep", earlier.plan, earlier.codes
+        codes = earlier.codes.astype(np.int32)
+        return EarlierSong(
+            "the song to keep", earlier.plan, codes, earlier.settings, earlier.gain
+        )
     path = Path(earlier)
     sidecar = path.with_suffix(".json")
     try:
@@ -146,6 +167,7 @@ def earlier_song(
         text = settings["made"]["codes"]
         codes = np.frombuffer(base64.b64decode(text, validate=True), "<u2").astype(np.int32)
         codes = codes.reshape(codebooks, -1)
+        gain = float(settings["made"].get("gain", 0.0))  # songs of earlier versions had none
     except OSError as error:
         raise MusicotError(
             f"can't read {sidecar} ({error.strerror}), which tells how {path} was made"
@@ -155,4 +177,4 @@ def earlier_song(
             f"{sidecar} doesn't tell the audio tokens of {path}; make it again with "
             f"musicot generate --config-from {sidecar}"
         ) from None
-    return str(path), Plan.load(sidecar, model), codes
+    return EarlierSong(str(path), Plan.load(sidecar, model), codes, settings, gain)

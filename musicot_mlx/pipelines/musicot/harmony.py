@@ -12,6 +12,7 @@ import numpy as np
 
 from musicot_mlx.audio.harmony import heard_harmony, pitch_classes
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines import given
 from musicot_mlx.tokens.harmony import Key, parse_chord, parse_key
 from musicot_mlx.tokens.progressions import Bars, key_of, parse_bars, repeated
 from musicot_mlx.tokens.tempo import asked_tempo
@@ -19,18 +20,18 @@ from musicot_mlx.tokens.tempo import asked_tempo
 if TYPE_CHECKING:
     from musicot_mlx.pipelines.musicot.plan import Plan
 
-UNTOLD = 96.0  # beats a minute that bars are counted by where no tempo is known: 2.5 s a bar
+USUAL_BPM = 96.0  # beats a minute that bars are counted by where no tempo is known: 2.5 s a bar
 
 
 def tempi(plan: "Plan") -> np.ndarray:
     """Beats a minute of each segment's bars, (segments,), at least one: what the language model is
-    told, and where it is told nothing the plan's own tempo.
+    conditioned on, and where that is nothing the plan's own tempo.
     """
-    told = [
+    named_bpm = [
         asked_tempo(plan.tags, (text, plan.prompt), exact=plan.bpm)
         for text in plan.words() or [None]
     ]
-    return np.array([bpm or plan.bpm or UNTOLD for bpm in told])
+    return np.array([bpm or plan.bpm or USUAL_BPM for bpm in named_bpm])
 
 
 def bar_starts(plan: "Plan") -> np.ndarray:
@@ -72,10 +73,10 @@ def placed(plan: "Plan", bars: Sequence[str], segments: Sequence[int]) -> Bars:
             f"no bar begins in segments {', '.join(map(str, segments))}; a bar lasts "
             f"{240 / tempi(plan)[segments[0]]:.3g} s"
         )
-    kept = list(plan.chords or ("N",) * len(starts))
+    changed = list(plan.chords or ("N",) * len(starts))
     for bar, chord in zip(inside, repeated(bars, len(inside)), strict=True):
-        kept[bar] = chord
-    return tuple(kept)
+        changed[bar] = chord
+    return tuple(changed)
 
 
 def carried(before: "Plan", after: "Plan", order: Sequence[int | None]) -> Bars:
@@ -109,7 +110,7 @@ def check(plan: "Plan", where: str) -> None:
         raise MusicotError(f"{where}: {error}") from error
 
 
-def heard(plan: "Plan", waveform: np.ndarray, sample_rate: int) -> tuple[Bars, Key]:
+def of_audio(plan: "Plan", waveform: np.ndarray, sample_rate: int) -> tuple[Bars, Key]:
     """The chords that a waveform has in the plan's bars, read in halves of a bar, and its key."""
     starts = bar_starts(plan)
     middles = (starts[:-1] + starts[1:]) / 2
@@ -123,7 +124,7 @@ def heard(plan: "Plan", waveform: np.ndarray, sample_rate: int) -> tuple[Bars, K
 def wanted_key(text: str | None) -> Key | None:
     """The key that a user asks for; MusicotError for what is none."""
     try:
-        return None if text is None else parse_key(text)
+        return None if text is None else parse_key(given.text("key", text))
     except ValueError as error:
         raise MusicotError(str(error)) from error
 
@@ -131,7 +132,10 @@ def wanted_key(text: str | None) -> Key | None:
 def wanted_bars(text: str | Sequence[str], key: Key | None) -> Bars:
     """The bars that a user writes, as one text or one a bar; MusicotError for what is no chord."""
     try:
-        return parse_bars(text if isinstance(text, str) else " | ".join([*text, ""]), key)
+        bars = given.items(text)
+        if bars is not None:
+            text = " | ".join([*(given.text("a chord", bar) for bar in bars), ""])
+        return parse_bars(given.text("chords", text), key)
     except ValueError as error:
         raise MusicotError(str(error)) from error
 

@@ -9,6 +9,7 @@ from musicot_mlx.pipelines.options import (
     Options,
     Progress,
     Reference,
+    bpm_option,
     candidates_option,
     duration_option,
     option,
@@ -34,6 +35,8 @@ class MusicotOptions(Options):
         flags=("--plan",),
         metavar="FILE",
         saved="given",
+        takes="a Plan; Plan.load(file, model) reads one",
+        needs=("codes", "vector", "chord_changes"),
     )
     keep: "Song | str | Path | None" = option(
         None,
@@ -43,6 +46,7 @@ class MusicotOptions(Options):
         flags=("--keep-from",),
         metavar="FILE",
         saved="given",
+        needs=("waveform", "plan"),
     )
     duration: float = duration_option()
     seed: int = seed_option()
@@ -93,6 +97,7 @@ class MusicotOptions(Options):
         metavar="TEXT",
         planning=True,
     )
+    bpm: float | None = bpm_option()
     thought_temperature: float | None = option(
         None,
         "temperature of the thoughts, 0 is greedy (default: the model's; 0.65 in the paper)",
@@ -192,6 +197,12 @@ class MusicotOptions(Options):
         offered=SAMPLERS[:2],
         flags=("--sampler",),
     )
+    loop: bool = option(
+        False,
+        "whole bars, nearest to the duration, that join without a seam when they are repeated",
+        kind=bool,
+        flags=("--loop",),
+    )
     progress: Progress | None = progress_option()
 
     @property
@@ -200,13 +211,13 @@ class MusicotOptions(Options):
         return {name: getattr(self, name) for name in PLANNING}
 
     def saved(self) -> dict[str, Any]:
-        found = super().saved()
+        settings = super().saved()
         if self.plan is not None:
-            found["duration"] = self.plan.duration
-            found["prompt"] = self.plan.prompt if self.prompt is None else self.prompt
+            settings["duration"] = self.plan.duration
+            settings["prompt"] = self.plan.prompt if self.prompt is None else self.prompt
         if self.keep is not None:
-            found["keep"] = str(self.keep) if isinstance(self.keep, (str, Path)) else IN_MEMORY
-        return found
+            settings["keep"] = str(self.keep) if isinstance(self.keep, (str, Path)) else IN_MEMORY
+        return settings
 
 
 IN_MEMORY = "a song in memory"

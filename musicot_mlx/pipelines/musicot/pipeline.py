@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx import __version__
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.diffusion import sample_windows
 from musicot_mlx.generation.semantic import audio_many
 from musicot_mlx.models.clap import Clap, ClapConfig
@@ -27,14 +28,17 @@ from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTok
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.mastering import Mastering
 from musicot_mlx.pipelines.musicot import FAMILY
 from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
+from musicot_mlx.pipelines.musicot.loop import loop_seconds, looped
 from musicot_mlx.pipelines.musicot.options import MusicotOptions
 from musicot_mlx.pipelines.musicot.plan import Plan
-from musicot_mlx.pipelines.musicot.planning import Planner, Sampling, UsualHarmony, stage_key
+from musicot_mlx.pipelines.musicot.planning import MusicotSampling, Planner, UsualHarmony, stage_key
+from musicot_mlx.pipelines.musicot.wording import Wording
 from musicot_mlx.pipelines.options import Progress
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
-from musicot_mlx.pipelines.song import Clock, Song, Stream, joined, passed, soft_limit
+from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, heard, passed
 from musicot_mlx.weights.hub import resolve
 
 PARTS: dict[str, tuple[type, type]] = {
@@ -70,8 +74,9 @@ def load(
     networks = dict(loaded.networks)
     return MusicotPipeline(
         embedder=ClapEmbedder(networks.pop("clap"), loaded.file("tokenizer.json")),
-        sampling=loaded.section("sampling", Sampling),
+        sampling=loaded.section("sampling", MusicotSampling),
         usual_harmony=loaded.section("usual_harmony", UsualHarmony),
+        wording=loaded.section("wording", Wording),
         name=called,
         space_name=str(loaded.config.get("space", "clap")),
         adapters=loaded.adapters,
@@ -97,8 +102,9 @@ class MusicotPipeline(Planner):
         semantic_tokenizer: SemanticTokenizer,
         diffusion: SemanticDiffusion,
         vae: VAE,
-        sampling: Sampling,
+        sampling: MusicotSampling,
         usual_harmony: UsualHarmony | None = None,
+        wording: Wording | None = None,
         name: str,
         space_name: str = "clap",
         adapters: Sequence[str] = (),
@@ -110,6 +116,7 @@ class MusicotPipeline(Planner):
             semantic_lm=semantic_lm,
             sampling=sampling,
             usual_harmony=usual_harmony,
+            wording=wording,
             name=name,
             space_name=space_name,
         )
@@ -151,13 +158,17 @@ class MusicotPipeline(Planner):
         options are those of MusicotOptions. With `candidates` several songs are drawn in one batch,
         and the one nearest to its prompt and plan is kept: it is the song that its own seed, in the
         settings, makes alone. Raises MusicotError for input that does not fit, TypeError for an
-        unknown option.
+        unknown option, RunError where there is nothing to be heard, also with another seed.
         """
         wish, clock = MusicotOptions.of(self.sampling, prompt, **options), Clock()  # 1. the wish
         if wish.candidates > 1:
             return self._best_of(wish, clock)
+        return heard(lambda wish: self._song(wish, clock), wish)
+
+    def _song(self, wish: MusicotOptions, clock: Clock) -> Song:
+        """The song of a wish."""
+        plan = self._planned(wish, clock)  # 2. thoughts
         kept = self._kept(wish)
-        plan = self._plan(wish, clock)  # 2. thoughts
         with clock("tokens"):  # 3. semantic codes
             codes = list(self.audio_tokens(plan, wish, kept))
         return self._rendered(plan, codes, wish, kept, clock)  # 4. diffusion and 5. VAE
@@ -166,14 +177,21 @@ class MusicotPipeline(Planner):
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
         The plan is made at the call, the rest as chunks are taken; joined, they are the song that
-        `generate` makes. Raises as `generate` does.
+        `generate` makes with the stream's own `gain`. Raises as `generate` does.
         """
-        wish, codes = MusicotOptions.of(self.sampling, prompt, **options), []
+        wish = MusicotOptions.of(self.sampling, prompt, **options)
         wish.require_one_candidate()
-        kept = self._kept(wish)
+        if wish.loop:
+            raise MusicotError("a loop begins with what follows its end; make it without streaming")
+        return Stream(self._take, wish, self.sample_rate, self._settings)
+
+    def _take(self, wish: MusicotOptions) -> Take:
+        """The song of a wish, begun."""
+        kept, codes = self._kept(wish), []
         plan = self._plan(wish, Clock())
         blocks = passed(self.audio_tokens(plan, wish, kept), codes)
-        return Stream(plan, codes, self.waveform(plan, blocks, wish, kept))
+        chunks = self.waveform(plan, blocks, wish, kept)
+        return Take(plan, codes, chunks, self._mastering(plan, wish, kept))
 
     def _rendered(
         self,
@@ -187,10 +205,30 @@ class MusicotPipeline(Planner):
         with clock("diffusion"):
             latents = list(self.latents(plan, codes, wish, kept))
         with clock("decode"):
-            samples, channels = self._samples(plan), self.vae.config.audio_channels
-            waveform = joined(self.decode(plan, iter(latents), wish, kept), samples, channels)
-        tokens = np.concatenate(codes, axis=-1).astype(np.int32)
-        return Song(waveform, self.sample_rate, tokens, plan, self._settings(wish), clock.seconds)
+            chunks = self.decode(plan, iter(latents), wish, kept)
+            channels = self.vae.config.audio_channels
+            made = self._mastering(plan, wish, kept).whole(chunks, channels)
+        return Song(
+            made.waveform,
+            self.sample_rate,
+            np.concatenate(codes, axis=-1).astype(np.int32),
+            plan,
+            self._settings(wish),
+            clock.seconds,
+            made.gain,
+            made.fault,
+        )
+
+    def _mastering(self, plan: Plan, wish: MusicotOptions, kept: Kept | None) -> Mastering:
+        gain = None if kept is None else kept.gain
+        loop = round(loop_seconds(plan) * self.sample_rate) if wish.loop else None
+        return Mastering(wish, self.sample_rate, self._samples(plan), loop=loop, gain=gain)
+
+    def _planned(self, wish: MusicotOptions, clock: Clock) -> Plan:
+        """The plan of a song, or of a loop."""
+        if not wish.loop:
+            return self._plan(wish, clock)
+        return self.check_plan(looped(wish, lambda wish: self._plan(wish, clock)), "the plan")
 
     def audio_tokens(
         self, plan: Plan, wish: MusicotOptions, kept: Kept | None = None
@@ -227,7 +265,7 @@ class MusicotPipeline(Planner):
             key=stage_key(wish.seed, "diffusion"),
             chords=plan.chord_changes(),
             first=0 if kept is None else kept.first,
-            made=None if kept is None else kept.latents,
+            past=None if kept is None else kept.latents,
             progress=wish.progress
             and (lambda done, total: wish.progress("diffusion", done, total)),
         )
@@ -239,8 +277,10 @@ class MusicotPipeline(Planner):
         wish: MusicotOptions,
         kept: Kept | None = None,
     ) -> Iterator[np.ndarray]:
-        """The waveform of latents in chunks (samples, channels), the earlier song's sound first."""
-        samples, made = self._samples(plan), 0
+        """The waveform of latents in chunks (samples, channels), the earlier song's sound first, at
+        the level that the model makes it.
+        """
+        samples, done = self._samples(plan), 0
         if kept is not None:
             latents = itertools.chain([kept.latents], latents)
         chunks = map(np.array, self.vae.decode_stream(latents, longest=self.decode_latents))
@@ -252,11 +292,10 @@ class MusicotPipeline(Planner):
                 seam=round(SEAM_SECONDS * self.sample_rate),
             )
         for chunk in chunks:
-            chunk = chunk[: samples - made]
-            chunk = soft_limit(chunk) if kept is None else chunk  # join has done it
-            made += len(chunk)
+            chunk = chunk[: samples - done]
+            done += len(chunk)
             if wish.progress:
-                wish.progress("waveform", made, samples)
+                wish.progress("waveform", done, samples)
             yield chunk
 
     def waveform(
@@ -295,9 +334,9 @@ class MusicotPipeline(Planner):
         wishes = [replace(wish, seed=seed, candidates=1) for seed in seeds]
         kept = self._kept(wish)
         if wish.plan is None:
-            plans = [self._plan(own, clock) for own in wishes]
+            plans = [self._planned(own, clock) for own in wishes]
         else:
-            plans = [self._plan(wish, clock)] * len(seeds)
+            plans = [self._planned(wish, clock)] * len(seeds)
         with clock("tokens"):
             tokens = self._batch(plans, seeds, wish, kept)
 
@@ -312,6 +351,7 @@ class MusicotPipeline(Planner):
                 song.waveform,
                 song.sample_rate,
                 seed=seeds[number],
+                fault=song.fault,
                 prompt=plans[number].vector,
                 thoughts=plans[number].embeddings,
             )

@@ -6,7 +6,6 @@ Plans don't change: every edit returns a new one, whose history tells how it cam
 count from 0; -1 is the last, and a slice means several.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,26 +15,33 @@ import numpy as np
 
 from musicot_mlx.atomic import write_json
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.given import items, needed, number, path_of, seed_of, shown
 from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.activity import activity
+from musicot_mlx.pipelines.musicot.options import MusicotOptions
 from musicot_mlx.pipelines.musicot.origin import Origin, guests
 from musicot_mlx.pipelines.musicot.plan_file import FORMAT, VERSION, checked, plan_within, read_plan
 from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
-    Composer,
+    PlanModel,
     audio_of,
+    embed_windows,
     from_words,
-    hear,
     is_file,
     quantised,
     slerp,
     spread,
     window_count,
 )
+from musicot_mlx.pipelines.options import checked as checked_option
 from musicot_mlx.tokens.progressions import chord_changes, transposed
 
 Where = int | slice | Sequence[int]
-BEGINS, NEAR = 8, 0.02  # numbers of each vector that a file keeps; 16-bit weights differ by less
+_PLACES = "segments are whole numbers, counted from 0"
+FINGERPRINT, NEAR = (
+    8,
+    0.02,
+)  # numbers of each vector that a file keeps; 16-bit weights differ by less
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Plan:
     chords: tuple[str, ...] = ()
     bpm: float = 0.0
     space: str | None = None  # id of the space that the thoughts live in; None: not said
-    model: Composer | None = field(default=None, repr=False, compare=False)
+    model: PlanModel | None = field(default=None, repr=False, compare=False)
 
     @property
     def segments(self) -> int:
@@ -163,8 +169,15 @@ class Plan:
         be goes the same way; `where` morphs these segments only: `plan.morph(plan[3], 0.5,
         where=1)`. Raises MusicotError for an amount beyond 0 to 1.
         """
-        if not 0 <= amount <= 1:
-            raise MusicotError(f"the amount of a morph is {amount}; give 0 (none) to 1 (the other)")
+        amount = needed(
+            "the amount of a morph",
+            amount,
+            low=0,
+            high=1,
+            words="give 0 (none) to 1 (the other)",
+        )
+        if not isinstance(other, Plan):
+            raise MusicotError(f"a plan morphs into another plan, not into {shown(other)}")
         places = list(range(self.segments)) if where is None else self._places(where)
         columns = spread(other.segments, len(places))
         theirs = other.codes[:, columns]
@@ -190,7 +203,7 @@ class Plan:
             changes["vector"] = (
                 nearer.vector if amount in (0, 1) else slerp(self.vector, other.vector, amount)
             )
-        record = {"edit": "morph", "segments": places, "amount": float(amount)}
+        record = {"edit": "morph", "segments": places, "amount": amount}
         record["by"] = other.prompt or str(other.origins[0])
         return self._edited(record, codes=codes, origins=origins, **changes)
 
@@ -204,17 +217,17 @@ class Plan:
     ) -> "Plan":
         """New thoughts from the LM in all segments but the locked ones, which keep their codes.
 
-        In the level-major order a locked segment's coarse code is heard by the segments after it,
-        and by all segments at the finer levels.
+        In the level-major order the segments after a locked one attend to its coarse code, and so
+        do all segments at the finer levels.
         """
         locked = set(self._places(lock)) if not _is_empty(lock) else set()
         free = [i for i in range(self.segments) if i not in locked]
         if not free:
             raise MusicotError("all segments are locked; leave one out to have it drawn anew")
-        given = self.codes.copy()
-        given[:, free] = -1
+        locked_codes = self.codes.copy()
+        locked_codes[:, free] = -1
         return self._drawn(
-            given,
+            locked_codes,
             {"edit": "redraw", "segments": free, "seed": self._seed(seed)},
             thought_temperature=thought_temperature,
             thought_guidance=thought_guidance,
@@ -248,7 +261,7 @@ class Plan:
 
     def transpose(self, semitones: int) -> "Plan":
         """The same thoughts with key and chords so many semitones higher (lower below 0)."""
-        semitones = operator.index(semitones)
+        semitones = needed("semitones", semitones, low=-1200, high=1200, whole=True)
         if not self.chords:
             raise MusicotError("this plan names no chords to transpose; give it some: with_chords")
         key = harmony.wanted_key(self.key)
@@ -286,15 +299,16 @@ class Plan:
 
         Raises MusicotError for a song that would last over 300 s.
         """
+        seconds = needed("seconds", seconds, unit="s")
         if not 0 < seconds < np.inf:
             raise MusicotError(f"a plan can't be extended by {seconds:g} s")
-        duration = self.duration + float(seconds)
-        more = self._model().segments(duration) - self.segments
+        duration = self.duration + seconds
         _check_length(duration)
-        given = np.pad(self.codes, ((0, 0), (0, more)), constant_values=-1)
+        more = self._model().segments(duration) - self.segments
+        locked_codes = np.pad(self.codes, ((0, 0), (0, more)), constant_values=-1)
         return self._drawn(
-            given,
-            {"edit": "extend", "seconds": float(seconds), "seed": self._seed(seed)},
+            locked_codes,
+            {"edit": "extend", "seconds": seconds, "seed": self._seed(seed)},
             duration=duration,
             thought_temperature=thought_temperature,
             thought_guidance=thought_guidance,
@@ -313,13 +327,14 @@ class Plan:
         Sources are those of `replace`. count: how many segments; None: one of a text, all of audio
         and of a plan.
         """
-        before = operator.index(before)
+        before = needed("before", before, whole=True)
         if not 0 <= before <= self.segments:
             raise MusicotError(
                 f"can't insert before segment {before}; this plan takes 0 to {self.segments}"
             )
-        if count is not None and not 1 <= count <= 1000:
-            raise MusicotError(f"can't insert {count} segments; insert at least 1")
+        count = number(
+            "count", count, low=1, high=1000, whole=True, words="insert at least 1, at most 1000"
+        )
         seed = self._seed(seed)
         if count is None and not isinstance(source, (str, Plan)) or is_file(source):
             count = count or window_count(audio_of(source), self.thought_seconds)
@@ -344,8 +359,7 @@ class Plan:
 
     def repeat(self, where: Where, times: int = 1) -> "Plan":
         """These segments once more, `times` over, after the last of them."""
-        if not 1 <= operator.index(times) <= 1000:
-            raise MusicotError(f"can't repeat segments {times} times; repeat at least once")
+        times = needed("times", times, low=1, high=1000, whole=True, words="repeat at least once")
         places = self._places(where)
         after = max(places) + 1
         order = [*range(after), *places * times, *range(after, self.segments)]
@@ -395,7 +409,7 @@ class Plan:
             "thought_seconds": self.thought_seconds,
             "codes": self.codes.tolist(),
             "begins": [
-                [round(float(v), 3) for v in row[:BEGINS]]
+                [round(float(v), 3) for v in row[:FINGERPRINT]]
                 for row in self.embeddings[: self.segments]
             ],
             "origins": [
@@ -408,10 +422,10 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, whole or not at all."""
-        write_json(path, self.to_dict())
+        write_json(path_of("path", path), self.to_dict())
 
     @classmethod
-    def load(cls, source: "str | Path | dict[str, Any]", model: Composer) -> "Plan":
+    def load(cls, source: "str | Path | dict[str, Any]", model: PlanModel) -> "Plan":
         """A saved plan, from a file, the .json beside a song, or its JSON object, for the model
         that is to render it.
 
@@ -421,7 +435,7 @@ class Plan:
         if isinstance(source, dict):
             where, value = "the plan", checked(plan_within(source), "the plan")
         else:
-            where, value = str(source), read_plan(Path(source))
+            where, value = str(source), read_plan(path_of("the plan", source))
         codes = np.array(value["codes"], dtype=np.int32)
         # version 1 didn't say where thoughts came from
         origins = value.get("origins", [{"kind": "unknown"}] * codes.shape[1])
@@ -443,21 +457,21 @@ class Plan:
             space=value.get("space"),
         )
         plan = model.check_plan(plan, where)
-        for row, begins in zip(plan.embeddings, value.get("begins", ()), strict=False):
-            if not np.allclose(row[: len(begins)], begins[: len(row)], rtol=0, atol=NEAR):
+        for row, fingerprint in zip(plan.embeddings, value.get("begins", ()), strict=False):
+            if not np.allclose(row[: len(fingerprint)], fingerprint[: len(row)], rtol=0, atol=NEAR):
                 raise MusicotError(
                     f"{where} was made with another model: its codes mean other thoughts to this "
                     "one; pass --model, or plan anew"
                 )
         return plan
 
-    def with_vectors(self, embeddings: np.ndarray, model: Composer) -> "Plan":
+    def with_vectors(self, embeddings: np.ndarray, model: PlanModel) -> "Plan":
         """The same plan with the vectors of its thoughts and the model that it is for."""
         return replace(self, embeddings=embeddings, model=model)
 
     # --- how edits are made -----------------------------------------------------------------------
 
-    def _model(self) -> Composer:
+    def _model(self) -> PlanModel:
         if self.model is None:
             raise MusicotError(
                 "this plan has no model at hand; load it with Plan.load(path, model)"
@@ -466,19 +480,21 @@ class Plan:
 
     def _seed(self, seed: int | None) -> int:
         """A seed that no edit before had, unless one is asked for."""
+        seed = seed_of(seed)
         return self.seed + 1 + len(self.history) if seed is None else seed
 
     def _places(self, where: Where) -> list[int]:
         """Segments as non-negative numbers, in the order given."""
         count = self.segments
         if isinstance(where, slice):
-            places = list(range(count))[where]
-        else:
-            single = not isinstance(where, Sequence) and not hasattr(where, "__len__")
             try:
-                places = [operator.index(i) for i in ([where] if single else where)]
+                places = list(range(count))[where]
             except TypeError:
-                raise MusicotError(f"segments are whole numbers, got {where!r}") from None
+                raise MusicotError(f"{_PLACES}, got {shown(where)}") from None
+        else:
+            several = items(where)
+            wanted = [where] if several is None else several
+            places = [needed("a place", place, whole=True, words=_PLACES) for place in wanted]
             for place in places:
                 if not -count <= place < count:
                     # IndexError as well, so that a plan can be looped over
@@ -508,37 +524,37 @@ class Plan:
             origins = [Origin("words", words, seed=seed)] * count
             return codes, origins, {"by": words, "seed": seed}
         audio, step = audio_of(source), self.thought_seconds
-        if not 0 <= start < np.inf:
-            raise MusicotError(f"audio can't be heard from {start} s on; give seconds from 0")
+        start = needed("start", start, low=0, high=1e9, unit="s")
         windows = list(range(min(count, window_count(audio, step, start))))
-        codes = quantised(model, hear(model, audio, step, windows, offset=start))
+        codes = quantised(model, embed_windows(model, audio, step, windows, offset=start))
         file = None if isinstance(audio, tuple) else str(audio)
         origins = [Origin("audio", file=file, start=start + window * step) for window in windows]
         return codes, origins, {"by": file or "audio"}
 
     def _drawn(
         self,
-        given: np.ndarray,
+        locked_codes: np.ndarray,
         record: dict[str, Any],
         *,
         duration: float | None = None,
         thought_temperature: float | None,
         thought_guidance: float | None,
     ) -> "Plan":
-        """The plan with codes from the LM wherever `given` holds -1."""
+        """The plan with codes from the LM wherever `locked_codes` holds -1."""
+        about = MusicotOptions.about()
         codes = self._model().draw_thoughts(
             self.vector,
             words=self.prompt,
             tags=self.tags,
             lyrics=self.lyrics,
-            segments=given.shape[1],
-            given=given,
+            segments=locked_codes.shape[1],
+            locked_codes=locked_codes,
             seed=record["seed"],
-            thought_temperature=thought_temperature,
-            thought_guidance=thought_guidance,
+            thought_temperature=checked_option(about["thought_temperature"], thought_temperature),
+            thought_guidance=checked_option(about["thought_guidance"], thought_guidance),
         )[0]
         drawn = Origin("drawn", self.prompt, seed=record["seed"])
-        free = (given < 0).any(axis=0)
+        free = (locked_codes < 0).any(axis=0)
         origins = [drawn if is_free else self.origins[i] for i, is_free in enumerate(free)]
         return self._edited(
             record, codes=codes, origins=origins, duration=duration or self.duration

@@ -44,9 +44,9 @@ def read_plan(path: Path) -> dict[str, Any]:
 def plan_within(value: Any) -> Any:
     """The plan of a song's settings, where `value` is such; else `value` itself."""
     if isinstance(value, dict) and "format" in value and value["format"] != FORMAT:
-        made = value.get("made")
-        found = made.get("plan") if isinstance(made, dict) else None
-        return found or value.get("plan") or value
+        outcome = value.get("made")
+        plan = outcome.get("plan") if isinstance(outcome, dict) else None
+        return plan or value.get("plan") or value
     return value
 
 
@@ -61,8 +61,8 @@ def checked(value: Any, where: str) -> dict[str, Any]:
         raise MusicotError(
             f"{where} is a plan of version {_shown(version)}, expected 1 to {VERSION}; {hint}"
         )
-    if found := problem(value, schema()):
-        raise MusicotError(f"{where} is a damaged plan: {found}")
+    if wrong := problem(value, schema()):
+        raise MusicotError(f"{where} is a damaged plan: {wrong}")
     rows = {len(row) for row in value["codes"]}
     if len(rows) != 1:
         raise MusicotError(f"{where} is a damaged plan: the rows of codes differ in length")
@@ -117,8 +117,8 @@ def problem(value: Any, rules: dict[str, Any], place: str = "") -> str | None:
 
 def _problems(parts: Iterator[tuple[str, Any, dict[str, Any]]]) -> Iterator[str]:
     for place, value, rules in parts:
-        if found := problem(value, rules, place):
-            yield found
+        if wrong := problem(value, rules, place):
+            yield wrong
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -3,6 +3,7 @@
 What planning needs is a part of the model alone: CLAP, the quantiser and the language model.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy as np
 
 from musicot_mlx.audio.files import read_audio
 from musicot_mlx.audio.signals import tempo
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.generation.semantic import plan_many
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.given import items, number
 from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.conditioning import Conditioning
 from musicot_mlx.pipelines.musicot.options import PLANNING, MusicotOptions
@@ -26,13 +28,14 @@ from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
     blended,
     checked_audio,
-    hear,
+    embed_windows,
     length_of,
     quantised,
     unit,
     vectors_of,
     window_count,
 )
+from musicot_mlx.pipelines.musicot.wording import Wording, told, vocabulary
 from musicot_mlx.pipelines.options import LONGEST, SHORTEST, files_of
 from musicot_mlx.pipelines.renderer import Space
 from musicot_mlx.pipelines.song import Clock
@@ -41,7 +44,7 @@ from musicot_mlx.tokens.tempo import asked_tempo, fold, is_tempo, named_tempo, n
 
 
 @dataclass(frozen=True)
-class Sampling:
+class MusicotSampling:
     """How a model is best sampled: the `sampling` section of config.json; each call may say
     otherwise.
     """
@@ -78,8 +81,9 @@ class Planner:
         embedder: ClapEmbedder,
         rvq: ResidualVQ,
         semantic_lm: SemanticLM,
-        sampling: Sampling,
+        sampling: MusicotSampling,
         usual_harmony: UsualHarmony | None = None,
+        wording: Wording | None = None,
         name: str,
         space_name: str = "clap",
     ) -> None:
@@ -91,7 +95,10 @@ class Planner:
             space_name, config.clap_dim, config.thought_codebooks, config.thought_seconds
         )
         self.conditioning = Conditioning(
-            embedder, semantic_lm, tag_threshold=sampling.tag_threshold
+            embedder,
+            semantic_lm,
+            wording=wording or Wording(),
+            tag_threshold=sampling.tag_threshold,
         )
 
     def plan(self, prompt: str | None = None, **options: Any) -> Plan:
@@ -109,14 +116,15 @@ class Planner:
         chords that are none or that the model has no ear for.
         """
         among = (*PLANNING, "seed", "progress")
-        wish = MusicotOptions.of(self.sampling, prompt, among=among, **options)
-        return self._plan(wish, Clock())
+        MusicotOptions.require_known(options, among)
+        return self._plan(MusicotOptions.of(self.sampling, prompt, **options), Clock())
 
     def _plan(self, wish: MusicotOptions, clock: Clock) -> Plan:
         """The plan of a wish: the one it holds, or a new one."""
         if wish.plan is not None:
             with clock("plan"):
                 return self.check_plan(wish.plan, "the plan")
+        wish = replace(wish, prompt=wish.words)
         prompt, files = wish.prompt, files_of(wish.reference)
         if prompt is not None and not prompt.strip():
             raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
@@ -127,13 +135,28 @@ class Planner:
         vector = None
         if prompt is not None:
             with clock("text"):
-                vector = self.clap.embed_text([prompt])[0]
+                vector = self.text_vector(prompt)
         with clock("plan"):
             if wish.reference is None:
                 plan = self._drawn(vector, wish)
             else:
                 plan = self._borrowed(vector, files, wish)
+            self._tell(plan)
             return self.check_plan(self._harmonised(plan, wish), "the plan")
+
+    def _tell(self, plan: Plan) -> None:
+        """Warn of what a prompt asks for and will not get."""
+        line = told(
+            plan.prompt or "",
+            name=self.name,
+            wording=self.conditioning.wording,
+            tags=plan.tags,
+            names=self.semantic_lm.config.tags,
+            knows_harmony=self.knows_harmony,
+            lyrics=plan.lyrics,
+        )
+        if line is not None:
+            warnings.warn(line, MusicotWarning, stacklevel=2)
 
     @property
     def knows_harmony(self) -> bool:
@@ -152,16 +175,16 @@ class Planner:
         if not bpm:  # nothing tells it a tempo, but chords must change at some pace
             usual_tempo = self.semantic_lm.usual_tempo(plan.vector, plan.prompt)
             bpm = asked_tempo([usual_tempo] if usual_tempo else [], ())
-        told = harmony.wanted_key(wish.key) or named_key(plan.prompt)
-        bars = named_bars(plan.prompt, told) if wish.chords is None else ()
+        in_key = harmony.wanted_key(wish.key) or named_key(plan.prompt)
+        bars = named_bars(plan.prompt, in_key) if wish.chords is None else ()
         if wish.chords is not None:
-            bars = harmony.wanted_bars(wish.chords, told)
+            bars = harmony.wanted_bars(wish.chords, in_key)
         elif not bars:
             rows = self.usual_harmony.progressions
-            told, bars = usual(rows, plan.tags, plan.prompt, plan.seed, key=told)
+            in_key, bars = usual(rows, plan.tags, plan.prompt, plan.seed, key=in_key)
         plan = replace(plan, bpm=bpm)
         bars = harmony.fitted(plan, bars)
-        return replace(plan, key=harmony.named(told, bars), chords=bars)
+        return replace(plan, key=harmony.named(in_key, bars), chords=bars)
 
     def _drawn(self, vector: np.ndarray, wish: MusicotOptions) -> Plan:
         """A plan that the LM draws under the prompt's vector (dim,)."""
@@ -173,6 +196,7 @@ class Planner:
             vector,
             segments=segments,
             seed=wish.seed,
+            words=wish.prompt,
             tags=tags,
             lyrics=wish.lyrics or "",
             thought_temperature=wish.thought_temperature,
@@ -190,13 +214,15 @@ class Planner:
     ) -> Plan:
         """A plan of the thoughts of a reference, under the prompt's vector or the reference's."""
         segments, step = self.segments(wish.duration), self.semantic_lm.config.thought_seconds
-        weights = wish.reference_weights or [1.0] * len(files)
-        heard = blended(self, files, weights, step, segments)  # (segments, dim)
-        vector = unit(heard.mean(0)) if vector is None else vector
+        given = wish.reference_weights
+        weights = [1.0] * len(files) if given is None else items(given) or [given]
+        embeddings = blended(self, files, weights, step, segments)  # (segments, dim)
+        vector = unit(embeddings.mean(0)) if vector is None else vector
         names = " + ".join(Path(file).name for file in files)
         origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
-        tags = self.conditioning.song_tags(vector, wish.tags, wish.prompt)
-        return self._made(quantised(self, heard), vector, tags, [origin] * segments, wish)
+        words = f"{wish.bpm:g} BPM" if wish.prompt is None and wish.bpm else wish.prompt
+        tags = self.conditioning.song_tags(vector, wish.tags, words)
+        return self._made(quantised(self, embeddings), vector, tags, [origin] * segments, wish)
 
     def _made(
         self,
@@ -239,11 +265,15 @@ class Planner:
         neither the call nor the prompt names them; bars are counted from the beginning. Raises
         MusicotError for audio that can't be read, or is shorter than `duration`.
         """
-        audio = checked_audio(audio)
+        asked = number("duration", duration, unit="s")
+        wish = MusicotOptions.of(
+            self.sampling, prompt, seed=seed, lyrics=lyrics, tags=tags, key=key, chords=chords
+        )
+        prompt, audio = wish.prompt, checked_audio(audio)
         frames, rate = length_of(audio)
         name = "the audio" if isinstance(audio, tuple) else str(audio)
         lasts = frames / rate
-        duration = lasts if duration is None else duration
+        duration = lasts if asked is None else asked
         if not SHORTEST <= duration <= LONGEST:
             raise MusicotError(
                 f"{name}: {duration:.4g} s; a plan covers {SHORTEST:g} to {LONGEST:g} s, so pass a "
@@ -255,18 +285,16 @@ class Planner:
             )
         step, segments = self.semantic_lm.config.thought_seconds, self.segments(duration)
         windows = np.minimum(np.arange(segments), window_count(audio, step) - 1)
-        heard = hear(self, audio, step, windows.tolist())  # (segments, dim)
-        vector = unit(heard.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
+        embeddings = embed_windows(self, audio, step, windows.tolist())  # (segments, dim)
+        vector = unit(embeddings.mean(0)) if prompt is None else self.text_vector(prompt)
         file = None if isinstance(audio, tuple) else str(audio)
         origins = [Origin("audio", file=file, start=float(window * step)) for window in windows]
-        wish = MusicotOptions(
-            prompt=prompt, duration=duration, seed=seed, lyrics=lyrics, key=key, chords=chords
-        )
-        chosen = self.conditioning.song_tags(vector, tags, prompt)
-        plan = self._made(quantised(self, heard), vector, chosen, origins, wish)
+        wish = replace(wish, duration=duration)
+        song_tags = self.conditioning.song_tags(vector, wish.tags, prompt)
+        plan = self._made(quantised(self, embeddings), vector, song_tags, origins, wish)
         if self.knows_harmony:
-            plan = self._overheard(plan, audio, wish, free=tags is None)
-        elif key is not None or chords is not None:
+            plan = self._overheard(plan, audio, wish, free=wish.tags is None)
+        elif wish.key is not None or wish.chords is not None:
             plan = self._harmonised(plan, wish)  # which says that it knows none
         return self.check_plan(plan, "the plan")
 
@@ -284,8 +312,23 @@ class Planner:
         if named or not pace:
             return self._harmonised(plan, wish)
         plan = replace(plan, bpm=fold(pace))
-        bars, found = harmony.heard(plan, waveform[: round(plan.duration * rate)], rate)
-        return replace(plan, chords=bars, key=str(named_key(plan.prompt) or found))
+        bars, audio_key = harmony.of_audio(plan, waveform[: round(plan.duration * rate)], rate)
+        return replace(plan, chords=bars, key=str(named_key(plan.prompt) or audio_key))
+
+    def text_vector(self, words: str) -> np.ndarray:
+        """The CLAP vector (dim,) of what words ask for."""
+        return self.conditioning.vector(words)
+
+    def vocabulary(self) -> dict[str, Any]:
+        """What the model plays, by the words that ask for it: `styles` and `instruments` (family ->
+        tags), `tempi` (slowest, fastest BPM), whether `harmony` and singing (`sings`) mean anything
+        to it, families that can be `left_out`, and all other `words` that its captions had.
+        """
+        return vocabulary(
+            self.conditioning.wording,
+            self.semantic_lm.config.tags,
+            knows_harmony=self.knows_harmony,
+        )
 
     def frames(self, duration: float) -> int:
         """Audio tokens of `duration` seconds."""
@@ -305,23 +348,23 @@ class Planner:
         words: str | None = None,
         tags: Sequence[str] | None = None,
         lyrics: str = "",
-        given: np.ndarray | None = None,
+        locked_codes: np.ndarray | None = None,
         thought_temperature: float | None = None,
         thought_guidance: float | None = None,
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> np.ndarray:
         """Codes from the LM, int32 (songs, levels, segments), under a CLAP vector (dim,) and the
-        tags given or those that `words` call for.
+        tags given or those that `words` call for, led away from what these deny.
 
-        given: codes (levels, segments) that stay, -1 where free. Several songs draw from parts of
-        the seed, in one batch.
+        locked_codes: codes (levels, segments) that stay, -1 where free. Several songs draw from
+        parts of the seed, in one batch.
         """
         condition = self.conditioning.condition(
             vector, self.conditioning.tags(vector, tags, words), lyrics
         )
         key = stage_key(seed, "thoughts")
-        return plan_many(
+        codes = plan_many(
             self.semantic_lm,
             [condition] * songs,
             segments=segments,
@@ -330,12 +373,17 @@ class Planner:
             keys=[key] if songs == 1 else list(mx.random.split(key, songs)),
             top_k=top_k,
             top_p=top_p,
-            given=given,
+            locked_codes=locked_codes,
         )
+        leaving = self.conditioning.wording.leaving(words)
+        if leaving is None:
+            return codes
+        moved = np.stack([quantised(self, vectors_of(self, song) + leaving) for song in codes])
+        return moved if locked_codes is None else np.where(locked_codes < 0, moved, codes)
 
     def check_plan(self, plan: Plan, where: str) -> Plan:
         """The plan with its vectors, if it is one that this model can render; MusicotError
-        otherwise. A plan without thoughts (`Plan.without_thoughts`) is heard as its prompt.
+        otherwise. A plan without thoughts (`Plan.without_thoughts`) is rendered from its prompt.
         """
         self.space.require(plan.space, where)
         config, rvq = self.semantic_lm.config, self.rvq.config

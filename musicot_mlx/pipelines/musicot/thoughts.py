@@ -32,7 +32,7 @@ SHORTEST_HEARD = 0.1  # seconds; less has no sound to tell
 Audio = str | Path | tuple[np.ndarray, int]  # a file, or a waveform with its rate in Hz
 
 
-class Composer(Protocol):
+class PlanModel(Protocol):
     """What a plan asks of its model: MusicotPipeline has it."""
 
     clap: "ClapEmbedder"
@@ -43,10 +43,12 @@ class Composer(Protocol):
 
     def segments(self, duration: float) -> int: ...
 
+    def text_vector(self, words: str) -> np.ndarray: ...
+
     def draw_thoughts(self, vector: np.ndarray, **options: Any) -> np.ndarray: ...
 
 
-def from_words(model: Composer, text: str, count: int, seed: int) -> np.ndarray:
+def from_words(model: PlanModel, text: str, count: int, seed: int) -> np.ndarray:
     """Codes (levels, count) of `count` segments that sound like the text.
 
     Raises MusicotError for an empty text.
@@ -54,18 +56,18 @@ def from_words(model: Composer, text: str, count: int, seed: int) -> np.ndarray:
     text = " ".join(text.split())
     if not text:
         raise MusicotError("the text of a segment is empty; describe the music, e.g. 'solo piano'")
-    vector = model.clap.embed_text([text])[0]
+    vector = model.text_vector(text)
     drawn = model.draw_thoughts(vector, words=text, segments=count, seed=seed, songs=TRIES)
     near = [float((vectors_of(model, codes) @ vector).mean()) for codes in drawn]
     return drawn[int(np.argmax(near))]
 
 
-def vectors_of(model: Composer, codes: np.ndarray) -> np.ndarray:
+def vectors_of(model: PlanModel, codes: np.ndarray) -> np.ndarray:
     """Codes (levels, segments) as unit vectors float32 (segments, dim)."""
     return unit(np.array(model.rvq.decode(mx.array(codes)[None])[0].astype(mx.float32)))
 
 
-def quantised(model: Composer, vectors: np.ndarray) -> np.ndarray:
+def quantised(model: PlanModel, vectors: np.ndarray) -> np.ndarray:
     """Codes int32 (levels, segments) of vectors (segments, dim), taken at unit length."""
     unit_vectors = mx.array(unit(vectors))[None]
     return np.array(model.rvq.encode(unit_vectors)[0], dtype=np.int32)
@@ -117,8 +119,8 @@ def length_of(audio: Audio) -> tuple[int, int]:
     return (len(audio[0]), audio[1]) if isinstance(audio, tuple) else audio_frames(audio)
 
 
-def hear(
-    model: Composer,
+def embed_windows(
+    model: PlanModel,
     audio: Audio,
     seconds: float,
     windows: Sequence[int] | None = None,
@@ -132,9 +134,9 @@ def hear(
     reference for. Raises MusicotError for audio that can't be read or used.
     """
     picked = range(window_count(audio, seconds, offset)) if windows is None else windows
-    heard: dict[int, np.ndarray] = {}
+    by_window: dict[int, np.ndarray] = {}
     for window in picked:
-        if window in heard:
+        if window in by_window:
             continue
         start = offset + window * seconds
         if isinstance(audio, tuple):
@@ -143,12 +145,12 @@ def hear(
             piece = waveform[first : first + round(seconds * rate)]
         else:
             piece, rate = read_audio(audio, start=start, seconds=seconds)
-        heard[window] = model.clap.embed_audio(piece, rate)[0]
-    return np.stack([heard[window] for window in picked])
+        by_window[window] = model.clap.embed_audio(piece, rate)[0]
+    return np.stack([by_window[window] for window in picked])
 
 
 def blended(
-    model: Composer,
+    model: PlanModel,
     references: Sequence[Audio],
     weights: Sequence[float],
     seconds: float,
@@ -173,7 +175,7 @@ def blended(
     mixed = np.zeros((count, model.rvq.config.dim))
     for reference, weight in zip(references, weights, strict=True):
         windows = spread(window_count(reference, seconds), count).tolist()
-        mixed += weight / total * hear(model, reference, seconds, windows)
+        mixed += weight / total * embed_windows(model, reference, seconds, windows)
     return unit(mixed)
 
 

@@ -56,9 +56,9 @@ def caption(
         )
         return str(rng.choice(forms))
     if rng.random() < 0.28:
-        told = _told(piece, names, words, rng, start, end)
-        if told:
-            return str(rng.choice(told))
+        captions = _detailed(piece, names, words, rng, start, end)
+        if captions:
+            return str(rng.choice(captions))
     if kind < 0.22:  # one instrument that can be heard: what anchors are made of
         return str(rng.choice(words))
     if kind < 0.42:
@@ -85,7 +85,7 @@ def caption(
     return str(rng.choice(forms))
 
 
-def _told(
+def _detailed(
     piece: Piece,
     names: list[str],
     words: list[str],

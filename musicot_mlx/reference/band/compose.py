@@ -48,7 +48,7 @@ class Seat:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Passage:
     """A section in bars, and which seats play."""
 
     name: str
@@ -122,9 +122,9 @@ def compose(
     song = Song(kind, bpm, key, SCALES[mode], progressions, seats, {}, rng)
     form = _form(rng, kind, seats, bars, 240.0 / bpm)
     notes: list[Note] = []
-    for stretch in form:
-        for seat in stretch.seats:
-            notes.extend(_play(song, stretch, seat, last=stretch is form[-1]))
+    for passage in form:
+        for seat in passage.seats:
+            notes.extend(_play(song, passage, seat, last=passage is form[-1]))
     bar = 240.0 / bpm
     sections = tuple(
         Section(
@@ -143,22 +143,22 @@ def compose(
 
 
 def _harmony(
-    song: Song, form: Sequence[Stretch], key: Key, duration: float
+    song: Song, form: Sequence[Passage], key: Key, duration: float
 ) -> tuple[tuple[float, str], ...]:
     """(second, chord) at every change; after the last bar the tonic triad rings on."""
     bar = STEPS * song.step
-    heard = [
-        ((stretch.first + index) * bar, chord_of(song.chord(stretch.name, index)).name(key))
-        for stretch in form
-        for index in range(stretch.bars)
+    bars = [
+        ((passage.first + index) * bar, chord_of(song.chord(passage.name, index)).name(key))
+        for passage in form
+        for index in range(passage.bars)
     ]
     end = (form[-1].first + form[-1].bars) * bar
     if end < duration:
-        heard.append((end, key.chord(0).name(key)))
+        bars.append((end, key.chord(0).name(key)))
     changes = [
         (round(time, 4), name)
-        for i, (time, name) in enumerate(heard)
-        if i == 0 or name != heard[i - 1][1]
+        for i, (time, name) in enumerate(bars)
+        if i == 0 or name != bars[i - 1][1]
     ]
     return tuple(changes)
 
@@ -229,7 +229,7 @@ def _pattern(rng: np.random.Generator, part: Part) -> str:
 
 def _form(
     rng: np.random.Generator, style: Style, seats: list[Seat], bars: int, bar: float
-) -> list[Stretch]:
+) -> list[Passage]:
     """Sections of about 8 to 16 s; neighbours always differ in who plays (in band styles)."""
     lengths = [n for n in (2, 3, 4, 6, 8, 12) if 7.4 <= n * bar <= 16.4 and (n != 3 or bar > 2.6)]
     lengths = lengths or [max(1, round(10 / bar))]
@@ -238,12 +238,12 @@ def _form(
         size = int(rng.choice(lengths))
         sizes.append(left if left - size < min(lengths) * 0.75 else size)
     names = _names(rng, len(sizes))
-    form: list[Stretch] = []
+    form: list[Passage] = []
     first = 0
     for name, size in zip(names, sizes, strict=True):
         before = set(form[-1].seats) if form else None
         chosen = _cast(rng, style, len(seats), name, before)
-        form.append(Stretch(name, first, size, chosen))
+        form.append(Passage(name, first, size, chosen))
         first += size
     return form
 
@@ -301,18 +301,18 @@ def _tidy(notes: list[Note], duration: float) -> tuple[Note, ...]:
 # --- parts -------------------------------------------------------------------------------------
 
 
-def _play(song: Song, stretch: Stretch, seat: int, *, last: bool) -> Iterator[Note]:
+def _play(song: Song, passage: Passage, seat: int, *, last: bool) -> Iterator[Note]:
     """All notes of one seat in one section, then its share of the last chord of the piece."""
     part = song.seats[seat].part
-    yield from PLAYERS[part.play](song, stretch, seat)
+    yield from PLAYERS[part.play](song, passage, seat)
     if last:
-        yield from _ending(song, stretch, song.seats[seat])
+        yield from _ending(song, passage, song.seats[seat])
 
 
 def _note(
     song: Song,
     seat: Seat,
-    stretch: Stretch,
+    passage: Passage,
     where: tuple[int, float, float],
     pitch: int,
     touch: float,
@@ -323,9 +323,9 @@ def _note(
     loose = 0.002 if "synth" in seat.instrument or "electronic" in seat.instrument else 0.006
     start = song.seconds(bar, step) + float(rng.normal(0.0, loose))
     end = song.seconds(bar, 0) + (step + length) * song.step - 0.01
-    velocity = seat.part.velocity * LEVEL[stretch.name] * touch + float(rng.normal(0.0, 4.0))
+    velocity = seat.part.velocity * LEVEL[passage.name] * touch + float(rng.normal(0.0, 4.0))
     if song.style.breath:
-        swell = _swell(bar - stretch.first + step / STEPS)
+        swell = _swell(bar - passage.first + step / STEPS)
         velocity *= 1 + song.style.breath * swell
         start -= 0.1 * song.style.breath * max(swell, 0.0) * song.step  # leans in, never drags
     start = max(start, 0.0)
@@ -354,19 +354,19 @@ def _hits(rhythm: str) -> Iterator[tuple[int, int, str]]:
             yield step, length, letter
 
 
-def _drums(song: Song, stretch: Stretch, number: int) -> Iterator[Note]:
+def _drums(song: Song, passage: Passage, number: int) -> Iterator[Note]:
     seat = song.seats[number]
-    pattern = DRUMS[seat.patterns[stretch.name]]
+    pattern = DRUMS[seat.patterns[passage.name]]
     steady = {"electronic drums", "drum machine"}
-    for index in range(stretch.bars):
-        bar = stretch.first + index
+    for index in range(passage.bars):
+        bar = passage.first + index
         fill = 0
-        if index == stretch.bars - 1:
+        if index == passage.bars - 1:
             fill = int(song.rng.choice((4, 8)))
         elif index % 4 == 3:
             fill = int(song.rng.choice((0, 4)))
         if index == 0 and song.style.words[0] not in ("ambient", "lo-fi hip hop", "bossa nova"):
-            yield _note(song, seat, stretch, (bar, 0, 2), DRUM_NOTES["crash"], 0.95)
+            yield _note(song, seat, passage, (bar, 0, 2), DRUM_NOTES["crash"], 0.95)
         for voice, rhythm in pattern.items():
             for step, length, letter in _hits(rhythm):
                 if step >= STEPS - fill and voice != "kick":
@@ -374,17 +374,17 @@ def _drums(song: Song, stretch: Stretch, number: int) -> Iterator[Note]:
                 if letter == "o" and seat.instrument not in steady and song.rng.random() < 0.15:
                     continue
                 touch = ACCENT[letter] * (0.78 if voice in ("hat", "shaker", "pedal") else 1.0)
-                yield _note(song, seat, stretch, (bar, step, length), DRUM_NOTES[voice], touch)
-        yield from _fill(song, stretch, seat, bar, fill)
+                yield _note(song, seat, passage, (bar, step, length), DRUM_NOTES[voice], touch)
+        yield from _fill(song, passage, seat, bar, fill)
 
 
-def _fill(song: Song, stretch: Stretch, seat: Seat, bar: int, steps: int) -> Iterator[Note]:
+def _fill(song: Song, passage: Passage, seat: Seat, bar: int, steps: int) -> Iterator[Note]:
     """A run over snare and toms in the last steps of a bar."""
     dense = seat.part.velocity > 95
     for index in range(0, steps, 1 if dense else 2):
         drum = 38 if index < steps // 3 else TOMS[(index * len(TOMS)) // max(steps, 1)]
         where = (bar, STEPS - steps + index, 1)
-        yield _note(song, seat, stretch, where, drum, 0.7 + 0.35 * index / steps)
+        yield _note(song, seat, passage, where, drum, 0.7 + 0.35 * index / steps)
 
 
 def _fold(pitch: int, low: int, high: int) -> int:
@@ -395,17 +395,17 @@ def _fold(pitch: int, low: int, high: int) -> int:
     return pitch
 
 
-def _bass(song: Song, stretch: Stretch, number: int) -> Iterator[Note]:
+def _bass(song: Song, passage: Passage, number: int) -> Iterator[Note]:
     seat = song.seats[number]
     tool = INSTRUMENTS[seat.instrument]
     low = max(tool.low, seat.part.register - 7)
-    for index in range(stretch.bars):
-        chord = song.chord(stretch.name, index)
-        following = song.chord(stretch.name, index + 1)
+    for index in range(passage.bars):
+        chord = song.chord(passage.name, index)
+        following = song.chord(passage.name, index + 1)
         root = low + (chord[0] - low) % 12
         above = {"3": chord[1], "5": chord[2], "7": chord[-1]}
-        walking = "a" in seat.patterns[stretch.name] and index % 2
-        for step, length, letter in _hits(seat.patterns[stretch.name]):
+        walking = "a" in seat.patterns[passage.name] and index % 2
+        for step, length, letter in _hits(seat.patterns[passage.name]):
             if letter in above:
                 pitch = root + (above[letter] - root) % 12
                 pitch -= 12 if walking and pitch - 12 >= tool.low else 0
@@ -414,9 +414,9 @@ def _bass(song: Song, stretch: Stretch, number: int) -> Iterator[Note]:
                 pitch += int(song.rng.choice((-1, -2, 1))) if pitch > tool.low + 2 else 1
             else:
                 pitch = root + (12 if letter == "8" else 0)
-            where = (stretch.first + index, step, length)
+            where = (passage.first + index, step, length)
             touch = 1.06 if step % 8 == 0 else 0.96
-            yield _note(song, seat, stretch, where, _fold(pitch, tool.low, tool.high), touch)
+            yield _note(song, seat, passage, where, _fold(pitch, tool.low, tool.high), touch)
 
 
 def _voicing(chord: list[int], center: int, before: list[int] | None) -> list[int]:
@@ -436,89 +436,89 @@ def _voicing(chord: list[int], center: int, before: list[int] | None) -> list[in
     return best
 
 
-def _voicings(song: Song, stretch: Stretch, seat: Seat) -> Iterator[tuple[int, list[int]]]:
+def _voicings(song: Song, passage: Passage, seat: Seat) -> Iterator[tuple[int, list[int]]]:
     """(bar, voicing) through a section, each led from the one before."""
     tool = INSTRUMENTS[seat.instrument]
     voices: list[int] | None = None
-    for index in range(stretch.bars):
-        chord = song.chord(stretch.name, index)
+    for index in range(passage.bars):
+        chord = song.chord(passage.name, index)
         voices = _voicing(chord, seat.part.register, voices)
-        yield stretch.first + index, [_fold(v, tool.low, tool.high) for v in voices]
+        yield passage.first + index, [_fold(v, tool.low, tool.high) for v in voices]
 
 
-def _chords(song: Song, stretch: Stretch, number: int) -> Iterator[Note]:
+def _chords(song: Song, passage: Passage, number: int) -> Iterator[Note]:
     seat = song.seats[number]
-    for bar, voices in _voicings(song, stretch, seat):
-        for step, length, letter in _hits(seat.patterns[stretch.name]):
+    for bar, voices in _voicings(song, passage, seat):
+        for step, length, letter in _hits(seat.patterns[passage.name]):
             for voice in voices:
                 where = (bar, step, length)
-                yield _note(song, seat, stretch, where, voice, ACCENT[letter])
+                yield _note(song, seat, passage, where, voice, ACCENT[letter])
 
 
-def _strum(song: Song, stretch: Stretch, number: int) -> Iterator[Note]:
+def _strum(song: Song, passage: Passage, number: int) -> Iterator[Note]:
     """Full guitar chords, string after string, down on the beat and up between."""
     seat = song.seats[number]
-    for bar, voices in _voicings(song, stretch, seat):
+    for bar, voices in _voicings(song, passage, seat):
         bottom = _fold(voices[0] - 12, INSTRUMENTS[seat.instrument].low, 60)
         strings = sorted({bottom, *voices, _fold(voices[0] + 12, 52, 79)})
-        for step, length, letter in _hits(seat.patterns[stretch.name]):
+        for step, length, letter in _hits(seat.patterns[passage.name]):
             down = step % 4 == 0
             for index, voice in enumerate(strings if down else strings[:0:-1]):
                 where = (bar, step + 0.09 * index, max(length, 2))
-                yield _note(song, seat, stretch, where, voice, ACCENT[letter] * 0.95)
+                yield _note(song, seat, passage, where, voice, ACCENT[letter] * 0.95)
 
 
-def _arpeggio(song: Song, stretch: Stretch, number: int) -> Iterator[Note]:
+def _arpeggio(song: Song, passage: Passage, number: int) -> Iterator[Note]:
     seat = song.seats[number]
     shape = int(song.rng.integers(3))
     tool = INSTRUMENTS[seat.instrument]
-    for bar, voices in _voicings(song, stretch, seat):
+    for bar, voices in _voicings(song, passage, seat):
         ladder = [*voices, voices[0] + 12]
         order = (ladder, [*ladder, *ladder[-2:0:-1]], [ladder[0], ladder[2], ladder[1], ladder[-1]])
-        for count, (step, length, letter) in enumerate(_hits(seat.patterns[stretch.name])):
+        for count, (step, length, letter) in enumerate(_hits(seat.patterns[passage.name])):
             pitch = _fold(order[shape][count % len(order[shape])], tool.low, tool.high)
             ring = length if tool.sustained or "synth" in seat.instrument else length + 2
-            yield _note(song, seat, stretch, (bar, step, ring), pitch, ACCENT[letter])
+            yield _note(song, seat, passage, (bar, step, ring), pitch, ACCENT[letter])
 
 
-def _power(song: Song, stretch: Stretch, number: int) -> Iterator[Note]:
+def _power(song: Song, passage: Passage, number: int) -> Iterator[Note]:
     """Root, fifth and octave; short strokes are muted single strings."""
     seat = song.seats[number]
     low = max(INSTRUMENTS[seat.instrument].low, seat.part.register - 5)
-    for index in range(stretch.bars):
-        chord = song.chord(stretch.name, index)
+    for index in range(passage.bars):
+        chord = song.chord(passage.name, index)
         root = low + (chord[0] - low) % 12
-        for step, length, letter in _hits(seat.patterns[stretch.name]):
+        for step, length, letter in _hits(seat.patterns[passage.name]):
             shift = 0
             if letter == "X" and step >= 12 and song.style.words[0] == "metal" and index % 2:
                 shift = song.degree(1) if song.rng.random() < 0.5 else 3
             intervals = (0, 7, 12) if letter == "X" or length > 1 else (0, 7)
             held = length if length > 1 else 0.8
             for interval in intervals:
-                where = (stretch.first + index, step, held)
+                where = (passage.first + index, step, held)
                 pitch = root + shift + interval
-                yield _note(song, seat, stretch, where, pitch, ACCENT[letter])
+                yield _note(song, seat, passage, where, pitch, ACCENT[letter])
 
 
-def _melody(song: Song, stretch: Stretch, number: int) -> Iterator[Note]:
+def _melody(song: Song, passage: Passage, number: int) -> Iterator[Note]:
     """Two-bar motifs in the order A A' B A', snapped to the chord where the ear leans."""
     seat = song.seats[number]
     tool = INSTRUMENTS[seat.instrument]
     plan = ("A", "A'", "B", "A'")
-    for pair in range((stretch.bars + 1) // 2):
-        rhythm, contour = _motif(song, number, stretch.name, plan[pair % 4])
+    for pair in range((passage.bars + 1) // 2):
+        rhythm, contour = _motif(song, number, passage.name, plan[pair % 4])
         for count, (step, length, letter) in enumerate(_hits(rhythm)):
             index = pair * 2 + step // STEPS
-            if index >= stretch.bars:
+            if index >= passage.bars:
                 break
-            length = min(length, (stretch.bars - index) * STEPS - step % STEPS)
+            length = min(length, (passage.bars - index) * STEPS - step % STEPS)
             pitch = seat.part.register - seat.part.register % 12 + song.tonic
             pitch += song.degree(contour[count])
             if step % 8 == 0 or length >= 4:
-                pitch = _snap(pitch, song.chord(stretch.name, index))
+                pitch = _snap(pitch, song.chord(passage.name, index))
             pitch = _fold(pitch, max(tool.low, seat.part.register - 14), tool.high)
-            where = (stretch.first + index, step % STEPS, length)
-            yield _note(song, seat, stretch, where, pitch, ACCENT[letter])
+            where = (passage.first + index, step % STEPS, length)
+            yield _note(song, seat, passage, where, pitch, ACCENT[letter])
 
 
 def _snap(pitch: int, chord: list[int]) -> int:
@@ -554,9 +554,9 @@ def _walk(rng: np.random.Generator, count: int, start: int) -> list[int]:
     return line
 
 
-def _ending(song: Song, stretch: Stretch, seat: Seat) -> Iterator[Note]:
+def _ending(song: Song, passage: Passage, seat: Seat) -> Iterator[Note]:
     """What a seat adds to the chord that ends the piece."""
-    where = (stretch.first + stretch.bars, 0.0, TAIL / song.step * 0.9)
+    where = (passage.first + passage.bars, 0.0, TAIL / song.step * 0.9)
     tool, part = INSTRUMENTS[seat.instrument], seat.part
     chord = [(song.tonic + song.degree(step)) % 12 for step in (0, 2, 4)]
     if part.play == "drums":
@@ -572,10 +572,10 @@ def _ending(song: Song, stretch: Stretch, seat: Seat) -> Iterator[Note]:
     else:
         pitches = [_fold(v, tool.low, tool.high) for v in _voicing(chord, part.register, None)]
     for pitch in pitches:
-        yield _note(song, seat, stretch, where, pitch, 0.9)
+        yield _note(song, seat, passage, where, pitch, 0.9)
 
 
-PLAYERS: dict[str, Callable[[Song, Stretch, int], Iterator[Note]]] = {
+PLAYERS: dict[str, Callable[[Song, Passage, int], Iterator[Note]]] = {
     "drums": _drums,
     "bass": _bass,
     "chords": _chords,

@@ -88,14 +88,14 @@ class Piece:
         """Instruments that play in the window (at least 5 % of it), the busiest first."""
         frames = self._frames(start, end)
         shares = self.shares(start, end)
-        heard = [name for name, share in shares.items() if share >= HEARD]
-        return sorted(heard, key=lambda name: -float(self._grid[name][frames].mean()))
+        playing = [name for name, share in shares.items() if share >= HEARD]
+        return sorted(playing, key=lambda name: -float(self._grid[name][frames].mean()))
 
     def only(self, start: float = 0.0, end: float | None = None) -> str | None:
         """The instrument that plays alone in the window (nothing else above 2 % of it), or None."""
         shares = self.shares(start, end)
-        heard = [name for name, share in shares.items() if share > UNHEARD]
-        return heard[0] if len(heard) == 1 and shares[heard[0]] >= HEARD else None
+        playing = [name for name, share in shares.items() if share > UNHEARD]
+        return playing[0] if len(playing) == 1 and shares[playing[0]] >= HEARD else None
 
     @property
     def tags(self) -> dict[str, list[str]]:
@@ -116,8 +116,8 @@ class Piece:
         place = ((np.arange(frames) + 0.5) / frame_rate * GRID).astype(int)
         for name, row in self._grid.items():
             column = FAMILIES.index(INSTRUMENTS[name].family)
-            heard = row[np.minimum(place, len(row) - 1)].astype(np.float16)
-            table[:, column] = np.maximum(table[:, column], heard)
+            velocities = row[np.minimum(place, len(row) - 1)].astype(np.float16)
+            table[:, column] = np.maximum(table[:, column], velocities)
         return table
 
     def roll(self, frame_rate: float = 25.0) -> np.ndarray:

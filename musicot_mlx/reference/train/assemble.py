@@ -5,6 +5,7 @@ from musicot_mlx.reference.train.diffusion_stages import diffusion_config
 from musicot_mlx.reference.train.token_stages import semantic_lm_config
 from musicot_mlx.reference.train.usual_harmony import usual_harmony
 from musicot_mlx.reference.train.warm_start import ON_THEIR_OWN
+from musicot_mlx.reference.train.wording import wording
 from musicot_mlx.reference.train.workspace import Workspace
 
 
@@ -17,6 +18,7 @@ def assemble(workspace: Workspace) -> None:
     config["semantic_lm"] = semantic_lm_config(workspace)
     config["diffusion"] = diffusion_config(workspace)
     config["usual_harmony"] = {"progressions": usual_harmony(workspace.data.entries)}
+    config["wording"] = wording(workspace)
     if workspace.start is not None and not (workspace.has("clap") or workspace.has("clap_noise")):
         config["space"] = workspace.start.config.get("space", "clap")  # the same CLAP still
     guided = workspace.has("diffusion_guided")

@@ -77,8 +77,8 @@ class NoiseTraining(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        heard = clap_parts.embed_audio(self.clap, batch["log_mel"])
-        cosine = (heard * batch["target"]).sum(-1).mean()
+        embeddings = clap_parts.embed_audio(self.clap, batch["log_mel"])
+        cosine = (embeddings * batch["target"]).sum(-1).mean()
         return 1 - cosine, {"cosine": cosine.item()}
 
 
@@ -88,7 +88,7 @@ def train_clap_noise(workspace: Workspace) -> None:
     teacher = workspace.clap(stage="clap").requires_grad_(False)
 
     @torch.no_grad()
-    def heard(windows: Tensor) -> Tensor:
+    def embedded(windows: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return clap_parts.embed_audio(teacher, windows)
 
@@ -99,7 +99,7 @@ def train_clap_noise(workspace: Workspace) -> None:
             windows.append(mels.window(song, 2.5 * rng.integers(0, max(0, steps) + 1)))
         clean = torch.stack(windows)
         degraded = [degrade(window, rng) for _ in range(VERSIONS) for window in windows]
-        return {"log_mel": torch.stack(degraded), "target": heard(clean).repeat(VERSIONS, 1)}
+        return {"log_mel": torch.stack(degraded), "target": embedded(clean).repeat(VERSIONS, 1)}
 
     def batch(step: int, rng: np.random.Generator) -> Batch:
         return batch_of([workspace.song(rng) for _ in range(options["batch_size"])], rng)
@@ -108,7 +108,7 @@ def train_clap_noise(workspace: Workspace) -> None:
     songs = workspace.data.validation[:36]
     held_out = batch_of(songs, rng)
     clean = torch.stack([mels.window(song, 2.5) for song in songs])
-    held_out_clean = {"log_mel": clean, "target": heard(clean)}
+    held_out_clean = {"log_mel": clean, "target": embedded(clean)}
 
     def validate(model: nn.Module) -> Metrics:
         device = device_of(model)

@@ -98,8 +98,8 @@ class WindowPool:
                 "thoughts": nn.functional.normalize(thoughts[0], dim=-1),
             }
             if self.config.get("harmony"):
-                told = harmony_features(entry.chords, len(song["latents"]), frame_rate=rate)
-                arrays["harmony"] = torch.from_numpy(told).to(torch.uint8)
+                harmony = harmony_features(entry.chords, len(song["latents"]), frame_rate=rate)
+                arrays["harmony"] = torch.from_numpy(harmony).to(torch.uint8)
             for name, value in arrays.items():
                 added.setdefault(name, []).append(value)
             counts = [len(arrays[kind]) for kind in kinds]
@@ -135,8 +135,10 @@ class WindowPool:
         code = (start / self.per_code).long()
         span = torch.arange(self.time, device=device)
         inside = begin[0][:, None] + start[:, None] + span  # (size, time)
-        heard = code[:, None] + torch.arange(self.frames, device=device)
-        heard = begin[1][:, None] + heard.minimum(codes[:, None] - 1)  # the last one goes on
+        code_places = code[:, None] + torch.arange(self.frames, device=device)
+        code_places = begin[1][:, None] + code_places.minimum(
+            codes[:, None] - 1
+        )  # the last one goes on
 
         # thoughts lie on the song's 10 s grid, which a window meets at any offset: two of them, or
         # one twice where the window lies inside it
@@ -155,7 +157,7 @@ class WindowPool:
             thoughts = torch.where(without, prompt[:, None], thoughts)
         batch = {
             "latents": parts["latents"][inside].float().transpose(1, 2),
-            "codes": parts["codes"][heard].long(),
+            "codes": parts["codes"][code_places].long(),
             "frame_offset": (start - code * self.per_code).float(),
             "clap": torch.cat([prompt[:, None], thoughts], dim=1),
             "start_seconds": before.float(),
@@ -174,8 +176,8 @@ class WindowPool:
         window = begin[2] + low + below(high - low + 1)
         captions = self.parts["text"][begin[3] + below(texts)]
         wordings = self.parts["window_text"]
-        told = wordings[window, below(torch.full_like(first, wordings.shape[1]))]
-        words = torch.where((uniform() < 0.5)[:, None], captions, told)
+        wording = wordings[window, below(torch.full_like(first, wordings.shape[1]))]
+        words = torch.where((uniform() < 0.5)[:, None], captions, wording)
         by_text = (uniform() < self.text_share)[:, None]
         return torch.where(by_text, words, self.parts["clap"][window])
 
@@ -241,16 +243,16 @@ class GuidedTraining(nn.Module):
         t = torch.where(torch.rand(size, device=x0.device) < 0.5, normal, uniform)
         alpha, sigma = self.diffusion.signal_and_noise(t)
         x_t = alpha * x0 + sigma * noise
-        given = {k: v for k, v in batch.items() if k != "latents"}
-        if "harmony" in given:
-            told = torch.rand(size, device=x0.device) >= HARMONY_DROPOUT
-            given["harmony"] = given["harmony"] * told[:, None, None]
+        conditions = {k: v for k, v in batch.items() if k != "latents"}
+        if "harmony" in conditions:
+            with_harmony = torch.rand(size, device=x0.device) >= HARMONY_DROPOUT
+            conditions["harmony"] = conditions["harmony"] * with_harmony[:, None, None]
         plain = x0.device.type == "cpu"
         with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
             with torch.no_grad():
-                base = teacher(x_t, t, **given | teacher.without(given)).float()
-                target = base + self.scale * (teacher(x_t, t, **given).float() - base)
-            velocity = self.diffusion(x_t, t, **given).float()
+                base = teacher(x_t, t, **conditions | teacher.without(conditions)).float()
+                target = base + self.scale * (teacher(x_t, t, **conditions).float() - base)
+            velocity = self.diffusion(x_t, t, **conditions).float()
         return (velocity - target).square().mean(), {}
 
 

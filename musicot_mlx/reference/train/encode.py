@@ -64,17 +64,17 @@ def encode(workspace: Workspace) -> None:
 
     def read(claim: Claim) -> tuple[np.ndarray, np.ndarray]:
         seconds = max(claim.song.duration, clap_parts.WINDOW_SECONDS)
-        heard = read_window(claim.song.path, 0, seconds, sample_rate=clap_parts.SAMPLE_RATE)
+        for_clap = read_window(claim.song.path, 0, seconds, sample_rate=clap_parts.SAMPLE_RATE)
         audio = read_window(claim.song.path, 0, claim.song.duration, sample_rate=rate)
-        return heard[:, 0], audio[:, 0]
+        return for_clap[:, 0], audio[:, 0]
 
     for claims, audio in batches(workspace, ".npz", read):
-        heard, waveform = (
+        clap_audio, waveform = (
             torch.from_numpy(np.stack(kind)).to(device) for kind in zip(*audio, strict=True)
         )
         seconds = claims[0].song.duration
         starts = np.arange(0, max(seconds - clap_parts.WINDOW_SECONDS, 0) + 0.01, HOP)
-        windows = _windows(front_end(heard)[:, 0].half().float(), starts)
+        windows = _windows(front_end(clap_audio)[:, 0].half().float(), starts)
         with torch.autocast(device.type, torch.bfloat16):
             flat = clap_parts.embed_audio(clap, windows.flatten(0, 1)[:, None]).float()
         embeddings = flat.view(len(claims), len(starts), -1).cpu().numpy()

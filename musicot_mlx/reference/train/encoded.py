@@ -20,14 +20,14 @@ def encoded(workspace: Workspace, entries: list[SongEntry], *, latents: int = 0)
 
     Raises MusicotError where there is none.
     """
-    found = [song for entry in entries if (song := read_song(workspace.out, entry, latents))]
-    if not found:
+    songs = [song for entry in entries if (song := read_song(workspace.out, entry, latents))]
+    if not songs:
         stages = "encode encode_latents" if latents else "encode"
         raise MusicotError(
             f"none of {len(entries)} songs is encoded in {workspace.out} and long enough; run "
             f"--stage {stages} first"
         )
-    return found
+    return songs
 
 
 def read_song(out: Path, entry: SongEntry, latents: int) -> Song | None:
@@ -63,11 +63,11 @@ class Encoded:
         """
         self.workspace, self.text_share, self.latents = workspace, text_share, latents
         self.growing, self.looked = growing, time.monotonic()
-        found = encoded(workspace, entries, latents=latents)
+        songs = encoded(workspace, entries, latents=latents)
         self.rvq = workspace.rvq()
         self.songs: list[Song] = []
         self.known: set[Path] = set()
-        self._take(found)
+        self._take(songs)
 
     def _take(self, songs: list[Song]) -> list[Song]:
         for entry, song in songs:  # int32 codes (levels, windows) of the thoughts
@@ -84,8 +84,8 @@ class Encoded:
         self.looked = time.monotonic()
         self.workspace.data.refresh()
         waiting = [e for e in self.workspace.data.training if e.path not in self.known]
-        found = (read_song(self.workspace.out, entry, self.latents) for entry in waiting)
-        return self._take([song for song in found if song])
+        songs = (read_song(self.workspace.out, entry, self.latents) for entry in waiting)
+        return self._take([song for song in songs if song])
 
     def draw(self, rng: np.random.Generator) -> Song:
         return self.songs[rng.integers(len(self.songs))]

@@ -202,14 +202,14 @@ def train_tempo_head(workspace: Workspace) -> None:
 
     def vectors(entries: list[SongEntry], *kinds: str) -> tuple[Tensor, Tensor]:
         """CLAP vectors (items, dim) of songs whose tempo is known, and its step."""
-        found, steps = [np.zeros((0, config["clap_dim"]), dtype=np.float32)], []
+        blocks, steps = [np.zeros((0, config["clap_dim"]), dtype=np.float32)], []
         for entry, song in encoded(workspace, entries):
             tempo = next((TEMPO_TAGS.index(tag) for tag in entry.tags if is_tempo(tag)), None)
             for kind in kinds if tempo is not None else ():
                 rows = song[kind].reshape(-1, config["clap_dim"])
-                found.append(rows)
+                blocks.append(rows)
                 steps += [tempo] * len(rows)
-        return torch.from_numpy(np.concatenate(found)), torch.tensor(steps, dtype=torch.long)
+        return torch.from_numpy(np.concatenate(blocks)), torch.tensor(steps, dtype=torch.long)
 
     torch.manual_seed(0)
     clap, tempi = vectors(workspace.data.training, "text", "window_text", "clap")

@@ -69,15 +69,15 @@ class WarmStart:
     def part(self, stage: str) -> dict[str, Tensor]:
         """The weights of the part that a stage trains, by the part's own names."""
         prefix = PART_OF[stage][0] + "."
-        found = {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
-        for key, value in found.items():
+        weights = {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
+        for key, value in weights.items():
             if key.endswith("initted"):
-                found[key] = torch.ones_like(value)
+                weights[key] = torch.ones_like(value)
             elif key.endswith("cluster_size"):
-                found[key] = torch.full_like(value, MET)
+                weights[key] = torch.full_like(value, MET)
             elif key.endswith("embed_avg"):
-                found[key] = found[key.removesuffix("_avg")] * MET
-        return found
+                weights[key] = weights[key.removesuffix("_avg")] * MET
+        return weights
 
     def fill(self, model: nn.Module, stage: str, tags: list[str]) -> None:
         """Put the part's weights into a stage's model, whose other weights stay as they are.
@@ -85,8 +85,8 @@ class WarmStart:
         Raises MusicotError where a weight is missing, or has another shape than the config asks.
         """
         prefix = PART_OF[stage][1]
-        found = self.part(stage).items()
-        part = {prefix + k: v for k, v in found if k.split(".")[0] not in ON_THEIR_OWN}
+        weights = self.part(stage).items()
+        part = {prefix + k: v for k, v in weights if k.split(".")[0] not in ON_THEIR_OWN}
         own = model.state_dict()
         if stage == "semantic_lm":
             for key in ROWS:

@@ -70,12 +70,12 @@ def read_config(file: Path) -> dict[str, Any]:
             raise MusicotError(f"{file}: {part} knows no {', '.join(sorted(unknown))}")
 
     def value(path: tuple[str, ...]) -> Any:
-        found = config
+        entry = config
         for name in path:
-            found = found.get(name) if isinstance(found, dict) else None
-        if found is None:
+            entry = entry.get(name) if isinstance(entry, dict) else None
+        if entry is None:
             raise MusicotError(f"{file} lacks {'.'.join(path)}")
-        return found
+        return entry
 
     for one, other in SAME:
         if value(one) != value(other):
@@ -178,10 +178,10 @@ class Workspace:
         Raises MusicotError where there are none.
         """
         if self.start is not None and not self.has(stage):
-            found = self.start.part(stage)
-            if not found:
+            weights = self.start.part(stage)
+            if not weights:
                 raise MusicotError(f"{self.start.folder} has no {stage}; run --stage {stage} first")
-            return found
+            return weights
         state = load_weights(self.out / stage)
         return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
@@ -196,7 +196,7 @@ class Workspace:
         return model.eval()
 
     def clap(self, stage: str | None = None) -> nn.Module:
-        """CLAP as `stage` left it; None: after the stage that hears through noise, if it ran."""
+        """CLAP as `stage` left it; None: after `clap_noise`, if it ran."""
         stage = stage or ("clap_noise" if self.has("clap_noise") else "clap")
         model = clap_parts.build_clap(self.config["clap"])
         model.load_state_dict(self.weights(stage, "clap."))

@@ -9,9 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from musicot_mlx.pipelines.mastering import Mastering
 from musicot_mlx.pipelines.memory import Needs
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
-from musicot_mlx.pipelines.song import Clock, Song, Stream, joined
+from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, heard
 from tests.support.toy_family import FAMILY
 from tests.support.toy_family.options import ToyOptions
 
@@ -77,19 +78,32 @@ class ToyPipeline:
         self.adapter_keys = adapter_keys
 
     def generate(self, prompt: str | None = None, **options: Any) -> Song:
-        wish, clock = ToyOptions.of(self.sampling, prompt, **options), Clock()
+        return heard(self._song, ToyOptions.of(self.sampling, prompt, **options))
+
+    def _song(self, wish: ToyOptions) -> Song:
+        clock, codes = Clock(), np.zeros((1, 0), dtype=np.int32)
         with clock("hum"):
-            waveform = joined(self._hum(wish), round(wish.duration * self.sample_rate), 1)
-        codes = np.zeros((1, 0), dtype=np.int32)
-        settings = {**wish.saved(), "model": self.name}
-        return Song(waveform, self.sample_rate, codes, None, settings, clock.seconds)
+            made = self._mastering(wish).whole(self._hum(wish), 1)
+        settings, seconds = self._settings(wish), clock.seconds
+        return Song(
+            made.waveform, self.sample_rate, codes, None, settings, seconds, made.gain, made.fault
+        )
 
     def stream(self, prompt: str | None = None, **options: Any) -> Stream:
-        return Stream(None, [], self._hum(ToyOptions.of(self.sampling, prompt, **options)))
+        wish = ToyOptions.of(self.sampling, prompt, **options)
+        return Stream(self._take, wish, self.sample_rate, self._settings)
+
+    def _take(self, wish: ToyOptions) -> Take:
+        return Take(None, [], self._hum(wish), self._mastering(wish))
 
     def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
-        wish = ToyOptions.of(self.sampling, prompt, **options)
+        return self._settings(ToyOptions.of(self.sampling, prompt, **options))
+
+    def _settings(self, wish: ToyOptions) -> dict[str, Any]:
         return {**wish.saved(), "model": self.name}
+
+    def _mastering(self, wish: ToyOptions) -> Mastering:
+        return Mastering(wish, self.sample_rate, round(wish.duration * self.sample_rate))
 
     def _hum(self, wish: ToyOptions) -> Iterator[np.ndarray]:
         samples, rate = round(wish.duration * self.sample_rate), self.sample_rate
