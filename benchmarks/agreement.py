@@ -122,7 +122,7 @@ def known(model: Any, count: int, duration: float) -> dict[str, Any]:
         heard = model.clap.embed_audio(mix, RATE)
         loudness = [loudness_of(stems.get(name, 0 * mix), RATE, step, len(heard))
                     for name in ANCHORS]  # fmt: skip
-        thoughts = activity(quantised(model, heard), ANCHORS, embedder=model.clap, rvq=model.rvq)
+        thoughts = activity(quantised(model, heard), model.anchors(ANCHORS), rvq=model.rvq)
         songs.append((thoughts, np.stack(loudness, axis=1)))
     found = correlations(songs)
     loud = np.concatenate([pair[1] for pair in songs]).mean(axis=0)

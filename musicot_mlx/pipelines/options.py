@@ -255,6 +255,24 @@ def files_of(reference: Reference | None) -> list[str | Path]:
     return [reference] if isinstance(reference, (str, Path)) else list(reference)
 
 
+IN_MEMORY = "a song in memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedOptions(Options):
+    """Options of a family whose songs have plans: with `plan` and `keep` among them."""
+
+    def saved(self) -> dict[str, Any]:
+        settings = super().saved()
+        if self.plan is not None:
+            settings["duration"] = self.plan.duration
+            settings["prompt"] = self.plan.prompt if self.prompt is None else self.prompt
+        if self.keep is not None:
+            in_file = isinstance(self.keep, (str, Path))
+            settings["keep"] = str(self.keep) if in_file else IN_MEMORY
+        return settings
+
+
 # A render as the model made it, for whoever measures models.
 AS_MADE: dict[str, Any] = {"loudness": False, "fade_out": 0.0}
 
@@ -287,6 +305,62 @@ def bpm_option() -> Any:
         unit="BPM",
         flags=("--bpm", "--tempo"),
         metavar="BPM",
+        planning=True,
+    )
+
+
+def plan_option() -> Any:
+    """The thoughts of the song, made before."""
+    return option(
+        None,
+        "render this plan (from musicot plan) instead of a new one",
+        kind=object,
+        flags=("--plan",),
+        metavar="FILE",
+        saved="given",
+        takes="a Plan; Plan.load(file, model) reads one",
+        needs=("codes", "vector", "chord_changes"),
+    )
+
+
+def keep_option() -> Any:
+    """The song that this one has its beginning in common with."""
+    return option(
+        None,
+        "song made from an earlier form of the plan: kept up to the first thought that changed, so "
+        "that only the rest is made",
+        kind=Path,
+        flags=("--keep-from",),
+        metavar="FILE",
+        saved="given",
+        needs=("waveform", "plan"),
+    )
+
+
+def reference_option() -> Any:
+    """Files whose thoughts are borrowed."""
+    return option(
+        None,
+        "audio of any length whose thoughts the song borrows; several are blended",
+        kind=Path,
+        several=True,
+        flags=("--reference",),
+        metavar="FILE",
+        planning=True,
+        saved="given",
+    )
+
+
+def reference_weights_option() -> Any:
+    """How much each of them counts."""
+    return option(
+        None,
+        "how much each reference counts (default: equal weights)",
+        kind=float,
+        low=0,
+        several=True,
+        flags=("--reference-weights",),
+        metavar="W",
         planning=True,
     )
 

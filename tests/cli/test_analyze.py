@@ -173,7 +173,7 @@ def test_stems_are_held_against_the_thoughts_of_the_mix(
     assert found.stems == ("bass", "drums", "piano") and found.loudness.shape == (6, 3)
     rms = [np.sqrt(np.square(part).mean()) for part in np.split(parts["drums"], 6)]
     np.testing.assert_allclose(found.loudness[:, 1], rms, rtol=1e-2)
-    near = activity(heard, found.stems, embedder=model.clap, rvq=rvq)
+    near = activity(heard, model.clap.embed_text(found.stems), rvq=rvq)
     np.testing.assert_allclose(found.activity, near, atol=1e-2)
     assert found.r["bass"] is None  # too quiet, as section 5.3 has it
     expected = np.corrcoef(found.loudness[:, 1], found.activity[:, 1])[0, 1]

@@ -344,7 +344,7 @@ def heard_activity(model: Listener, vectors: np.ndarray, anchors: Sequence[str])
     """Unit vectors (segments, dim) held against each text, float32 (segments, anchors)."""
     if (clap := _clap(model)) is model:
         return vectors @ clap.embed_text(list(anchors)).T
-    return activity(vectors, anchors, embedder=clap, rvq=model.rvq)
+    return activity(vectors, model.anchors(anchors), rvq=model.rvq)
 
 
 def quantised(model: Listener, vectors: np.ndarray) -> np.ndarray:

@@ -103,6 +103,26 @@ def of_musicgen(model: Any, *, duration: float, batch: int) -> Counts:
     return Counts({"audio tokens": step}, {}, {})
 
 
+def of_magenta_rt2(model: Any, *, duration: float, batch: int) -> Counts:
+    """A song of Magenta RealTime 2: frames of the language model, then the codec, song by song."""
+    lm, config = model.lm, model.lm.config
+    frames = model.frames(duration) + 1
+    size, values = linear_weights(nn.Sequential(*lm.layers))
+    for layer in lm.layers:  # of conditions: made once a request, not once a frame
+        unread = nn.Sequential(layer.cross_attn.key, layer.cross_attn.value)
+        less, fewer = linear_weights(unread)
+        size, values = size - less, values - fewer
+    again, often = linear_weights(nn.Sequential(lm.depth.project, *lm.depth.layers))
+    heads, each = linear_weights(nn.Sequential(*lm.depth.heads))
+    size += config.codebooks * again + heads
+    values += config.codebooks * often + each
+    width = config.temporal_layers * config.temporal_heads * config.head_dim
+    rings = 4 * batch * (1 + config.window) * width * model.dtype.size
+    attention = 8 * batch * (1 + config.window) * width
+    frame = Cost(frames, size + rings, 2 * batch * values + attention)
+    return Counts({"audio tokens": frame}, {}, {})
+
+
 def linear_weights(module: nn.Module) -> tuple[int, int]:
     """Bytes in memory and values of all matrices of `module` that a step multiplies with."""
     size, values = 0, 0

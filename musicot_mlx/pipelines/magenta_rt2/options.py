@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from musicot_mlx.pipelines.musicot.options import IN_MEMORY
 from musicot_mlx.pipelines.options import (
-    Options,
+    PlannedOptions,
     Progress,
     Reference,
     candidates_option,
+    keep_option,
     option,
+    plan_option,
     progress_option,
+    reference_option,
+    reference_weights_option,
     seed_option,
 )
 
@@ -24,25 +27,11 @@ LONGEST = 600.0  # seconds of a song
 
 
 @dataclass(frozen=True, kw_only=True)
-class MagentaOptions(Options):
+class MagentaOptions(PlannedOptions):
     """Options of `generate` and `stream`; those of planning are `plan`'s as well."""
 
-    plan: "Plan | None" = option(
-        None,
-        "render this plan (from musicot plan) instead of a new one",
-        kind=object,
-        flags=("--plan",),
-        metavar="FILE",
-        saved="given",
-    )
-    keep: "Song | str | Path | None" = option(
-        None,
-        "song made from an earlier form of the plan: kept up to the first thought that changed",
-        kind=Path,
-        flags=("--keep-from",),
-        metavar="FILE",
-        saved="given",
-    )
+    plan: "Plan | None" = plan_option()
+    keep: "Song | str | Path | None" = keep_option()
     continuation: str | Path | None = option(
         None,
         "audio that the song begins with and goes on",
@@ -74,26 +63,8 @@ class MagentaOptions(Options):
         flags=("--follow",),
         metavar="K",
     )
-    reference: Reference | None = option(
-        None,
-        "audio of any length whose thoughts the song borrows; several are blended",
-        kind=Path,
-        several=True,
-        flags=("--reference",),
-        metavar="FILE",
-        planning=True,
-        saved="given",
-    )
-    reference_weights: Sequence[float] | None = option(
-        None,
-        "how much each reference counts (default: equal weights)",
-        kind=float,
-        low=0,
-        several=True,
-        flags=("--reference-weights",),
-        metavar="W",
-        planning=True,
-    )
+    reference: Reference | None = reference_option()
+    reference_weights: Sequence[float] | None = reference_weights_option()
     variation: float | None = option(
         None,
         "how much the thoughts of a song differ, 0 to 1 (default: the model's)",
@@ -170,15 +141,6 @@ class MagentaOptions(Options):
     )
     lyrics: str | None = option(None, "it sings no words: a warning", saved="never")
     progress: Progress | None = progress_option()
-
-    def saved(self) -> dict[str, Any]:
-        found = super().saved()
-        if self.plan is not None:
-            found["duration"] = self.plan.duration
-            found["prompt"] = self.plan.prompt if self.prompt is None else self.prompt
-        if self.keep is not None:
-            found["keep"] = str(self.keep) if isinstance(self.keep, (str, Path)) else IN_MEMORY
-        return found
 
 
 PLANNING = tuple(name for name, each in MagentaOptions.about().items() if each.metadata["planning"])

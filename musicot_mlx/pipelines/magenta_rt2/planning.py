@@ -195,7 +195,7 @@ class MagentaPlanner:
         """Codes int32 (songs, levels, segments) of thoughts for a unit vector (dim,).
 
         The noise of a segment is the song's, mixed with some of its own by `variation`; without
-        any, the first song's thought is that of upstream's mapper for the same seed. locked_codes: codes
+        any, the first song's thought is that of upstream's mapper for the same seed. locked_codes:
         (levels, segments) that stay, -1 where free. words: the text that the vector is of, if any.
         What else a language model would be asked by is of no account.
         """
@@ -218,6 +218,10 @@ class MagentaPlanner:
         if locked_codes is None:
             return codes.copy()
         return np.where(locked_codes >= 0, locked_codes, codes)
+
+    def text_vector(self, words: str) -> np.ndarray:
+        """The vector (dim,) of what words ask for."""
+        return self.clap.embed_text([words])[0]
 
     def anchors(self, texts: Sequence[str]) -> np.ndarray:
         """What texts are compared with thoughts by, float32 (texts, dim): the mean of some of their

@@ -11,33 +11,22 @@ the bare cosine, 0.79 and 0.85 for this, and 0.77 and 0.78 against a bank of neu
 an anchor nothing changes: correlations over time are those of the cosine.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.pipelines.musicot.thoughts import unit
 
-if TYPE_CHECKING:
-    from musicot_mlx.pipelines.clap import ClapEmbedder
-
 
 def activity(
-    vectors: np.ndarray,
-    anchors: Sequence[str],
-    *,
-    embedder: "ClapEmbedder",
-    rvq: ResidualVQ,
-    calibrated: bool = True,
+    vectors: np.ndarray, texts: np.ndarray, *, rvq: ResidualVQ, calibrated: bool = True
 ) -> np.ndarray:
-    """Unit vectors (segments, dim), of thoughts or of audio, held against each text.
+    """Unit vectors (segments, dim), of thoughts or of audio, held against those of texts (anchors,
+    dim).
 
     float32 (segments, anchors): standard deviations above the model's typical thought, or the bare
     cosine where not `calibrated`.
     """
-    texts = embedder.embed_text(anchors)  # (anchors, dim)
     cosine = vectors @ texts.T
     if not calibrated:
         return cosine

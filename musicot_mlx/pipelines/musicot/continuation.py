@@ -157,9 +157,7 @@ def earlier_song(
         if earlier.plan is None:
             raise MusicotError("the song to keep has no plan; only songs made from thoughts can be")
         codes = earlier.codes.astype(np.int32)
-        return EarlierSong(
-            "the song to keep", earlier.plan, codes, earlier.settings, earlier.gain
-        )
+        return EarlierSong("the song to keep", earlier.plan, codes, earlier.settings, earlier.gain)
     path = Path(earlier)
     sidecar = path.with_suffix(".json")
     try:

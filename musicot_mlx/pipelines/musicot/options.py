@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicot_mlx.pipelines.options import (
-    Options,
+    PlannedOptions,
     Progress,
     Reference,
     bpm_option,
     candidates_option,
     duration_option,
+    keep_option,
     option,
+    plan_option,
     progress_option,
+    reference_option,
+    reference_weights_option,
     seed_option,
 )
 
@@ -25,52 +29,16 @@ SAMPLERS = ("euler", "heun", "dpmpp", "dpmpp_sde")  # the latter two of a v mode
 
 
 @dataclass(frozen=True, kw_only=True)
-class MusicotOptions(Options):
+class MusicotOptions(PlannedOptions):
     """Options of `generate` and `stream`; those of planning are `plan`'s as well."""
 
-    plan: "Plan | None" = option(
-        None,
-        "render this plan (from musicot plan) instead of a new one",
-        kind=object,
-        flags=("--plan",),
-        metavar="FILE",
-        saved="given",
-        takes="a Plan; Plan.load(file, model) reads one",
-        needs=("codes", "vector", "chord_changes"),
-    )
-    keep: "Song | str | Path | None" = option(
-        None,
-        "song made from an earlier form of the plan: kept up to the first thought that changed, so "
-        "that only the rest is made",
-        kind=Path,
-        flags=("--keep-from",),
-        metavar="FILE",
-        saved="given",
-        needs=("waveform", "plan"),
-    )
+    plan: "Plan | None" = plan_option()
+    keep: "Song | str | Path | None" = keep_option()
     duration: float = duration_option()
     seed: int = seed_option()
     candidates: int = candidates_option()
-    reference: Reference | None = option(
-        None,
-        "audio of any length whose thoughts the song borrows; several are blended",
-        kind=Path,
-        several=True,
-        flags=("--reference",),
-        metavar="FILE",
-        planning=True,
-        saved="given",
-    )
-    reference_weights: Sequence[float] | None = option(
-        None,
-        "how much each reference counts (default: equal weights)",
-        kind=float,
-        low=0,
-        several=True,
-        flags=("--reference-weights",),
-        metavar="W",
-        planning=True,
-    )
+    reference: Reference | None = reference_option()
+    reference_weights: Sequence[float] | None = reference_weights_option()
     lyrics: str | None = option(None, "lyrics, with [VERSE] and other section marks", planning=True)
     tags: Sequence[str] | None = option(
         None,
@@ -210,15 +178,5 @@ class MusicotOptions(Options):
         """The options that a plan is made by."""
         return {name: getattr(self, name) for name in PLANNING}
 
-    def saved(self) -> dict[str, Any]:
-        settings = super().saved()
-        if self.plan is not None:
-            settings["duration"] = self.plan.duration
-            settings["prompt"] = self.plan.prompt if self.prompt is None else self.prompt
-        if self.keep is not None:
-            settings["keep"] = str(self.keep) if isinstance(self.keep, (str, Path)) else IN_MEMORY
-        return settings
 
-
-IN_MEMORY = "a song in memory"
 PLANNING = tuple(name for name, each in MusicotOptions.about().items() if each.metadata["planning"])

@@ -91,9 +91,8 @@ class Plan:
         cosines where not `calibrated`. Raises MusicotError for a plan without its model.
         """
         model = self._model()
-        return activity(
-            self.embeddings, anchors, embedder=model.clap, rvq=model.rvq, calibrated=calibrated
-        )
+        texts = model.anchors(anchors)
+        return activity(self.embeddings, texts, rvq=model.rvq, calibrated=calibrated)
 
     def __getitem__(self, where: int | slice) -> "Plan":
         """These segments as a plan of their own, to put into another."""

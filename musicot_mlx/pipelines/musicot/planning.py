@@ -319,6 +319,10 @@ class Planner:
         """The CLAP vector (dim,) of what words ask for."""
         return self.conditioning.vector(words)
 
+    def anchors(self, texts: Sequence[str]) -> np.ndarray:
+        """What thoughts are held against to read texts in them, float32 (texts, dim)."""
+        return self.clap.embed_text(texts)
+
     def vocabulary(self) -> dict[str, Any]:
         """What the model plays, by the words that ask for it: `styles` and `instruments` (family ->
         tags), `tempi` (slowest, fastest BPM), whether `harmony` and singing (`sings`) mean anything
