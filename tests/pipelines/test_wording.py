@@ -133,9 +133,9 @@ def test_thoughts_leave_what_is_denied(model: MusicotPipeline) -> None:
     step = STEP / np.linalg.norm(STEP)
     assert (vectors_of(model, denied) @ step).mean() > (vectors_of(model, usual) @ step).mean()
     given = np.where(np.arange(4) < 2, usual, -1)
-    locked = model.draw_thoughts(vector, words="piano, no drums", segments=4, seed=1, given=given)[
-        0
-    ]
+    locked = model.draw_thoughts(
+        vector, words="piano, no drums", segments=4, seed=1, locked_codes=given
+    )[0]
     np.testing.assert_array_equal(locked[:, :2], usual[:, :2])
 
 
