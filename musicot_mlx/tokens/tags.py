@@ -21,7 +21,12 @@ _ALONE = re.compile(
 
 def alone(names: Sequence[str], words: str | None) -> bool:
     """Whether words ask for what they name and nothing beside it: "one flute by itself"."""
-    return bool(_ALONE.search(words or "")) and bool(named_tags(names, words or ""))
+    return says_alone(words) and bool(named_tags(names, words or ""))
+
+
+def says_alone(words: str | None) -> bool:
+    """Whether words say that something plays alone, whatever it is."""
+    return bool(_ALONE.search(words or ""))
 
 
 def named_tags(names: Sequence[str], words: str) -> list[str]:

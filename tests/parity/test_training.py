@@ -583,7 +583,7 @@ def test_a_guided_student_needs_one_row(studio: dict[str, Path], tmp_path: Path)
     made = json.loads((out / "checkpoint" / "config.json").read_text())
     assert made["sampling"]["diffusion_guidance"] == 1.0
     assert "progressions" in made["usual_harmony"]
-    assert "piano" in made["wording"]["known"].split() and "without" in made["wording"]
+    assert "melody" in made["wording"]["known"].split() and "without" in made["wording"]
 
 
 def test_round_trip_of_the_reference(stirred: dict[str, Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import musicot_mlx as mc
 from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
 from musicot_mlx.pipelines.musicot.thoughts import vectors_of
-from musicot_mlx.pipelines.musicot.wording import USUAL, Wording, told
+from musicot_mlx.pipelines.musicot.wording import ACCOMPANIED, USUAL, Wording, told
 from tests.support import tiny
 
 CODES = tiny.CONFIG["semantic_lm"]["audio_codebook_size"]
@@ -101,6 +101,23 @@ def test_lean_keeps_out_what_words_deny() -> None:
     assert Wording().asked("funk, no drums") == "funk, no drums"
 
 
+def test_an_instrument_alone_is_left_alone() -> None:
+    """By less than what is denied, and not where a band plays."""
+    wording = Wording(**WORDING)
+    little = wording.lean("a guitar alone")
+    np.testing.assert_allclose(
+        little, ACCOMPANIED * wording.lean("a guitar, no drums, no bass"), rtol=1e-6
+    )
+    np.testing.assert_allclose(wording.leaving("solo guitar music"), wording.leaving("solo guitar"))
+    assert wording.lean("a guitar solo over drums") is None
+    assert wording.lean("alone in the rain") is None  # nothing is asked for
+    np.testing.assert_allclose(
+        wording.lean("solo bass guitar music"), -ACCOMPANIED * STRENGTH / 10 * DRUMS
+    )
+    denied = wording.lean("a guitar alone, no drums") - ACCOMPANIED * wording.lean("x, no bass")
+    np.testing.assert_allclose(denied, wording.lean("x, no drums"), rtol=1e-6)
+
+
 def test_a_song_has_no_codes_of_what_is_denied(model: MusicotPipeline) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", MusicotWarning)
@@ -133,9 +150,9 @@ def test_thoughts_leave_what_is_denied(model: MusicotPipeline) -> None:
     step = STEP / np.linalg.norm(STEP)
     assert (vectors_of(model, denied) @ step).mean() > (vectors_of(model, usual) @ step).mean()
     given = np.where(np.arange(4) < 2, usual, -1)
-    locked = model.draw_thoughts(vector, words="piano, no drums", segments=4, seed=1, given=given)[
-        0
-    ]
+    locked = model.draw_thoughts(
+        vector, words="piano, no drums", segments=4, seed=1, locked_codes=given
+    )[0]
     np.testing.assert_array_equal(locked[:, :2], usual[:, :2])
 
 
