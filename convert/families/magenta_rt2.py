@@ -24,7 +24,7 @@ from musicot_mlx.convert.keymaps import depthformer, musiccoca, spectrostream
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.convert.sentencepiece import read_sentencepiece
 from musicot_mlx.errors import MusicotError, MusicotWarning
-from musicot_mlx.models.musiccoca import MusicCoCa, MusicCoCaConfig
+from musicot_mlx.models.musiccoca import MUSICCOCA, MusicCoCa, MusicCoCaConfig
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
 from musicot_mlx.pipelines.magenta_rt2.pipeline import PARTS
@@ -33,7 +33,7 @@ from musicot_mlx.weights.checkpoint import load_strict
 from musicot_mlx.weights.config import config_to_dict
 
 SIZES = ("small", "base")
-RVQ = RVQConfig(dim=768, codebooks=12, codebook_size=1024)
+COCA, RVQ = MUSICCOCA, RVQConfig(dim=768, codebooks=12, codebook_size=1024)
 EXACT = {
     "musiccoca": musiccoca.EXACT,
     "rvq": r".*",  # a code is a decision
@@ -70,8 +70,9 @@ def read(
     if size not in found:
         raise MusicotError(f"{source} holds no checkpoints/mrt2_{size}.safetensors")
     arrays = _load(_weights(source, size))
-    lm = depthformer.config({key: tuple(value.shape) for key, value in arrays.items()})
     encoder = _load(source / "resources" / "spectrostream" / "encoder.safetensors")
+    shapes = {key: tuple(value.shape) for key, value in [*arrays.items(), *encoder.items()]}
+    lm, sizes = depthformer.config(shapes), spectrostream.config(shapes)
     codec = apply_rules(
         spectrostream.DECODER_RULES, _taken(arrays, spectrostream.DECODER), where="codec"
     )
@@ -82,7 +83,7 @@ def read(
     if rest := sorted([*arrays, *(key for key in encoder if "/quantizer/" not in key)]):
         raise MusicotError(f"{source}: {len(rest)} arrays that belong nowhere: {rest[0]}, ...")
     folder = source / "resources" / "musiccoca"
-    coca, towers = musiccoca.read_musiccoca(folder, scratch)
+    coca, towers = musiccoca.read_musiccoca(folder, scratch, COCA)
     codebooks = musiccoca.read_quantizer(folder, RVQ)
     tokenizer = read_sentencepiece(folder / "spm.model")
     coca = replace(coca, tower_norm=_tower_norm(coca, towers, codebooks, tokenizer, source))
@@ -93,7 +94,7 @@ def read(
             "musiccoca": config_to_dict(coca),
             "rvq": config_to_dict(RVQ),
             "lm": lm,
-            "codec": {},
+            "codec": sizes,
             "sampling": {},
         },
         arrays={"musiccoca": towers, "rvq": codebooks, "lm": made, "codec": codec},
@@ -169,9 +170,13 @@ def _tower_norm(
 
 def _compare_styles(table: mx.array, codebooks: Mapping[str, mx.array], source: Path) -> None:
     """Tell where the language model's styles are not the quantiser's vectors, as upstream says."""
-    rows = table.reshape(RVQ.codebooks, -1, RVQ.dim)[:, STYLE_SPECIAL:]
     vectors = mx.stack([codebooks[f"codebooks.{n}.weight"] for n in range(RVQ.codebooks)])
-    if rows.shape != vectors.shape or not mx.allclose(rows, vectors, rtol=1e-2, atol=1e-3).item():
+    size = RVQ.codebook_size + STYLE_SPECIAL
+    same = table.shape == (RVQ.codebooks * size, RVQ.dim)
+    if same:
+        rows = table.reshape(RVQ.codebooks, size, RVQ.dim)[:, STYLE_SPECIAL:]
+        same = mx.allclose(rows, vectors, rtol=1e-2, atol=1e-3).item()
+    if not same:
         warnings.warn(
             f"{source}: the language model's styles are not the vectors of MusicCoCa's quantiser; "
             "upstream trains it from them, so it may be of another revision",

@@ -5,7 +5,11 @@ checkpoint of the language model, `params/encoder/...` in a file of its own. Ker
 frequency, in, out).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from musicot_mlx.convert.rules import Rule
+from musicot_mlx.errors import MusicotError
 
 DECODER, ENCODER = "params/soundstream/", "params/encoder/"
 _STRIDES = ("2x1", "2x2", "1x2", "1x2", "1x3", "1x2", "1x2")  # of the decoder's units
@@ -63,3 +67,40 @@ ENCODER_RULES: list[Rule] = [
     *_conv("bottleneck/conv2d_3x3_a", "encoder.residual.second"),
     *_bend("output_convs", "conv1x1_last", "encoder.last"),
 ]
+
+
+def config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The `codec` section of an MLX config.json, from the shapes of the arrays of both files.
+
+    Raises MusicotError for arrays of another codec.
+    """
+    decoder, encoder = DECODER + "decoder/", ENCODER
+
+    def width(key: str) -> int:
+        return shapes[key + "/conv/bias"][0]
+
+    def second(unit: int) -> str:
+        """The convolution of an encoder's unit that gives its width."""
+        at = f"{encoder}encoder_{unit}/"
+        (key,) = {k for k in shapes if k.startswith(at) and k.endswith("_a/conv/bias")}
+        return key.removesuffix("/conv/bias")
+
+    try:
+        _, size, dim = shapes[DECODER + "quantizer/embedding"]
+        residual = width(decoder + "input_layers_residual_unit/conv2d_3x3")
+        units = range(len(_STRIDES))
+        return {
+            "dim": dim,
+            "codebook_size": size,
+            "bins": width(decoder + "input_layer/conv1x1_first") // residual,
+            "decoder_widths": [
+                residual,
+                *(width(f"{decoder}decoder_{i}/conv2d_3x3") for i in units),
+            ],
+            "encoder_widths": [
+                width(encoder + "base_conv_first"),
+                *(width(second(i)) for i in units),
+            ],
+        }
+    except (KeyError, ValueError) as error:
+        raise MusicotError(f"this is no SpectroStream that we know: {error} is missing") from error

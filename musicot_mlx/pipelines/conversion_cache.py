@@ -51,7 +51,8 @@ def is_pytorch(folder: Path) -> bool:
     """Whether a folder holds a checkpoint for PyTorch, to be converted."""
     path = folder / "config.json"
     if not path.is_file():
-        return any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        patterns = ("*.bin", "*.pt", "checkpoints/*.safetensors")  # the last: Magenta RealTime 2
+        return any(path for pattern in patterns for path in folder.glob(pattern))
     try:
         config = read_json(path)
     except ValueError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.weights.published import published
 
 EMBEDDED = ("musicot-mini",)
 _FOLDER = Path(__file__).resolve().parent
@@ -16,6 +17,7 @@ _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 # What to fetch: the words around the weights, then the first kind of weights that the model has.
 # Safetensors need no PyTorch, so they come first; the last is audiocraft's own format.
 _WORDS = ["*.json", "README.md", "*.txt"]
+_USUAL = ("*.json", "*.safetensors")
 _WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin"], ["*state_dict.bin"])
 
 
@@ -68,8 +70,14 @@ def _download(name: str, revision: str) -> Path:
         RevisionNotFoundError,
     )
 
+    known = published(name)
+    own = known is not None and known.files
+    if own:
+        revision = known.revision if revision == "main" else revision
+        if not downloaded(name):
+            print(f"fetching {name}, {known.gigabytes:g} GB", file=sys.stderr, flush=True)
     try:
-        for weights in _WEIGHTS:
+        for weights in [list(known.files)] if own else _WEIGHTS:
             folder = Path(
                 snapshot_download(
                     name,
@@ -103,10 +111,10 @@ def _download(name: str, revision: str) -> Path:
             else "the Hub can't be reached"
         )
         at = "" if revision == "main" else f" --revision {revision}"
+        wanted = " ".join(f"'{each}'" for each in (known.files if own else _USUAL))
         raise RunError(
             f"{name} is not a folder here, not (wholly) in the download cache, and {why}; fetch it "
-            f"where there is a network with: hf download {name}{at} --include '*.json' "
-            "'*.safetensors'"
+            f"where there is a network with: hf download {name}{at} --include {wanted}"
         ) from error
     return folder
 

@@ -11,13 +11,20 @@ _MUSICGEN, _CLAP = "CC-BY-NC-4.0", "Apache-2.0"
 
 @dataclass(frozen=True)
 class Published:
-    """One checkpoint: its name on the Hub, licence, millions of parameters, rate in Hz, and use."""
+    """One checkpoint: its name on the Hub, licence, millions of parameters, rate in Hz, and use.
+
+    files: patterns of what is fetched, where that is not the weights beside config.json; gigabytes:
+    how much that is; revision: the only one that is known to convert.
+    """
 
     name: str
     licence: str
     parameters: float
     sample_rate: int
     what: str
+    files: tuple[str, ...] = ()
+    gigabytes: float = 0.0
+    revision: str = "main"
 
     @property
     def size(self) -> int:
@@ -26,6 +33,20 @@ class Published:
 
 
 PUBLISHED = (
+    Published(
+        "google/magenta-realtime-2",
+        "CC-BY-4.0",
+        521.0,  # of small: language model 230, codec 48, MusicCoCa 243
+        48000,
+        "songs of plans, stereo",
+        files=(
+            "checkpoints/mrt2_small.safetensors",
+            "resources/musiccoca/*",
+            "resources/spectrostream/encoder.safetensors",
+        ),
+        gigabytes=2.2,
+        revision="010aa0dcb0dfd27b24f0ad07b4dad63e8f9521cc",
+    ),
     Published("facebook/musicgen-small", _MUSICGEN, 586.9, 32000, "songs, mono"),
     Published("facebook/musicgen-medium", _MUSICGEN, 2005.3, 32000, "songs, mono"),
     Published("facebook/musicgen-large", _MUSICGEN, 3423.5, 32000, "songs, mono"),
@@ -50,3 +71,8 @@ PUBLISHED = (
     Published("laion/larger_clap_general", _CLAP, 193.9, 48000, "CLAP of any sound"),
     Published("laion/clap-htsat-unfused", _CLAP, 153.5, 48000, "CLAP of any sound, small"),
 )
+
+
+def published(name: str) -> Published | None:
+    """What is known of a checkpoint on the Hub."""
+    return next((each for each in PUBLISHED if each.name == name), None)

@@ -168,7 +168,7 @@ def test_stems_are_held_against_the_thoughts_of_the_mix(
     heard = model.clap.embed_audio(waveform, RATE)
     rvq = ResidualVQ(RVQConfig(dim=16, codebooks=1, codebook_size=6))
     rvq.codebooks[0].weight = mx.array(heard)  # a quantiser that knows these six segments
-    fitted = SimpleNamespace(clap=model.clap, rvq=rvq)
+    fitted = SimpleNamespace(clap=model.clap, rvq=rvq, anchors=model.clap.embed_text)
     found = stem_agreement(tmp_path / "mix.wav", files, model=fitted)
     assert found.stems == ("bass", "drums", "piano") and found.loudness.shape == (6, 3)
     rms = [np.sqrt(np.square(part).mean()) for part in np.split(parts["drums"], 6)]
