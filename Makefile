@@ -10,6 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PROMPT ?= relaxing piano melody
 DURATION ?= 20
 SEED ?= 3
+NEXT := mellow lo-fi hip hop with electric piano
 
 .PHONY: demo test format lint clean
 .DEFAULT_GOAL := demo
@@ -21,6 +22,7 @@ demo: $(VENV)/.runtime
 	@echo "== rendering the plan"
 	@$(BIN)/musicot generate --plan demo.plan.json --seed $(SEED) --output demo.wav
 	@echo "== demo.wav is the song, demo.json its settings, demo.plan.png a picture of its plan"
+	@echo "== next: $(BIN)/musicot generate \"$(NEXT)\""
 
 test: $(VENV)/.test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

@@ -7,9 +7,9 @@ Onsets are peaks of a spectral flux that looks over neighbouring bands, so that 
 (SuperFlux, Boeck 2013); the percussive share comes from median-filtered harmonic/percussive
 separation (Fitzgerald 2010); the tempo is the lag at which the flux's autocorrelation is strongest
 together with half, twice and four times that lag (Percival and Tzanetakis 2014), under a log-normal
-preference for 100 BPM (Ellis 2007). Which of a tempo and its double is the beat is told by how much
-happens in one: of 70 songs of the band by which that was chosen 63 tempi are right within 4 %, the
-octave included, without it 50; of 40 others 28, without it 27.
+preference for 120 BPM (Ellis 2007). Which of that, its double and its half is the beat is told by
+how much happens in one: of 80 songs of the band that nothing was chosen by, 63 tempi are right
+within 4 % in their first 20 s, 75 but for the octave; by preference alone 52 and 75.
 All figures are the same at any level.
 """
 
@@ -33,6 +33,7 @@ METRE = {0.5: 0.2, 1.0: 1.0, 2.0: 0.7, 4.0: 0.7}  # beats after which it repeats
 USUAL, USUAL_SPREAD = 100.0, 0.9  # BPM, and octaves of the preference for it
 BUSY, BUSY_SPREAD = 1.7, 0.5  # onsets in a beat above which a faster beat is likelier; octaves
 EVEN, EVEN_LIKING = 0.9, 0.65  # of a beat's repetition that half of it has where its onsets are two
+OCTAVE = 0.04  # octaves by which a multiple of the pulse may be off: 3 %
 FEWEST_ONSETS = 4  # fewer have no tempo
 
 
@@ -225,7 +226,8 @@ def _centroid(spectrogram: Spectrogram) -> float:
 
 
 def _tempo(spectrogram: Spectrogram, flux: np.ndarray) -> float:
-    """The beat whose levels repeat best: its own lag, half a beat, two beats and four.
+    """The beat whose levels repeat best: its own lag, half a beat, two beats and four; or one that
+    is twice or half of it.
 
     A beat in which much happens is likely two, and one whose halves are alike, as every second
     click of a metronome, is.
@@ -254,6 +256,9 @@ def _tempo(spectrogram: Spectrogram, flux: np.ndarray) -> float:
     halves = np.interp(0.5 * period, lags, maximum_filter1d(correlation, 3), right=0.0)
     even = (halves > EVEN * levels[1.0]) & (np.abs(events - 2.0) < 0.2)
     liking = np.where(even, EVEN_LIKING * liking, liking)
-    best = int(np.argmax(liking * repeats))
+    plain = np.exp(-0.5 * np.square(np.log2(beats / 120.0) / USUAL_SPREAD))
+    pulse = beats[int(np.argmax(plain * repeats))]
+    octave = np.abs(np.log2(beats / pulse) - np.round(np.log2(beats / pulse))) < OCTAVE
+    best = int(np.argmax(np.where(octave, liking * repeats, 0.0)))
     near = np.interp(period[best] * np.array([0.5, 1.0, 2.0]), lags, correlation, right=0.0)
     return float(beats[best]) if near.max() >= 0.08 else 0.0

@@ -274,7 +274,7 @@ def _chords(
             text = "\u2013" if chord == "N" else chord
             axes.text(start, height, text, fontsize=7, color=INK, ha="left", va="bottom",
                       parse_math=False)  # fmt: skip
-            free = start + (0.062 * len(text) + 0.05) / scale
+            free = start + (0.062 * len(text) + 0.08) / scale  # and a space before the next
 
 
 def _ends(
