@@ -122,7 +122,10 @@ def load_bin(folder: Path, scratch: Path) -> dict[str, mx.array]:
     """The arrays of `pytorch_model.bin`, one file or shards with an index."""
     arrays: dict[str, mx.array] = {}
     for path, expected in weight_files(folder, "pytorch_model", ".bin"):
-        found = lazy_arrays(unpickle(path), scratch)
+        state = unpickle(path)
+        if not isinstance(state, Mapping):
+            raise MusicotError(f"{path} holds no state dict, that is tensors by name")
+        found = lazy_arrays(state, scratch)
         missing = sorted((expected or set()) - set(found))
         if missing:
             raise MusicotError(f"{path} lacks {missing[0]}, which the index lists")

@@ -178,6 +178,8 @@ def _sampling(folder: Path) -> dict[str, Any]:
         raise MusicotError(f"{path} is not valid JSON ({error}); get the model again") from error
     if not isinstance(values, dict):
         raise MusicotError(f"{path} should hold a JSON object")
+    if not isinstance(values.get("do_sample"), bool | None):
+        raise MusicotError(f"{path}: do_sample is {values['do_sample']!r}; write true or false")
     # None is written where nothing was said, but guidance, which it turns off
     found = {ours: values[name] for name, ours in _NAMES.items() if values.get(name) is not None}
     if "guidance_scale" in values:

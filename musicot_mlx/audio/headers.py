@@ -33,6 +33,9 @@ def readable(path: Path) -> Iterator["str | bytes | int | mmap.mmap"]:
         with _piped(path) as source:
             yield source
     else:
+        if path.suffix.lower() in (".ogg", ".oga", ".opus") and _joined_ogg(path):
+            tell(f"{path} holds several songs, one behind the other; only the first is read, "
+                 "ffmpeg makes one file of them")  # fmt: skip
         yield file_name(path)
 
 
@@ -102,6 +105,15 @@ def _hides_frames(path: Path) -> bool:
         return False
     tell(f"{path} goes on behind what its header counts (MP3s joined?); all of it is read")
     return True
+
+
+def _joined_ogg(path: Path) -> bool:
+    """Whether a stream begins in an Ogg where music has begun already, as web radio is recorded."""
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        music = data.find(b"OggS\0\0")  # the first page that begins no stream
+        return music >= 0 and data.find(b"OggS\0\2", music) >= 0
 
 
 def _first_frame(file: BinaryIO) -> tuple[int, bytes]:

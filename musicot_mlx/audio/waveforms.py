@@ -11,6 +11,7 @@ from musicot_mlx.errors import MusicotError
 
 FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}
 LOUDEST = 100.0  # 40 dB over full scale: floats beyond are integers' values, whatever their type
+LOWEST_RATE = 1000  # Hz; below it something else was passed, and seconds would be hours
 MOST_CHANNELS = 8  # more of them than samples are samples
 
 
@@ -68,10 +69,11 @@ def scaled(waveform: Any, where: str = "the waveform") -> np.ndarray:
 
 
 def as_rate(sample_rate: Any, where: str = "the waveform") -> int:
-    """A sample rate in Hz as a plain int; MusicotError for anything but a whole number above 0."""
+    """A sample rate in Hz as a plain int; MusicotError for anything but a whole number of at
+    least LOWEST_RATE."""
     try:
         rate = int(sample_rate)
-        whole = rate == sample_rate and rate > 0
+        whole = rate == sample_rate and rate >= LOWEST_RATE
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:

@@ -133,7 +133,7 @@ def _files() -> Finding:
     except (ImportError, OSError) as error:
         return Finding("audio files", BAD, str(error), "pip install soundfile soxr")
     formats = soundfile.available_formats()
-    kinds = [kind for kind in ("WAV", "FLAC", "MP3") if kind in formats]
+    kinds = [kind for kind in ("WAV", "FLAC", "MP3", "OGG") if kind in formats]
     versions = f"libsndfile {soundfile.__libsndfile_version__}, soxr {soxr.__version__}"
     summary = f"{', '.join(kinds)} ({versions})"
     if "MP3" not in kinds:

@@ -10,11 +10,11 @@ from musicot_mlx.errors import MusicotError
 
 # Player -> its arguments for a file, and the formats it can't play.
 _FILE_PLAYERS: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    "afplay": ([], ()),
-    "paplay": ([], ("mp3",)),
-    "aplay": (["-q"], ("flac", "mp3")),
+    "afplay": ([], ("ogg",)),
+    "paplay": ([], ("mp3", "m4a")),
+    "aplay": (["-q"], ("flac", "mp3", "ogg", "m4a")),
     "ffplay": (["-nodisp", "-autoexit", "-loglevel", "error"], ()),
-    "play": (["-q"], ()),
+    "play": (["-q"], ("m4a",)),
 }
 
 

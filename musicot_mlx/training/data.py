@@ -126,7 +126,7 @@ def _windows(
     if not isinstance(windows, list) or not all(isinstance(each, dict) for each in windows):
         raise MusicotError(f"the windows must be a list of objects, got {shown(windows)}")
     for each in windows:
-        captions = _texts(each, "captions")
+        captions = [*_texts(each, "caption"), *_texts(each, "captions")]
         if captions:
             yield _seconds(each.get("start")), _triggered(captions, trigger)
 
@@ -199,5 +199,8 @@ def _with_held_out(splits: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
     entries = splits.get("train", splits.get("", []))
     valid = splits.get("valid")
     if not valid:
-        valid, entries = entries[::HELD_OUT], [e for i, e in enumerate(entries) if i % HELD_OUT]
+        songs = list(dict.fromkeys(entry.path.resolve() for entry in entries))
+        held = set(songs[::HELD_OUT])  # with all of its rows, or training would hear what is held
+        valid = [entry for entry in entries if entry.path.resolve() in held]
+        entries = [entry for entry in entries if entry.path.resolve() not in held]
     return {"train": entries, "valid": valid, "test": splits.get("test", [])}

@@ -199,6 +199,17 @@ def test_mp3s_that_were_joined_are_read_to_the_end(
     assert len(told) == 2
 
 
+def test_oggs_that_were_joined_are_told(
+    tmp_path: Path, told: list[warnings.WarningMessage]
+) -> None:
+    data = _written(tmp_path / "a.ogg")
+    (tmp_path / "joined.ogg").write_bytes(data + data)
+    assert audio_frames(tmp_path / "a.ogg") == (len(WAVEFORM), RATE)
+    assert not told
+    assert audio_frames(tmp_path / "joined.ogg") == (len(WAVEFORM), RATE)
+    assert ["only the first is read" in str(each.message) for each in told] == [True]
+
+
 def test_an_empty_wav_with_a_comment_is_empty(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros((0, 1)), RATE)
     data = (tmp_path / "a.wav").read_bytes()

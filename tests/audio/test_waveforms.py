@@ -133,7 +133,9 @@ def test_one_sentence_everywhere(model: Any, name: str) -> None:
             door(waveform)
 
 
-@pytest.mark.parametrize("rate", [None, 0, -1, 22050.5, np.nan, np.inf, "fast", np.zeros(3)])
+@pytest.mark.parametrize(
+    "rate", [None, True, 0, 1, -1, 22050.5, np.nan, np.inf, "fast", np.zeros(3)]
+)
 def test_rates_that_are_none(model: Any, rate: Any) -> None:
     for door in (
         as_rate,

@@ -16,6 +16,7 @@ import soundfile
 
 from musicot_mlx import __version__
 from musicot_mlx.atomic import write_text
+from musicot_mlx.audio.files import FORMATS
 from musicot_mlx.cli import COMMANDS, doctor, flags, main, player
 from musicot_mlx.cli.app import arguments
 from musicot_mlx.cli.progress import Progress
@@ -540,6 +541,19 @@ def test_play_runs_a_player(
     assert player.find_player(".mp3") is None
 
 
+@pytest.mark.parametrize(
+    ("name", "unable"),
+    [("aplay", "flac mp3 ogg m4a"), ("paplay", "mp3 m4a"), ("play", "m4a"), ("afplay", "ogg")],
+)
+def test_players_are_asked_for_what_they_can(
+    name: str, unable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aplay would play a file of another kind than WAV as samples, that is as noise."""
+    monkeypatch.setattr(player.shutil, "which", lambda asked: asked if asked == name else None)
+    found = [kind for kind in FORMATS if player.find_player(f".{kind}") is None]
+    assert found == unable.split()
+
+
 def test_play_without_a_player_fails_before_the_work(
     tiny_model: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -592,6 +606,10 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 def _finding(what: str, capsys: pytest.CaptureFixture[str]) -> dict:
     main(["doctor", "--json"])
     return next(f for f in json.loads(capsys.readouterr().out) if f["what"] == what)
+
+
+def test_doctor_names_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "WAV, FLAC, MP3, OGG" in _finding("audio files", capsys)["found"]
 
 
 def test_doctor_tells_of_tf32(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

@@ -375,6 +375,23 @@ def test_generation_config_is_honoured(
         assert (one == two).all()
 
 
+def test_generation_config_of_words_for_numbers(
+    tiny_musicgen_upstream: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(tiny_musicgen_upstream, tmp_path / "source")
+    (source / "generation_config.json").write_text('{"do_sample": "false"}')
+    with pytest.raises(MusicotError, match="write true or false"):
+        convert(source, tmp_path / "mlx")
+
+
+def test_a_pickle_of_no_tensors(tiny_musicgen_upstream: Path, tmp_path: Path) -> None:
+    folder = tiny_musicgen.write_pickle(tmp_path / "bin", tiny_musicgen_upstream)
+    torch.save([1, 2], folder / "pytorch_model.bin")
+    with pytest.raises(MusicotError, match="holds no state dict"):
+        convert(folder, tmp_path / "mlx")
+    assert not (tmp_path / "mlx").exists()
+
+
 def test_generation_config_that_is_not_ours_is_told(
     tiny_musicgen_upstream: Path, tmp_path: Path
 ) -> None:

@@ -230,6 +230,13 @@ def test_melody(melody: MusicgenPipeline, mono: MusicgenPipeline, tune: Path) ->
         mono.generate("piano", melody=tune)
 
 
+def test_a_prompt_as_long_as_a_book_is_refused(mono: MusicgenPipeline) -> None:
+    """T5 would hold the square of it in memory, until the system ends the process."""
+    for options in ({"prompt": "piano " * 5000}, {"prompt": "x", "negative_prompt": "no " * 5000}):
+        with pytest.raises(MusicotError, match=r"tokens and MusicGen takes 2,048"):
+            mono.generate(duration=1, **options)
+
+
 def test_negative_prompt(mono: MusicgenPipeline) -> None:
     plain = mono.generate("piano", duration=2, seed=1)
     away = mono.generate("piano", duration=2, seed=1, negative_prompt="drums")

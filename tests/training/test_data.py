@@ -157,6 +157,22 @@ def test_fields_that_are_understood(folder: Path) -> None:
     assert entry.windows == ((1.5, ("a chord, held",)),)
 
 
+def test_a_song_is_held_out_with_all_of_its_rows(folder: Path) -> None:
+    again = [{**row, "caption": "the same again"} for row in ROWS]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, [*ROWS, *again])))
+    splits = read_data(folder).splits
+    held, heard = ({e.path for e in splits[name]} for name in ("valid", "train"))
+    assert [e.path.name for e in splits["valid"]] == ["0.wav", "0.wav"]
+    assert heard and not held & heard
+
+
+def test_a_window_may_have_one_caption(folder: Path) -> None:
+    row = ROWS[0] | {"windows": [{"start": 2, "caption": "a solo"}]}
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, [row, ROWS[1]])))
+    (entry,) = read_data(folder).splits["valid"]
+    assert entry.windows == ((2.0, ("a solo",)),)
+
+
 # --- the Hub's AudioFolder ------------------------------------------------------------------------
 
 

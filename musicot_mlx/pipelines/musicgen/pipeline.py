@@ -43,6 +43,7 @@ PARTS: dict[str, tuple[type, type]] = {
     "codec": (Encodec, EncodecConfig),
 }
 BATCH = 8  # songs drawn together; more would gain little and hold more caches
+MOST_TOKENS = 2048  # of a prompt: T5's scores grow with the square, a book would take all memory
 
 
 def load(
@@ -366,8 +367,17 @@ class MusicgenPipeline:
     # --- text and audio in ------------------------------------------------------------------------
 
     def embed_text(self, text: str) -> mx.array:
-        """T5 hidden states (tokens, text_hidden_size) of a text, in the decoder's dtype."""
-        ids = mx.array([self.tokenizer.encode(plain_text("the text", text)).ids], dtype=mx.int32)
+        """T5 hidden states (tokens, text_hidden_size) of a text, in the decoder's dtype.
+
+        Raises MusicotError for a text of more than MOST_TOKENS.
+        """
+        found = self.tokenizer.encode(plain_text("the text", text)).ids
+        if len(found) > MOST_TOKENS:
+            raise MusicotError(
+                f"the prompt has {len(found):,} tokens and MusicGen takes {MOST_TOKENS:,}; "
+                "it was trained on a sentence or two"
+            )
+        ids = mx.array([found], dtype=mx.int32)
         # one operand of another type would make the whole decoder run in float32
         return self.text_encoder(ids)[0].astype(self.decoder.layer_norm.weight.dtype)
 
