@@ -18,9 +18,9 @@ NEXT := mellow lo-fi hip hop with electric piano
 demo: $(VENV)/.runtime
 	@echo "== planning: $(PROMPT)"
 	@$(BIN)/musicot plan --prompt "$(PROMPT)" --duration $(DURATION) --seed $(SEED) \
-		--output demo.plan.json --png demo.plan.png
+		--output demo.plan.json --png demo.plan.png --overwrite
 	@echo "== rendering the plan"
-	@$(BIN)/musicot generate --plan demo.plan.json --seed $(SEED) --output demo.wav
+	@$(BIN)/musicot generate --plan demo.plan.json --seed $(SEED) --output demo.wav --overwrite
 	@echo "== demo.wav is the song, demo.json its settings, demo.plan.png a picture of its plan"
 	@echo "== next: $(BIN)/musicot generate \"$(NEXT)\""
 

@@ -15,15 +15,31 @@ if TYPE_CHECKING:
     from musicot_mlx.evaluation.measures.agreement import Analysis as Analysis
     from musicot_mlx.evaluation.measures.agreement import analyze as analyze
     from musicot_mlx.pipelines.families import load as load
+    from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline as MusicgenPipeline
+    from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline as MusicotPipeline
     from musicot_mlx.pipelines.musicot.plan import Plan as Plan
     from musicot_mlx.pipelines.song import Song as Song
+    from musicot_mlx.pipelines.song import Stream as Stream
 
 __version__ = "0.1.0"
-__all__ = ["Analysis", "Plan", "Song", "__version__", "analyze", "load"]
+__all__ = [
+    "Analysis",
+    "MusicgenPipeline",
+    "MusicotPipeline",
+    "Plan",
+    "Song",
+    "Stream",
+    "__version__",
+    "analyze",
+    "load",
+]
 
 _DOOR = {
     "load": "pipelines.families",
+    "MusicotPipeline": "pipelines.musicot.pipeline",
+    "MusicgenPipeline": "pipelines.musicgen.pipeline",
     "Song": "pipelines.song",
+    "Stream": "pipelines.song",
     "Plan": "pipelines.musicot.plan",
     "analyze": "evaluation.measures.agreement",
     "Analysis": "evaluation.measures.agreement",

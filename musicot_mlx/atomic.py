@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ def explain(error: OSError, path: Path) -> MusicotError:
         return RunError(f"no space left while writing {path}; free some disk space and try again")
     if error.errno == errno.EFBIG:
         return RunError(f"{path} grew beyond the file size allowed here; choose another place")
+    if error.errno == errno.ELOOP:
+        return MusicotError(f"can't write {path}: it is a link that leads to itself")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return MusicotError(f"can't write {path}: {path.parent} is no folder")
+    if error.errno == errno.ENAMETOOLONG:
+        return MusicotError(f"can't write {path.name[:40]}...: the name is too long")
     if error.errno == errno.EISDIR:
         return MusicotError(f"{path} is a folder; name a file in it")
     if error.errno == errno.ENOENT:
@@ -28,25 +35,73 @@ def explain(error: OSError, path: Path) -> MusicotError:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, same suffix; rename it to `path` at the end.
+def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, same suffix; it becomes `path` at the end.
 
-    Whatever ends the block early (an error, Ctrl-C) removes the temporary file and leaves an older
-    `path` as it was. Raises MusicotError for a missing folder and RunError for a full disk.
+    A link is followed, and folders that are missing are made. Whatever ends the block early (an
+    error, Ctrl-C) removes the temporary file and the folders, and leaves an older `path` as it was.
+    replace: whether a file that is there by the end is replaced; MusicotError where it is not.
+    Raises RunError for a full disk.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise explain(OSError(errno.EISDIR, ""), path)
-    if not path.parent.is_dir():
-        raise explain(OSError(errno.ENOENT, ""), path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    path, made = followed(path), []
+    # a name that nobody has, which several threads may ask for
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.stem[:40]}.{unique}.part{path.suffix}")
     try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, "")
+        made = _make_folders(path.parent)
         yield temporary
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            _publish(temporary, path)
+        made = []
     except OSError as error:
         raise explain(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # someone else's file is in it by now
+                folder.rmdir()
+
+
+def followed(path: str | Path) -> Path:
+    """Where a path leads that is a link; else the path as it is. MusicotError where it leads to
+    itself.
+    """
+    path = Path(path)
+    end = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if end.is_symlink():
+        raise explain(OSError(errno.ELOOP, ""), path)
+    return end
+
+
+def require_free(path: str | Path) -> None:
+    """Raise MusicotError where there is a file of that name."""
+    if os.path.lexists(followed(path)):
+        raise MusicotError(
+            f"{path} is there already; name another file, or ask to replace it (--overwrite)"
+        )
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a file its name unless that is taken, even if only since we looked."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        require_free(path)
+    except OSError:  # a file system without hard links
+        require_free(path)
+        temporary.replace(path)
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; which were made, the innermost first."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -97,16 +97,18 @@ def audio_writer(
     *,
     format: str | None = None,
     encoding: Encoding | None = None,
+    replace: bool = True,
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield write(waveform) for a file that appears under its name only when the block ends well.
 
-    write takes float32 (frames, channels) in pieces; what lies beyond -1..1 is clipped. Raises
-    MusicotError for a place, rate or encoding that can't be written, RunError for a full disk.
+    write takes float32 (frames, channels) in pieces; what lies beyond -1..1 is clipped. replace:
+    whether a file of that name is. Raises MusicotError for a place, rate or encoding that can't be
+    written, RunError for a full disk.
     """
     path, encoding = Path(path), encoding or Encoding()
     format = format_of(path, format, sample_rate)
     encoding.require(format, sample_rate)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         target = temporary.with_suffix(".part.wav") if format == "m4a" else temporary
         kind = "wav" if format == "m4a" else format
         depth = "24" if format == "m4a" else encoding.bit_depth
@@ -143,7 +145,7 @@ def audio_writer(
                 to_m4a(target, temporary, bitrate=encoding.bitrate, **texts)
         except soundfile.SoundFileError as error:
             # libsndfile reports a full disk as "System error", so ask the disk itself.
-            if shutil.disk_usage(path.parent).free < 1 << 20:
+            if shutil.disk_usage(target.parent).free < 1 << 20:
                 raise OSError(errno.ENOSPC, "no space left") from error
             why = (getattr(error, "error_string", None) or str(error)).strip().rstrip(".")
             raise RunError(f"can't write {path} ({why})") from error

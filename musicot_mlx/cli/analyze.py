@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from musicot_mlx.cli import flags
-from musicot_mlx.cli.plan import ANCHORS, anchors_of
 from musicot_mlx.cli.progress import peak_memory
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.families import can
+from musicot_mlx.pipelines.musicot.anchors import ANCHORS, anchors_of
+from musicot_mlx.pipelines.sidecar import expected_sidecar
 from musicot_mlx.texts import read_json
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(flags.Writing):
     """The flags of musicot analyze."""
 
     file: str = flags.flag("FILE", "audio, or a plan (.json)", positional=True)
@@ -56,8 +57,6 @@ def run(args: Arguments) -> int:
     path = Path(args.file)
     if not path.is_file():
         raise MusicotError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    if args.png and not Path(args.png).parent.is_dir():
-        raise MusicotError(f"can't write {args.png}: its folder doesn't exist")
     audio, source, settings = _sources(path, args.plan)
     for flag, value in (("--stems", args.stems), ("--copy-of", args.copy_of)):
         if audio is None and value:
@@ -121,7 +120,7 @@ def _sources(path: Path, plan: str | None) -> tuple[Path | None, Any, dict[str, 
         if settings is not None:
             return None, _made(settings, "plan"), settings
         return None, str(path), {}
-    settings = _settings(path.with_suffix(".json")) or {}
+    settings = _settings(expected_sidecar(path)) or {}
     if plan is None:
         return path, _made(settings, "plan"), settings
     if Path(plan).suffix.lower() == ".json" and (others := _settings(Path(plan))) is not None:

@@ -122,6 +122,8 @@ def _command(name: str) -> TyperCommand:
 
     def run(args: object) -> int:
         try:
+            if isinstance(args, flags.Writing):
+                flags.require_free(args)
             return module.run(args)
         except KeyboardInterrupt as stop:
             raise _Interrupted from stop

@@ -12,11 +12,10 @@ from typing import Any, Literal
 from musicot_mlx.atomic import write_text
 from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress
-from musicot_mlx.errors import MusicotError
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(flags.Writing):
     """The flags of musicot bench."""
 
     model: str = flags.flag(
@@ -58,13 +57,13 @@ class Arguments:
         "GB", "refuse what is larger", check=flags.number(0.05, unit="GB")
     )
     json: str | None = flags.flag(
-        "FILE", "write the results here; - is standard output, not a table"
+        "FILE",
+        "write the results here; - is standard output, not a table",
+        check=flags.place_or_output,
     )
 
 
 def run(args: Arguments) -> int:
-    if args.json not in (None, "-") and not Path(args.json).resolve().parent.is_dir():
-        raise MusicotError(f"can't write {args.json}: its folder doesn't exist")
     results = _against_torch(args) if args.against else _songs(args)
     text = json.dumps(results, indent=1) + "\n"
     if args.json == "-":

@@ -25,7 +25,7 @@ _quantizing = partial(flags.flag, panel="Quantisation")
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(flags.Writing):
     """The flags of musicot convert."""
 
     hf_path: str = flags.flag(
@@ -35,7 +35,7 @@ class Arguments:
         "--model",
         required=True,
     )
-    mlx_path: str = flags.flag("FOLDER", "folder to write", required=True)
+    mlx_path: str = flags.flag("FOLDER", "folder to write", required=True, check=flags.folder)
     quantize: bool = _quantizing(
         "", "quantise linear layers and embeddings", "--quantize", "-q", default=False
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from musicot_mlx.atomic import require_free
 from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError, RunError
@@ -28,7 +29,7 @@ _WHOLE = flags.number(0, whole=True)
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(flags.Writing):
     """The flags of musicot eval."""
 
     model: str | None = flags.flag(
@@ -100,8 +101,10 @@ class Arguments:
 
 def run(args: Arguments) -> int:
     for path in (args.output, args.report):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise MusicotError(f"can't write {path}: its folder doesn't exist")
+        if path is not None:
+            flags.require_writable(Path(path))
+    if args.report and not args.overwrite and not _is_page(Path(args.report)):
+        require_free(args.report)
 
     earlier = _figures(args.against) if args.against else None
     import musicot_mlx as mc
@@ -374,6 +377,11 @@ def _finish(
     return 0
 
 
+def _is_page(path: Path) -> bool:
+    """Whether a file is an earlier page of results, which the next one takes the place of."""
+    return path.is_file() and b"Written by `musicot eval" in path.read_bytes()
+
+
 def _value(interval: dict[str, float]) -> str:
     return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
@@ -395,7 +403,7 @@ def _report(
     from musicot_mlx.evaluation.harness.report import page, spectrogram
 
     beside = path.with_suffix("")
-    beside.mkdir(exist_ok=True)
+    beside.mkdir(parents=True, exist_ok=True)
     pictures = {}
     shown = [render for render in renders if render.variant == "wordings" and render.seed == 1]
     for render in shown[:: max(1, len(shown) // 6)][:6]:

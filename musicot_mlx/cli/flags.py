@@ -8,6 +8,8 @@ what was given; the defaults are the dataclass's own.
 import dataclasses
 import inspect
 import math
+import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +30,9 @@ from typing import (
 import typer
 from typer.core import TyperCommand
 
-from musicot_mlx import texts
+from musicot_mlx import atomic, texts
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines import families
+from musicot_mlx.pipelines import families, multi_host
 
 if TYPE_CHECKING:
     from musicot_mlx.pipelines.clap import ClapEmbedder
@@ -174,10 +176,10 @@ class Command(BareFlags, TyperCommand):
                 at += option.nargs
                 continue
             words.append(args[at])
-            numbers = _is_number(args[at])
+            numbers = _is_number(args[at]) or args[at] == RANDOM
             at += 1
             while at < len(args) and not _is_option(args[at]):
-                if numbers and positional and not _is_number(args[at]):
+                if numbers and positional and not (_is_number(args[at]) or args[at] == RANDOM):
                     break  # --seed 1 2 "a calm piano"
                 words += [word, args[at]]
                 at += 1
@@ -284,6 +286,14 @@ def number(
 
 seconds = number(1.0, MAX_SECONDS, unit="seconds")
 seed = number(0, 2**63 - 1, whole=True)
+RANDOM = "random"
+
+
+def seed_or_random(text: str) -> int:
+    """A check: a seed, or the word that draws one."""
+    if text == RANDOM and multi_host.launched():
+        raise ValueError("each host would draw a random seed of its own; pass a number")
+    return secrets.randbelow(2**31) if text == RANDOM else seed(text)
 
 
 def choice(choices: Sequence[Any]) -> Callable[[str], Any]:
@@ -313,6 +323,62 @@ def place(text: str) -> str:
     if text == "-":
         raise ValueError("standard output is not written to; name a file (a file - is ./-)")
     return text
+
+
+def place_or_output(text: str) -> str:
+    """A check: a file to write, or - for standard output."""
+    return text
+
+
+def folder(text: str) -> str:
+    """A check: a folder to write."""
+    return place(text)
+
+
+@dataclass(kw_only=True)
+class Writing:
+    """What every command that writes files is asked for: it replaces none unless told to."""
+
+    overwrite: bool = flag(
+        "", "replace files that are there already", panel="Output", default=False
+    )
+
+
+def require_free(args: Any) -> None:
+    """Raise MusicotError where a command would replace a file, or write into a folder that holds
+    files, without --overwrite, and for a place that can't be written; before any work is done.
+    """
+    for name, said in listed(type(args)):
+        given = getattr(args, name)
+        if said.check not in (place, place_or_output, folder) or given in (None, "-"):
+            continue
+        require_writable(Path(given))
+        if not args.overwrite:
+            (require_empty if said.check is folder else atomic.require_free)(given)
+
+
+def require_empty(given: str | Path, instead: str = "replace them") -> None:
+    """Raise MusicotError where a folder holds files already."""
+    path = Path(given).expanduser()
+    if path.is_dir() and any(not each.name.startswith(".") for each in path.iterdir()):
+        raise MusicotError(
+            f"the folder {given} holds files already; name another, or ask to {instead} "
+            "(--overwrite)"
+        )
+
+
+def require_writable(path: Path) -> None:
+    """Raise MusicotError where no file `path` can be written: folders are made, but not in a file
+    or where that is not allowed.
+    """
+    try:
+        above = next(each for each in atomic.followed(path).absolute().parents if each.exists())
+    except OSError as error:
+        raise atomic.explain(error, path) from error
+    if not above.is_dir():
+        raise MusicotError(f"can't write {path}: {above} is no folder")
+    if not os.access(above, os.W_OK):
+        raise MusicotError(f"can't write {path}: permission denied; choose another place")
 
 
 def read_text(path: str, what: str) -> str:

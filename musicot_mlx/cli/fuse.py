@@ -7,7 +7,7 @@ from musicot_mlx.cli import flags
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(flags.Writing):
     """The flags of musicot fuse."""
 
     model: str | None = flags.flag(
@@ -19,7 +19,10 @@ class Arguments:
         default=["adapters"],
     )
     save_path: str = flags.flag(
-        "FOLDER", "folder to write (default: fused_model)", default="fused_model"
+        "FOLDER",
+        "folder to write (default: fused_model)",
+        check=flags.folder,
+        default="fused_model",
     )
     dequantize: bool = flags.flag("", "write every layer unquantised", default=False)
     dtype: Literal["float16", "bfloat16", "float32"] | None = flags.flag(

@@ -3,10 +3,11 @@
 import json
 import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from musicot_mlx.cli import flags, player, request
 from musicot_mlx.cli.progress import Progress, candidates, peak_memory, summary
@@ -17,21 +18,27 @@ if TYPE_CHECKING:
     import numpy as np
 
 _output = partial(flags.flag, panel="Output")
-Job = tuple[tuple[str | None, int], Path]  # prompt, seed, file
+Target = Path | BinaryIO
+Job = tuple[tuple[str | None, int], Target]  # prompt, seed, file
 
 
 @dataclass(kw_only=True)
-class Arguments(flags.Asked):
+class Arguments(flags.Writing, flags.Asked):
     """The flags of musicot generate, beside those that are options of a family."""
 
     prompt_file: str | None = flags.song("FILE", "one prompt a line, one song each")
     seed: list[int] | None = flags.song(
         "N...",
-        "same seed, same file; several seeds make several songs (default: 0 or the plan's)",
-        check=flags.seed,
+        "same seed, same file; several seeds make several songs, random draws one (default: 0 or "
+        "the plan's)",
+        check=flags.seed_or_random,
     )
     output: str | None = _output(
-        "FILE", "file to write (default: song.wav)", "--output", "-o", check=flags.place
+        "FILE",
+        "file to write; - is standard output (default: named by prompt and seed, "
+        "relaxing-piano-seed3.wav)",
+        "--output",
+        "-o",
     )
     format: Literal["wav", "flac", "mp3", "ogg", "m4a"] | None = _output(
         "", "audio format (default: by the file name); m4a by afconvert or ffmpeg"
@@ -63,7 +70,7 @@ class Arguments(flags.Asked):
         check=flags.number(0.05, unit="GB"),
     )
     config_from: str | None = _output(
-        "FILE", "settings of an earlier song (its .json) to make it again; flags override"
+        "FILE", "an earlier song, or its .json, to make it again; flags override"
     )
     json: bool = _output("", "one line of JSON per song on standard output", default=False)
 
@@ -71,37 +78,57 @@ class Arguments(flags.Asked):
 def run(args: Arguments) -> int:
     asked = request.read(args)
     if args.play:
-        player.require_player(asked.paths[0])
-    if (args.play or args.stream) and multi_host.launched():
+        player.require_player(Path(f"song.{asked.written['format']}"))
+    if multi_host.launched():
+        _require_for_hosts(args)
+    if args.output != request.STANDARD_OUTPUT:
+        return _make(args, asked)
+    output = sys.stdout.buffer
+    with redirect_stdout(sys.stderr):  # nothing else stands among the audio
+        return _make(args, asked, output)
+
+
+def _require_for_hosts(args: Arguments) -> None:
+    """Raise MusicotError for what several hosts can't do together."""
+    if args.play or args.stream:
         raise MusicotError(
             "songs made on several hosts are not heard while they are made; leave "
             "out --play and --stream"
         )
+    if args.output == request.STANDARD_OUTPUT:
+        raise MusicotError("songs made on several hosts don't go to standard output; name a file")
 
+
+def _make(args: Arguments, asked: request.Request, output: BinaryIO | None = None) -> int:
+    """Make the songs and write them, to `output` if it is given; the exit code."""
     import musicot_mlx as mc
 
     started = time.perf_counter()
     budget = asked.budget(args)
     model = mc.load(asked.model, adapter_path=asked.adapter_path)
     options, songs = asked.for_model(args, model)
+    paths = [output] if output else asked.files(args, songs, options.get("plan"))
     loaded = time.perf_counter() - started
     if multi_host.launched():
         tell = partial(_tell, args)
-        return multi_host.make_songs(model, songs, asked.paths, asked.written, options, tell)
+        return multi_host.make_songs(
+            model, songs, paths, asked.written, options, args.overwrite, tell
+        )
     if budget is not None:
         budget.apply(model)
     stream = args.stream or (budget is not None and budget.stream)
+    written = {**asked.written, "overwrite": args.overwrite}
     together = 1 if stream or budget else getattr(model, "batch", 1)
-    jobs: list[Job] = list(zip(songs, asked.paths, strict=True))
+    jobs: list[Job] = list(zip(songs, paths, strict=True))
     for first in range(0, len(jobs), together):
         batch = jobs[first : first + together]
         label = f"{first + 1}-{first + len(batch)}" if len(batch) > 1 else f"{first + 1}"
         started = time.perf_counter()
         with Progress(prefix=f"{label}/{len(jobs)} " if len(jobs) > 1 else "") as progress:
             if stream:
-                reports = [_stream(model, *batch[0], asked.written, options, progress, args.play)]
+                reports = [_stream(model, *batch[0], written, options, progress, args.play)]
             else:
-                reports = _generate(model, batch, asked.written, options, progress)
+                reports = _generate(model, batch, written, options, progress)
         elapsed = (time.perf_counter() - started) / len(batch)
         for ((prompt, seed), path), report in zip(batch, reports, strict=True):
             report = {"seed": seed, **report, "prompt": prompt, "model": asked.model}
@@ -145,7 +172,7 @@ def _generate(
 def _stream(
     model: Any,
     song: tuple[str | None, int],
-    path: Path,
+    path: Target,
     written: dict[str, Any],
     options: dict[str, Any],
     progress: Progress,
@@ -154,17 +181,16 @@ def _stream(
     """Write a song while it is being made; its report."""
     prompt, seed = song
     stream = model.stream(prompt, seed=seed, progress=progress, **options)
-    rate = written["sample_rate"] or model.sample_rate
     listen = partial(player.live_player, wanted=playing)
-    saved = stream.save(path, **{**written, "sample_rate": rate}, listen=listen)
+    saved = stream.save(path, **written, listen=listen)
     return {
         "files": list(map(str, saved.files)),
         "duration": saved.duration,
-        "sample_rate": rate,
+        "sample_rate": written["sample_rate"] or model.sample_rate,
         "channels": saved.channels,
         "played": saved.heard,
         "seed": stream.settings["seed"],
-        "far": _far(model, stream.plan, path),
+        "far": _far(model, stream.plan, path) if isinstance(path, Path) else [],
     }
 
 
@@ -188,10 +214,11 @@ def _far(
     ]
 
 
-def _tell(args: Arguments, path: Path, report: dict[str, Any]) -> None:
+def _tell(args: Arguments, path: Target, report: dict[str, Any]) -> None:
     """The lines of a song that is written; with --json its report on standard output."""
     said = (report[name] for name in ("duration", "sample_rate", "elapsed_seconds", "channels"))
-    line = summary(path, *said)
+    where = path if isinstance(path, Path) else "standard output"
+    line = summary(where, report["seed"], *said)
     if chosen := report.get("chosen"):
         line = f"{candidates(chosen)}\n{line}"
     if "host" in report:

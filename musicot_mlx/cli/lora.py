@@ -22,7 +22,7 @@ _reports = partial(flags.flag, panel="Validation and reports")
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(flags.Writing):
     """The flags of musicot lora."""
 
     model: str | None = flags.flag(
@@ -130,7 +130,9 @@ class Arguments:
 
 
 def run(args: Arguments) -> int:
-    given = {k: v for k, v in vars(args).items() if k not in ("config", "resume", *_LORA)}
+    given = {
+        k: v for k, v in vars(args).items() if k not in ("config", "resume", "overwrite", *_LORA)
+    }
     given["lora_parameters"] = {k: getattr(args, k) for k in _LORA if getattr(args, k) is not None}
 
     from musicot_mlx.training.options import read_options
@@ -140,6 +142,8 @@ def run(args: Arguments) -> int:
         raise MusicotError("nothing to do; pass --train, --test or both")
     if not Path(options.data).expanduser().exists():
         raise MusicotError(f"no data at {options.data}; pass --data FOLDER")
+    if options.train and not (args.resume or args.overwrite):
+        flags.require_empty(options.adapter_path, "go on with it (--resume) or replace it")
 
     import musicot_mlx as mc
     from musicot_mlx.training.tune import evaluate, tune

@@ -20,15 +20,13 @@ from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import families
-from musicot_mlx.tokens.denials import reading
-from musicot_mlx.tokens.instruments import named_instruments, singular
+from musicot_mlx.pipelines.musicot.anchors import ANCHORS, anchors_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     from musicot_mlx.pipelines.musicot.plan import Plan
 
-ANCHORS = ["drums", "bass", "guitar", "piano", "strings", "synth"]
 CHORDS = "chords:"  # what --set begins with where it is chords that change
 MADE_BY = (
     "words",
@@ -57,7 +55,7 @@ _output = partial(flags.flag, panel="Output")
 
 
 @dataclass(kw_only=True)
-class Arguments(flags.Asked):
+class Arguments(flags.Writing, flags.Asked):
     """The flags of musicot plan, beside those that are options of a family."""
 
     planning: ClassVar[bool] = True
@@ -88,8 +86,9 @@ class Arguments(flags.Asked):
     )
     seed: int | None = flags.song(
         "N",
-        "same seed, same plan (default: 0, in an edit one that the plan hasn't had)",
-        check=flags.seed,
+        "same seed, same plan; random draws one (default: 0, in an edit one that the plan hasn't "
+        "had)",
+        check=flags.seed_or_random,
     )
     output: str | None = _output(
         "FILE",
@@ -177,14 +176,6 @@ def run(args: Arguments) -> int:
     return 0
 
 
-def anchors_of(plan: "Plan | None") -> list[str]:
-    """The usual anchors, and the instruments that the plan's words name beside them."""
-    texts = [] if plan is None else [plan.prompt, *plan.words()]
-    named = [name for text in texts for name in named_instruments(reading(text).asked)]
-    usual = {singular(anchor) for anchor in ANCHORS}
-    return [*ANCHORS, *dict.fromkeys(name for name in named if name not in usual)]
-
-
 def _check(args: Arguments) -> None:
     """What can be told before the model is loaded."""
     if args.plan is not None:
@@ -217,9 +208,6 @@ def _check(args: Arguments) -> None:
     for label, path in sources:
         if path is not None and not Path(path).is_file():
             raise MusicotError(f"{label} file {path} doesn't exist")
-    for path in (args.output, args.png):
-        if path is not None and not Path(path).parent.is_dir():
-            raise MusicotError(f"can't write {path}: the folder {Path(path).parent} doesn't exist")
 
 
 def _parse_set(text: str) -> tuple[float, float, str, Path | None, float]:

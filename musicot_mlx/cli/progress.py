@@ -79,14 +79,16 @@ def peak_memory() -> dict[str, float]:
     }
 
 
-def summary(path: object, duration: float, sample_rate: int, elapsed: float, channels: int) -> str:
+def summary(
+    path: object, seed: int, duration: float, sample_rate: int, elapsed: float, channels: int
+) -> str:
     """The line that ends a render: what, how long, real-time factor (lower is better), memory."""
     memory = peak_memory()
     sides = {1: "mono", 2: "stereo"}.get(channels, f"{channels} channels")
     return (
-        f"{path}: {duration:.1f} s, {sides}, {sample_rate / 1000:g} kHz in {elapsed:.1f} s "
-        f"(RTF {elapsed / duration:.2f}), peak memory {memory['peak_resident_gb']:.2f} GB "
-        f"(MLX {memory['peak_mlx_gb']:.2f} GB)"
+        f"{path}: {duration:.1f} s, {sides}, {sample_rate / 1000:g} kHz, seed {seed}, "
+        f"in {elapsed:.1f} s (RTF {elapsed / duration:.2f}), peak memory "
+        f"{memory['peak_resident_gb']:.2f} GB (MLX {memory['peak_mlx_gb']:.2f} GB)"
     )
 
 

@@ -1,16 +1,25 @@
 """What musicot generate is asked for: flags and settings read and checked before a model loads."""
 
+import itertools
 import os
+import re
 import sys
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from musicot_mlx import atomic
 from musicot_mlx.cli import flags
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import families
+from musicot_mlx.pipelines.options import OF_TOKENS
+from musicot_mlx.pipelines.sidecar import expected_sidecar, sidecar_to_write
 from musicot_mlx.texts import lines_of, one_line, read_json
 
+STANDARD_OUTPUT = "-"
+_LONGEST_NAME = 40  # characters, of three or four bytes at most
 # Options of families that are files, and flags of files that a song could be written over.
 _FILES = ("plan", "keep", "melody", "continuation")
 _FIXED = (
@@ -24,7 +33,7 @@ class Request:
     """Prompts (None: the rest says what to play), options by name, files, and where it came from.
 
     plan: a file, a plan as JSON, or None; it is read once there is a model. written: how the file
-    is, as Song.save takes it.
+    is, as Song.save takes it. paths: a file a song; None where they are named by what is made.
     """
 
     settings: dict[str, Any]
@@ -34,7 +43,7 @@ class Request:
     options: dict[str, Any]
     plan: Any
     written: dict[str, Any]
-    paths: list[Path]
+    paths: list[Path] | None
 
     def for_model(self, args: Any, model: Any) -> tuple[dict[str, Any], list[tuple]]:
         """Options of this model, and each song as (prompt, seed).
@@ -58,6 +67,22 @@ class Request:
             usual = self.settings.get("seed", plan.seed)  # a plan gives the song of its prompt
         return options, [(each, seed) for each in self.prompts for seed in args.seed or [usual]]
 
+    def files(self, args: Any, songs: Sequence[tuple], plan: Any = None) -> list[Path]:
+        """Where each song, (prompt, seed), goes: as asked for, or by what it is, a number more
+        where that name is taken.
+        """
+        if self.paths is not None:
+            return self.paths
+        sources = (plan and plan.prompt, *(args.reference or ()), args.melody, args.continuation)
+        source = next((Path(each).stem for each in sources if each), "")
+        found: list[Path] = []
+        for prompt, seed in songs:
+            name = f"{_slug(prompt or source)}-seed{seed}"
+            names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+            paths = (Path(f"{each}.{self.written['format']}") for each in names)
+            found.append(next(path for path in paths if path not in found and _is_free(path)))
+        return found
+
     def budget(self, args: Any) -> Any:
         """How the song keeps to --max-memory-gb, told and applied before it loads, or None."""
         if args.max_memory_gb is None:
@@ -80,6 +105,8 @@ class Request:
 
 def read(args: Any) -> Request:
     """The request of the flags; MusicotError for what is wrong, missing or contradicts itself."""
+    from musicot_mlx.audio.files import format_of
+
     settings = settings_of(args.config_from, type(args))
     if args.no_loudness:
         if args.loudness is not None:
@@ -96,11 +123,12 @@ def read(args: Any) -> Request:
     options = _options(args, settings)
     format = args.format or (None if args.output else settings.get("format"))
     rate = args.sample_rate or settings.get("sample_rate")
-    paths = _paths(args.output, format, rate, len(prompts) * len(args.seed or [0]))
-    _require_apart(paths, args)
+    paths = _paths(args, format, rate, len(prompts) * len(args.seed or [0]))
+    format = format_of(paths[0] if paths else Path("song"), format, rate)
     model = args.model or settings.get("model", "musicot-mini")
     adapters = args.adapter_path or settings.get("adapter_path")
-    written = {"sample_rate": rate, **_encoding(args, settings, paths[0], format, rate)}
+    written = {"sample_rate": rate, "format": format}
+    written |= _encoding(args, settings, format, rate)
     return Request(settings, model, adapters, prompts, options, plan, written, paths)
 
 
@@ -108,6 +136,10 @@ def settings_of(path: str | None, arguments: type) -> dict[str, Any]:
     """The settings beside an earlier song, held to what the flags would take."""
     if path is None:
         return {}
+    from musicot_mlx.audio.files import FORMATS
+
+    if Path(path).suffix[1:] in FORMATS:  # the song itself
+        path = str(expected_sidecar(path))
     try:
         settings = read_json(path)
     except OSError as error:
@@ -145,9 +177,9 @@ def _prompts(args: Any, settings: dict[str, Any]) -> list[str | None]:
         return prompts
     if prompt is not None:
         return [prompt]
-    if settings:
+    if settings and not (args.plan or settings.get("plan")):
         return [settings.get("prompt")]
-    if any((args.plan, args.reference, args.melody, args.continuation)):
+    if any((settings, args.plan, args.reference, args.melody, args.continuation)):
         return [None]  # each carries what the song is conditioned on
     raise MusicotError(
         'nothing to make; write what the music should be, as in musicot generate "relaxing piano", '
@@ -171,8 +203,9 @@ def _options(args: Any, settings: dict[str, Any]) -> dict[str, Any]:
         value = settings.get(name) if given is None else given
         if value is not None and name != "plan":
             options[name] = value
-    if args.plan or settings.get("plan"):
-        options.pop("duration", None)
+    if args.plan or settings.get("plan"):  # which has decided these
+        decided = {*flags.family_options(planning=True), "lyrics"} - set(OF_TOKENS)
+        options = {name: value for name, value in options.items() if name not in decided}
     return options
 
 
@@ -183,9 +216,8 @@ def _refuse_what_a_plan_fixes(args: Any) -> None:
         raise MusicotError(f"{flag} belongs to planning, and the plan is made; leave out {flag}")
 
 
-def _require_apart(paths: list[Path], args: Any) -> None:
+def _require_apart(outputs: set[Path], args: Any) -> None:
     """A song and its settings must not be written over what they are made from."""
-    outputs = {file.resolve() for path in paths for file in (path, path.with_suffix(".json"))}
     names = (*_FILES, "lyrics_file", "prompt_file")
     for source in (*(getattr(args, name) for name in names), *(args.reference or ())):
         if source is not None and Path(source).resolve() in outputs:
@@ -195,16 +227,13 @@ def _require_apart(paths: list[Path], args: Any) -> None:
             )
 
 
-def _encoding(
-    args: Any, settings: dict[str, Any], path: Path, format: str | None, rate: int | None
-) -> dict[str, Any]:
+def _encoding(args: Any, settings: dict[str, Any], format: str, rate: int | None) -> dict[str, Any]:
     """Bit depth, bit rate and title of the file; those of an earlier song where it is of its kind.
 
     Raises MusicotError for what the format doesn't have.
     """
-    from musicot_mlx.audio.files import Encoding, format_of
+    from musicot_mlx.audio.files import Encoding
 
-    format = format_of(path, format)
     earlier = settings if settings.get("format") == format else {}
     found = {
         name: value
@@ -215,21 +244,59 @@ def _encoding(
     return found
 
 
-def _paths(output: str | None, format: str | None, rate: int | None, count: int) -> list[Path]:
-    """Where the songs go: numbered names where there are several."""
+def _paths(args: Any, format: str | None, rate: int | None, count: int) -> list[Path] | None:
+    """Where the songs are asked to go: numbered names where there are several. None without
+    --output. Raises MusicotError where a file would be replaced, unless that is asked for.
+    """
     from musicot_mlx.audio.files import format_of
 
-    path = Path(output or f"song.{format or 'wav'}")
+    if args.output is None:
+        flags.require_writable(Path("song"))
+        return None
+    if args.output == STANDARD_OUTPUT:
+        _require_one_stream(args, count)
+        return [Path(f"song.{format or 'wav'}")]
+    path = Path(args.output)
     if path.is_dir():
         raise MusicotError(f"{path} is a folder; name a file in it")
     if not path.suffix:
         path = path.with_name(f"{path.name}.{format or 'wav'}")
-    format_of(path, format, rate)
-    if not path.parent.is_dir():
-        raise MusicotError(f"can't write {path}: the folder {path.parent} doesn't exist")
-    if not os.access(path.parent, os.W_OK):
-        raise MusicotError(f"can't write {path}: permission denied; choose another place")
-    if count == 1:
-        return [path]
+    found = format_of(path, format, rate)
+    flags.require_writable(path)
     width = len(str(count))
-    return [path.with_stem(f"{path.stem}-{i:0{width}d}") for i in range(1, count + 1)]
+    numbered = [path.with_stem(f"{path.stem}-{i:0{width}d}") for i in range(1, count + 1)]
+    paths = [path] if count == 1 else numbered
+    sidecars = [sidecar_to_write(each, found, overwrite=args.overwrite) for each in paths]
+    _require_apart({each.resolve() for each in (*paths, *sidecars)}, args)
+    if not args.overwrite:
+        for each in paths:
+            atomic.require_free(each)
+    return paths
+
+
+def _require_one_stream(args: Any, count: int) -> None:
+    """What standard output can't take: several songs, a report, a terminal."""
+    if count > 1:
+        raise MusicotError(f"standard output takes one song, not {count}; name a file")
+    if args.json or args.play:
+        flag = "--json" if args.json else "--play"
+        raise MusicotError(f"the song goes to standard output; leave out {flag}")
+    if sys.stdout.isatty():
+        raise MusicotError("standard output is a terminal; send the song on: | aplay, > song.wav")
+
+
+def _slug(text: str) -> str:
+    """A prompt as the name of a file: its words in small letters."""
+    words = re.findall(r"\w+", unicodedata.normalize("NFC", text).lower())
+    name = ""
+    for word in words:
+        longer = f"{name}-{word}" if name else word[:_LONGEST_NAME]
+        if len(longer) > _LONGEST_NAME:
+            break
+        name = longer
+    return name or "song"
+
+
+def _is_free(path: Path) -> bool:
+    """Whether neither a song nor its settings would be written over anything."""
+    return not any(os.path.lexists(each) for each in (path, path.with_suffix(".json")))

@@ -13,7 +13,7 @@ from musicot_mlx.errors import MusicotError
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(flags.Writing):
     """The flags of musicot rvq."""
 
     data: str = flags.flag("DATA", "folder of audio, or embeddings (.npy, .npz)", positional=True)
@@ -23,7 +23,7 @@ class Arguments:
         "(default: musicot-mini)",
     )
     output: str = flags.flag(
-        "FOLDER", "folder to write", "--output", "-o", required=True, check=flags.place
+        "FOLDER", "folder to write", "--output", "-o", required=True, check=flags.folder
     )
     codebooks: int = flags.flag(
         "L",
@@ -48,7 +48,9 @@ class Arguments:
     )
     seed: int = flags.flag("N", "same seed, same codebooks", check=flags.seed, default=0)
     save_embeddings: str | None = flags.flag(
-        "FILE", "also keep the embeddings of the audio (.npz), to fit again without embedding"
+        "FILE",
+        "also keep the embeddings of the audio (.npz), to fit again without embedding",
+        check=flags.place,
     )
     json: bool = flags.flag("", "one line of JSON on standard output", default=False)
 

@@ -75,6 +75,20 @@ def lanes() -> AbstractContextManager[Sequence[mx.Stream] | None]:
     return threads.guidance_streams() if threads else nullcontext()
 
 
+def turn(*, lent: bool = False) -> AbstractContextManager[None]:
+    """Songs of several threads one after another, where they would round otherwise; lent: by a
+    thread that has_turn and waits for this one.
+    """
+    threads = cpu("threads")
+    return threads.turn(lent=lent) if threads and threads.openblas() else nullcontext()
+
+
+def has_turn() -> bool:
+    """Whether this thread is within a `turn`."""
+    threads = cpu("threads")
+    return threads is not None and threads.has_turn()
+
+
 def prefill() -> int:
     """Positions a forward pass of MusicGen's decoder; few on a CPU: scores stay in cache."""
     return _PREFILL_ON_CPU if on_cpu() else _PREFILL

@@ -18,7 +18,7 @@ from musicot_mlx.models.roberta import ClapTextConfig
 from musicot_mlx.pipelines.alone import CLAP
 from musicot_mlx.pipelines.embedding import batched, cut, mono_at
 from musicot_mlx.pipelines.families import family_of
-from musicot_mlx.pipelines.given import items, text
+from musicot_mlx.pipelines.given import items, shown, text
 from musicot_mlx.pipelines.parts import load_parts
 from musicot_mlx.weights.hub import EMBEDDED, resolve
 from musicot_mlx.weights.tokenizer import read_tokenizer
@@ -49,11 +49,14 @@ class ClapEmbedder:
         if tokenizer is not None:
             self.tokenizer = checked_tokenizer(tokenizer, self.config.text_config)
 
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings float32 (texts, projection_dim); texts beyond max_tokens lose their end."""
-        texts = items(texts)
-        if texts is None:
-            raise MusicotError("embed_text takes a list of texts; write [text]")
+    def embed_text(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Embeddings float32 (texts, projection_dim), of one text too; texts beyond max_tokens lose
+        their end.
+        """
+        found = [texts] if isinstance(texts, str) else items(texts)
+        if found is None:
+            raise MusicotError(f"embed_text takes texts, not {shown(texts)}; write [text]")
+        texts = found
         ids, mask = self.text_ids(texts)
         return batched(
             lambda rows: self.clap.embed_text_ids(mx.array(ids[rows]), mx.array(mask[rows])),

@@ -1,11 +1,17 @@
 """The registry of families, and `musicot_mlx.load`: a model name to an object ready to use."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.family import Family, named
 from musicot_mlx.pipelines.given import path_of
+
+if TYPE_CHECKING:
+    from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline
+    from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
+    from musicot_mlx.pipelines.song import Song, Stream
 
 # model_type of config.json -> the family's record, a line each.
 FAMILIES = {
@@ -17,15 +23,67 @@ FAMILIES = {
 }
 
 
+class SongModel(Protocol):
+    """What a model of songs has, whatever its family: MusicotPipeline and MusicgenPipeline say the
+    rest, such as plan and generate_batch.
+    """
+
+    name: str
+    options: frozenset[str]
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    def generate(self, prompt: str | None = None, **options: Any) -> "Song": ...
+
+    def stream(self, prompt: str | None = None, **options: Any) -> "Stream": ...
+
+    def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]: ...
+
+
+Adapters = str | Path | Sequence[str | Path] | None
+
+
+@overload
+def load(
+    name_or_path: Literal["musicot-mini"] = ..., *, adapter_path: Adapters = ...
+) -> "MusicotPipeline": ...
+
+
+@overload
+def load(
+    name_or_path: Literal[
+        "facebook/musicgen-small",
+        "facebook/musicgen-medium",
+        "facebook/musicgen-large",
+        "facebook/musicgen-melody",
+        "facebook/musicgen-melody-large",
+        "facebook/musicgen-stereo-small",
+        "facebook/musicgen-stereo-medium",
+        "facebook/musicgen-stereo-large",
+        "facebook/musicgen-stereo-melody",
+        "facebook/musicgen-stereo-melody-large",
+    ],
+    *,
+    adapter_path: Adapters = ...,
+) -> "MusicgenPipeline": ...
+
+
+@overload
+def load(name_or_path: str | Path, *, adapter_path: Adapters = ...) -> SongModel: ...
+
+
 def load(name_or_path: str | Path = "musicot-mini", **options: Any) -> Any:
     """A model ready to use: an embedded name, a local folder, or a Hub id (owner/name@revision).
 
     A PyTorch checkpoint is converted once, into the user's cache; a line on standard error says so.
     model_type "musicot" gives a MusicotPipeline (generate, stream, plan), "musicgen" a
     MusicgenPipeline (generate, stream, generate_batch), "clap" a ClapEmbedder (embed_text,
-    embed_audio), "rvq" a ResidualVQ (encode, decode). options are those of the family. Raises
-    MusicotError that says what is wrong with the folder and what to do, TypeError for an option
-    that the family lacks.
+    embed_audio), "rvq" a ResidualVQ (encode, decode). options are those of the family:
+    adapter_path, folders from `musicot lora`, of models of songs. An editor is told the class of
+    the names it can know and SongModel of others; typing.cast says more. Raises MusicotError that
+    says what is wrong with the folder and what to do, TypeError for an option that the family
+    lacks.
     """
     from musicot_mlx.pipelines.conversion_cache import mlx_folder
 

@@ -104,6 +104,19 @@ def items(value: Any) -> list | None:
         return None
 
 
+def texts_of(name: str, value: Any) -> list[str]:
+    """The texts of a list; a text alone is a list of one. MusicotError for anything else, for none
+    and for blank ones.
+    """
+    found = [value] if isinstance(value, str) else items(value)
+    if not found:
+        raise MusicotError(f"{name} is {shown(value)}; pass a list of texts, such as ['drums']")
+    found = [text(f"one of the {name}", each) for each in found]
+    if not all(each.strip() for each in found):
+        raise MusicotError(f"{name} holds an empty text; leave it out")
+    return found
+
+
 def shown(value: Any) -> str:
     """A value as a message has it, on one line."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -20,8 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from musicot_mlx.atomic import atomic_path
+from musicot_mlx.atomic import atomic_path, followed, json_text
 from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.pipelines.sidecar import (
+    WHOLE_NAME,
+    expected_sidecar,
+    has_whole_name,
+    sidecar_to_write,
+)
 
 Report = dict[str, Any]
 
@@ -128,6 +134,7 @@ def make_songs(
     paths: Sequence[Path],
     written: dict[str, Any],
     options: dict[str, Any],
+    overwrite: bool,
     tell: Callable[[Path, Report], None],
 ) -> int:
     """Make songs, each (prompt, seed), or each song's candidates, and return the exit code.
@@ -173,8 +180,7 @@ def make_songs(
             choice = candidates.choice(songs[job.song][1], scores, number)
             settings = json.loads(best.files[".json"]) | {"chosen": choice}
             best.files[".json"] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
-        write(job.path, best.files)
-        files = [str(job.path), str(job.path.with_suffix(".json"))]
+        files = [str(file) for file in write(job.path, best.files, overwrite=overwrite)]
         tell(job.path, {**best.report, "files": files, "host": best.host})
 
     return make(jobs, render, finish)
@@ -240,15 +246,26 @@ def _rounds(
             path = folder / f"{number}{job.path.suffix}"
             try:
                 result.report = render(job, path)
-                result.files = {p.suffix: p.read_bytes() for p in (path, path.with_suffix(".json"))}
+                sidecar = expected_sidecar(path)
+                result.files = {p.suffix: p.read_bytes() for p in (path, sidecar)}
             except MusicotError as error:
                 result.error = str(error)
             mine = result.pack()
         yield [Result.unpack(data) for data in world.gather(mine) if data]
 
 
-def write(path: Path, files: dict[str, bytes]) -> None:
-    """Write a song and its settings under their names, each whole or not at all."""
-    for suffix, content in files.items():
-        with atomic_path(path.with_suffix(suffix)) as temporary:
-            temporary.write_bytes(content)
+def write(path: Path, files: dict[str, bytes], *, overwrite: bool = True) -> list[Path]:
+    """Write a song and its settings, by their endings, each whole or not at all; the files."""
+    path = followed(path)
+    settings = json.loads(files[".json"])
+    sidecar = sidecar_to_write(path, settings["format"], overwrite=overwrite)
+    settings |= {WHOLE_NAME: has_whole_name(sidecar, path)}
+    if not settings[WHOLE_NAME]:
+        del settings[WHOLE_NAME]
+    with (
+        atomic_path(sidecar, replace=os.path.lexists(sidecar)) as beside,
+        atomic_path(path, replace=overwrite) as temporary,
+    ):
+        beside.write_text(json_text(settings, sort_keys=True), encoding="utf-8")
+        temporary.write_bytes(files[path.suffix])
+    return [path, sidecar]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypedDict
 
 from musicot_mlx.errors import MusicotError, nearest
 from musicot_mlx.pipelines.given import LARGEST_SEED, flag, items, number, path_of, shown, text
@@ -48,16 +48,17 @@ def option(
     saved: str = "always",
     takes: str = "",
     needs: Sequence[str] = (),
+    listed: bool = False,
 ) -> Any:
     """A field of a family's options.
 
     kind: str, int, float, bool, Path (a file), or object (Python callers alone, no flag). low, high
     bound numbers, in `unit`. choices: the words it takes; offered: those that a flag offers, all if
-    empty. several: a list, too. flags: names on the command line, the first ones first; planning:
-    part of a plan, so without effect where the plan is made. off: a number may be False, which
-    turns off what it is of. saved: "always", "given" (only where it is not None) or "never" stands
-    in the sidecar of a song. takes: what objects are given, in words, and needs: the attributes
-    that tell them.
+    empty. several: a list, too; listed: one alone becomes a list of one. flags: names on the
+    command line, the first ones first; planning: part of a plan, so without effect where the plan
+    is made. off: a number may be False, which turns off what it is of. saved: "always", "given"
+    (only where it is not None) or "never" stands in the sidecar of a song. takes: what objects are
+    given, in words, and needs: the attributes that tell them.
     """
     about = {
         "help": help,
@@ -75,8 +76,18 @@ def option(
         "saved": saved,
         "takes": takes,
         "needs": tuple(needs),
+        "listed": listed,
     }
     return field(default=default, metadata=about)
+
+
+class Asked(TypedDict, total=False):
+    """What songs of every family take, for editors: Options says all there is to say of each."""
+
+    loudness: float | bool
+    gain: float | None
+    fade_in: float
+    fade_out: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +161,7 @@ class Options:
         sampling: the model's defaults, by attribute. Raises TypeError for an unknown name, with the
         nearest; MusicotError for a value out of bounds, or of a kind that the option is not.
         """
-        about = cls.about()
+        about, given = cls.about(), cls.by_field(given)
         cls.require_known(given, about)
         values = {}
         for name, each in about.items():
@@ -159,6 +170,29 @@ class Options:
                 value = getattr(sampling, name, each.default)
             values[name] = checked(each, value)
         return cls(prompt=None if prompt is None else text("prompt", prompt), **values)
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        """What an option may be called beside its own name: as its flags are, without their dashes.
+
+        {"temperature": "audio_temperature", "seconds": "duration", ...}
+        """
+        return {
+            flag.lstrip("-").replace("-", "_"): name
+            for name, each in cls.about().items()
+            for flag in each.metadata["flags"]
+        }
+
+    @classmethod
+    def by_field(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options given, each by its field's name; TypeError for one that is given twice."""
+        aliases, found = cls.aliases(), {}
+        for called, value in given.items():
+            name = called if called in cls.about() else aliases.get(called, called)
+            if name in found:
+                raise TypeError(f"{name} is given twice, as {called} too; leave one out")
+            found[name] = value
+        return found
 
     @classmethod
     def require_known(cls, given: Mapping[str, Any], known: Sequence[str] | Mapping) -> None:
@@ -202,10 +236,12 @@ class Options:
 
 def checked(each: Field, value: Any) -> Any:
     """A value that keeps to its field's kind, bounds and choices; MusicotError otherwise."""
+    if value is None:
+        return None
     several = items(value) if each.metadata["several"] else None
     if several is not None:
         return [_one(each, one) for one in several]
-    return None if value is None else _one(each, value)
+    return [_one(each, value)] if each.metadata["listed"] else _one(each, value)
 
 
 def _one(each: Field, value: Any) -> Any:
@@ -258,9 +294,34 @@ def files_of(reference: Reference | None) -> list[str | Path]:
 IN_MEMORY = "a song in memory"
 
 
+OF_TOKENS = ("top_k", "top_p")  # options of planning that audio tokens are drawn by, too
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedOptions(Options):
     """Options of a family whose songs have plans: with `plan` and `keep` among them."""
+
+    @classmethod
+    def of(cls, sampling: Any, prompt: str | None = None, /, **given: Any) -> Self:
+        """Options.of; MusicotError for what the plan has decided otherwise, beside that plan."""
+        wish = super().of(sampling, prompt, **given)
+        if wish.plan is None:
+            return wish
+        asked = {"prompt": prompt, **cls.by_field(given)}
+        for name in ("prompt", *cls.decided()):
+            decided = getattr(wish.plan, name, None)
+            decided = list(decided) if isinstance(decided, tuple) else decided
+            if asked.get(name) is not None and getattr(wish, name) != decided:
+                raise MusicotError(
+                    f"{name} belongs to planning, and the plan is made; leave out {name}"
+                )
+        return wish
+
+    @classmethod
+    def decided(cls) -> list[str]:
+        """The options that a plan has decided once it is made."""
+        about = cls.about()
+        return [n for n, each in about.items() if each.metadata["planning"] and n not in OF_TOKENS]
 
     def saved(self) -> dict[str, Any]:
         settings = super().saved()
@@ -359,6 +420,7 @@ def reference_weights_option() -> Any:
         kind=float,
         low=0,
         several=True,
+        listed=True,
         flags=("--reference-weights",),
         metavar="W",
         planning=True,

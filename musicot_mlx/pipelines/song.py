@@ -2,6 +2,9 @@
 
 import base64
 import itertools
+import os
+import shutil
+import tempfile
 import textwrap
 import threading
 import time
@@ -11,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 import numpy as np
 
-from musicot_mlx.atomic import atomic_path, json_text
+from musicot_mlx.atomic import atomic_path, followed, json_text, require_free
 from musicot_mlx.audio.files import (
     Encoding,
     audio_writer,
@@ -26,12 +29,18 @@ from musicot_mlx.audio.files import (
 )
 from musicot_mlx.audio.loudness import limited
 from musicot_mlx.errors import MusicotError, MusicotWarning, RunError, SilentRender
-from musicot_mlx.pipelines import worker
+from musicot_mlx.pipelines import notebook, worker
 from musicot_mlx.pipelines.candidates import candidate_seeds
 from musicot_mlx.pipelines.given import number, path_of
 from musicot_mlx.pipelines.mastering import Mastering, fade_out_seconds
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.options import Options
+from musicot_mlx.pipelines.sidecar import (
+    WHOLE_NAME,
+    expected_sidecar,
+    has_whole_name,
+    sidecar_to_write,
+)
 from musicot_mlx.texts import read_json
 
 Wish = TypeVar("Wish", bound=Options)
@@ -39,13 +48,15 @@ Made = TypeVar("Made")
 REDRAWN = 3  # times that a silent song is drawn again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Song:
     """waveform: float32 (frames, channels) in -1..1 at sample_rate Hz; codes: int32 (codebooks,
     frames).
 
     settings make the same song again; timings are seconds by stage. gain: dB that the render was
     amplified by. fault: what is broken about the render, "" for nothing, None where nobody looked.
+    len(song) are its frames. Songs are equal that sound, and were made, alike; a notebook shows a
+    player. Pickled, a song's plan leaves its model behind (Plan).
     """
 
     waveform: np.ndarray
@@ -62,21 +73,51 @@ class Song:
         """Seconds of audio."""
         return len(self.waveform) / self.sample_rate
 
+    def __len__(self) -> int:
+        return len(self.waveform)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Song):
+            return NotImplemented
+        alike = (self.sample_rate, self.settings, self.plan, self.gain, self.fault) == (
+            other.sample_rate, other.settings, other.plan, other.gain, other.fault
+        )  # fmt: skip
+        return (
+            alike
+            and np.array_equal(self.waveform, other.waveform)
+            and np.array_equal(self.codes, other.codes)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.sample_rate, self.waveform.shape, self.codes.tobytes()))
+
+    def __repr__(self) -> str:
+        return f"<Song: {notebook.line_of_song(self)}>"
+
+    def _repr_html_(self) -> str:
+        return notebook.html_of_song(self)
+
     def save(
         self,
-        path: str | Path,
+        path: str | Path | BinaryIO,
         *,
         sample_rate: int | None = None,
         format: str | None = None,
         bit_depth: str = "16",
         bitrate: int | None = None,
         title: str | None = None,
+        overwrite: bool = True,
     ) -> list[Path]:
         """Write the audio (WAV, FLAC, MP3, Ogg or M4A by name or `format`) and, beside it, its
-        settings as JSON.
+        settings as JSON; the files.
 
-        bit_depth: "16", "24" or, for a WAV, "float"; bitrate: kbit/s of MP3 and M4A; title: the
-        prompt, if None.
+        path may be an open binary file, as BytesIO, which gets the audio alone. bit_depth: "16",
+        "24" or, for a WAV, "float"; bitrate: kbit/s of MP3 and M4A; title: the prompt, if None.
+        overwrite: whether a song of that name is replaced; settings never replace what is not the
+        song's own (pipelines/sidecar.py).
 
         Both appear whole or not at all. Raises RunError when the render is broken (not finite,
         silent, clipped, collapsed) or the disk is full, MusicotError when the place, rate, format
@@ -96,6 +137,7 @@ class Song:
             sample_rate=sample_rate,
             format=format,
             written={"bit_depth": bit_depth, "bitrate": bitrate, "title": title},
+            overwrite=overwrite,
         ).files
 
 
@@ -214,24 +256,27 @@ class Stream(Iterator[np.ndarray]):
 
     def save(
         self,
-        path: Path,
-        sample_rate: int,
+        path: str | Path | BinaryIO,
+        sample_rate: int | None = None,
         *,
+        format: str | None = None,
         bit_depth: str = "16",
         bitrate: int | None = None,
         title: str | None = None,
+        overwrite: bool = True,
         listen: Callable[[int, int], AbstractContextManager] | None = None,
     ) -> "Saved":
         """Write the song while it is being made, and its settings beside it: the files that the
         song of the same `gain` has, byte for byte.
 
-        sample_rate is the file's in Hz; bit_depth, bitrate and title are those of Song.save.
+        sample_rate is the file's in Hz; path and the other options are those of Song.save.
         listen(sample_rate, channels) gives what hears the song as it is written, a function of
         16-bit PCM, or None. Raises RunError like Song.save, once the last chunk has come.
         """
         with self:
             first = next(self)
-            with listen(sample_rate, first.shape[1]) if listen else nullcontext() as hear:
+            rate = sample_rate or self.sample_rate
+            with listen(rate, first.shape[1]) if listen else nullcontext() as hear:
                 return write_song(
                     path,
                     itertools.chain([first], self),
@@ -241,7 +286,9 @@ class Stream(Iterator[np.ndarray]):
                     made=lambda settings: made_of(self.plan, self.codes, settings, self.gain),
                     finish=self._making.take.mastering.check.finish,
                     sample_rate=sample_rate,
+                    format=format,
                     written={"bit_depth": bit_depth, "bitrate": bitrate, "title": title},
+                    overwrite=overwrite,
                     hear=hear,
                 )
 
@@ -257,7 +304,7 @@ class Saved:
 
 
 def write_song(
-    path: str | Path,
+    path: str | Path | BinaryIO,
     chunks: Iterable[np.ndarray],
     channels: int,
     made_at: int,
@@ -268,27 +315,52 @@ def write_song(
     sample_rate: int | None = None,
     format: str | None = None,
     written: dict[str, Any],
+    overwrite: bool = True,
     hear: Callable[[bytes], None] | None = None,
 ) -> Saved:
     """Write chunks (frames, channels) of a song as they come and, beside it, its settings.
 
     made_at is the rate of the chunks in Hz, sample_rate the file's; written are bit_depth, bitrate
-    and title of Song.save. finish() is called after the
-    last chunk and raises where it is no music; made(settings) tells how the song came out. hear
-    takes the 16-bit PCM that is written. The settings are on the disk before the audio takes its
+    and title of Song.save, as path and overwrite are. finish() is called after the last chunk and
+    raises where it is no music; made(settings) tells how the song came out. hear takes the 16-bit
+    PCM that is written. The settings are on the disk before the audio takes its
     name, so that neither is ever alone; however a song is cut into chunks, the bytes are the same.
     Raises as Song.save does.
     """
-    path = path_of("path", path)
+    if hasattr(path, "write"):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"song.{format or 'wav'}"
+            saved = write_song(
+                file,
+                chunks,
+                channels,
+                made_at,
+                settings=settings,
+                made=made,
+                finish=finish,
+                sample_rate=sample_rate,
+                written=written,
+                hear=hear,
+            )
+            _copy(file, path)
+        return replace(saved, files=[])
+    path = followed(path_of("path", path))
     rate = number("sample_rate", sample_rate, low=8000, high=192000, whole=True, unit="Hz")
     rate, format = rate or made_at, format_of(path, format)
-    sidecar, frames = path.with_suffix(".json"), 0
-    if sidecar == path:
+    if path.suffix.lower() == ".json":
         raise MusicotError(f"{path} is where the settings go; name the audio .{format}")
+    if not overwrite:
+        require_free(path)
+    sidecar, frames = sidecar_to_write(path, format, overwrite=overwrite), 0
     with (
-        atomic_path(sidecar) as beside,
+        atomic_path(sidecar, replace=os.path.lexists(sidecar)) as beside,
         audio_writer(
-            path, rate, channels, format=format, encoding=_encoding(settings(), **written)
+            path,
+            rate,
+            channels,
+            format=format,
+            encoding=_encoding(settings(), **written),
+            replace=overwrite,
         ) as write,
     ):
         pieces = resample_stream(chunks, made_at, rate)
@@ -299,6 +371,8 @@ def write_song(
                 hear(to_pcm16(piece).tobytes())
         finish()
         told = {**settings(), "format": format, "sample_rate": rate, **_asked(**written)}
+        if has_whole_name(sidecar, path):
+            told[WHOLE_NAME] = True
         text = json_text(told | made(told), sort_keys=True)
         beside.write_text(text, encoding="utf-8")
     return Saved([path, sidecar], frames / rate, hear is not None, channels)
@@ -333,7 +407,7 @@ def passed(blocks: Iterable[np.ndarray], seen: list[np.ndarray]) -> Iterator[np.
 def faded_end(path: str | Path) -> float:
     """Seconds of fade-out at the end of a song, as the .json beside it tells; 0 where none does."""
     try:
-        settings = read_json(Path(path).with_suffix(".json"))
+        settings = read_json(expected_sidecar(path))
         asked, duration = settings["fade_out"], settings["duration"]
         return 0.0 if settings.get("loop") else fade_out_seconds(asked, duration)
     except (OSError, KeyError, TypeError, ValueError):
@@ -354,6 +428,16 @@ def heard(make: Callable[[Wish], Made], wish: Wish) -> Made:
             warnings.warn(words, MusicotWarning, stacklevel=2)
             wish = replace(wish, seed=other)
     return make(wish)
+
+
+def _copy(file: Path, target: BinaryIO) -> None:
+    """Write what a file holds to one that is open."""
+    try:
+        with file.open("rb") as source:
+            shutil.copyfileobj(source, target)
+        target.flush()
+    except TypeError:
+        raise MusicotError("a song is bytes; open the file to write with mode 'wb'") from None
 
 
 def _encoding(

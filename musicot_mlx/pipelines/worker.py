@@ -5,7 +5,8 @@ random keys, a step that is already queued. What one thread has begun another ca
 songs that are heard while they are made are made here, a chunk at a time, and whoever asks waits
 for the chunk: a web server's pool, a callback, the main thread. One thread and not one a song,
 because MLX never takes back what a thread has of it, and because songs that take turns round as
-each does alone (BLAS rounds by its number of threads, which is the process's).
+each does alone (BLAS rounds by its number of threads, which is the process's); with songs of
+`generate` in other threads they take turns too.
 
 The thread never ends: MLX's compiled functions of a thread that ends as the interpreter does ask
 for an interpreter that is gone, and the process aborts.
@@ -19,6 +20,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from musicot_mlx.generation.device import has_turn, turn
 from musicot_mlx.pipelines.options import Progress
 
 Made = TypeVar("Made")
@@ -35,7 +37,13 @@ def in_worker(job: Callable[..., Made], *given: Any) -> Made:
     """What job(*given) gives, done in the thread of all streams; what it raises is raised here."""
     if threading.current_thread() is _thread:  # a progress callback that asks for another song
         return job(*given)
-    return _submit(lambda: job(*given)).result()
+    lent = has_turn()
+
+    def in_turn() -> Made:
+        with turn(lent=lent):
+            return job(*given)
+
+    return _submit(in_turn).result()
 
 
 def unless_stopped(job: Callable[[], Made]) -> Made | None:

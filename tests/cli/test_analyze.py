@@ -151,7 +151,7 @@ def test_audio_that_says_nothing(
     with pytest.raises(MusicotError, match=words):
         mc.analyze(audio, RATE, model=model)
     with pytest.raises(MusicotError, match="list of texts"):
-        mc.analyze(_music(10), RATE, model=model, anchors="drums")
+        mc.analyze(_music(10), RATE, model=model, anchors=[])
 
 
 def test_stems_are_held_against_the_thoughts_of_the_mix(
@@ -235,7 +235,7 @@ def test_the_command_finds_the_plan_beside_the_song(
         ("analyze other.json --stems .", "needs audio"),
         ("analyze song.wav --stems none", "no folder of stems at none"),
         ("analyze song.wav --anchors ,", "expected names with commas"),
-        ("analyze song.wav --png no/a.png", "its folder doesn't exist"),
+        ("analyze song.wav --png song.wav/a.png", "song.wav is no folder"),
     ],
 )
 def test_wrong_input_is_one_line(

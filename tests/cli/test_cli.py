@@ -97,7 +97,10 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("generate -p x -o song.aiff", "can't write .aiff audio"),
         ("generate -p x -o song.wav --format mp3", "ends in .wav"),
         ("generate -p x -o song.mp3 --sample-rate 96000", "MP3 has no 96000 Hz"),
-        ("generate -p x -o no/song.wav", "the folder no doesn't exist"),
+        ("generate -p x -o /dev/null/song.wav", "/dev/null is no folder"),
+        ("generate -p x -o - --json", "leave out --json"),
+        ("generate -p x -o - --seed 1 2", "standard output takes one song, not 2"),
+        ("generate -p x --seed randm", "expected a whole number from 0"),
         ("generate -p x -o .", "is a folder"),
         ("generate --plan no.json", "plan file no.json doesn't exist"),
         ("generate -p x --reference no.wav", "reference file no.wav doesn't exist"),
@@ -108,7 +111,7 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("generate -p x --model nobody/nothing", "HF_HUB_OFFLINE is set"),
         ("plan", "nothing to plan"),
         ("plan -p ''", "the prompt is empty"),
-        ("plan -p x --png no/a.png", "the folder no doesn't exist"),
+        ("plan -p x --png /dev/null/a.png", "/dev/null is no folder"),
         ("plan -p x --duration 301", "from 1 to 300 seconds"),
         ("convert", "Missing option '--hf-path' / '--model'"),
         ("convert --hf-path .", "Missing option '--mlx-path'"),
@@ -273,7 +276,7 @@ def test_full_disk_leaves_nothing(tiny_model: Path, here: Path) -> None:
         text=True,
     )
     assert found.returncode == 1
-    assert "can't write song.wav" in found.stderr and found.stderr.count("\n") == 1
+    assert "can't write piano-seed0.wav" in found.stderr and found.stderr.count("\n") == 1
     assert not _names(here)
 
 
@@ -428,8 +431,8 @@ def test_settings_make_the_file_again(tiny_model: Path, here: Path) -> None:
     assert main(["generate", "--config-from", "a.json", "-o", "b.flac"]) == 0
     assert Path("a.flac").read_bytes() == Path("b.flac").read_bytes()
     assert json.loads(Path("a.json").read_text()) == json.loads(Path("b.json").read_text())
-    assert main(["generate", "--config-from", "a.json", "--seed", "6"]) == 0
-    assert Path("song.flac").read_bytes() != Path("a.flac").read_bytes()
+    assert main(["generate", "--config-from", "a.flac", "--seed", "6"]) == 0
+    assert Path("piano-seed6.flac").read_bytes() != Path("a.flac").read_bytes()
 
 
 def test_plan_then_render(tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -449,9 +452,8 @@ def test_plan_then_render(tiny_model: Path, here: Path, capsys: pytest.CaptureFi
     for flag, value in (("--duration", "3"), ("-p", "drums"), ("--tags", "piano")):
         assert main([*model, "--plan", "a.plan.json", flag, value]) == 2
         assert "the plan is made" in capsys.readouterr().err
-    shutil.copy("a.plan.json", "song.json")
-    assert main([*model, "--plan", "song.json"]) == 2
-    assert "written over song.json" in capsys.readouterr().err
+    assert main([*model, "--plan", "a.json", "-o", "a.wav", "--overwrite"]) == 2
+    assert "written over a.json" in capsys.readouterr().err
 
 
 def test_a_drawn_plan_is_the_song_of_its_prompt(tiny_model: Path, here: Path) -> None:
@@ -513,13 +515,13 @@ def test_prompt_from_standard_input(
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("solo\npiano\n"))
     assert _generate(tiny_model, "-p", "-") == 0
-    assert json.loads(Path("song.json").read_text())["prompt"] == "solo piano"
+    assert json.loads(Path("solo-piano-seed0.json").read_text())["prompt"] == "solo piano"
 
 
 def test_summary_line(tiny_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _generate(tiny_model, "-p", "piano", "--format", "mp3") == 0
     out = capsys.readouterr().out
-    assert out.startswith("song.mp3: 2.0 s, stereo, 8 kHz in ")
+    assert out.startswith("piano-seed0.mp3: 2.0 s, stereo, 8 kHz, seed 0, in ")
     assert "(RTF " in out and "peak memory" in out and out.count("\n") == 1
 
 
@@ -537,7 +539,7 @@ def test_play_runs_a_player(
     monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
     monkeypatch.setattr(player, "_FILE_PLAYERS", {"aplay": (["-q"], ("flac", "mp3"))})
     assert _generate(tiny_model, "-p", "piano", "--play") == 0
-    assert (tmp_path / "played").read_text() == "-q song.wav\n"
+    assert (tmp_path / "played").read_text() == "-q piano-seed0.wav\n"
     assert player.find_player(".mp3") is None
 
 
@@ -657,9 +659,9 @@ def test_options_of_families_are_flags() -> None:
     assert "audio_temperature" not in dict(flags.listed(arguments("plan")))
 
 
-def test_write_text_into_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="doesn't exist"):
-        write_text(tmp_path / "no" / "a.json", "{}")
+def test_write_text_makes_folders(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "folder" / "a.json", "{}")
+    assert (tmp_path / "new" / "folder" / "a.json").read_text() == "{}"
 
 
 # --- words, tempi, tags ---

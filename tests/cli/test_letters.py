@@ -114,8 +114,6 @@ def test_names_of_another_encoding(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "generate -p piano -o -",
-        "generate -p piano --output=-",
         "plan -p piano -o -",
         "plan -p piano --png -",
         "analyze a.wav --png -",

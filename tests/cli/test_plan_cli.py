@@ -235,7 +235,10 @@ def test_a_song_ends_with_what_is_far_from_its_thoughts(
     for level, said in ((2.0, "0-10 s is far from its thought, 'piano' (cosine"), (-2.0, None)):
         monkeypatch.setattr(agreement, "FAR", level)  # a tiny model's songs are noise
         for extra in ([], ["--stream"]):
-            assert main([*song, *extra, "-o", str(tmp_path / "song.wav"), "--json"]) == 0
+            assert (
+                main([*song, *extra, "-o", str(tmp_path / "song.wav"), "--json", "--overwrite"])
+                == 0
+            )
             told = capsys.readouterr()
             assert (said is None) == ("far from" not in told.err)
             assert said is None or said in told.err and "10-14 s" not in told.err

@@ -280,7 +280,7 @@ def test_check_fails_where_the_error_is_over_its_tolerance(
     monkeypatch.setattr(keymap, "rules", slipped)
     paths = ["--hf-path", str(tiny_musicgen_upstream), "--mlx-path", str(tmp_path / "mlx")]
     for options in ([], ["--dtype", "float32"], ["--dtype", "bfloat16"]):
-        assert main(["convert", *paths, *options, "--check"]) == 1
+        assert main(["convert", *paths, *options, "--check", "--overwrite"]) == 1
         out, err = capsys.readouterr()
         assert [line.split()[0] for line in out.splitlines() if "LOOK" in line] == ["decoder"]
         assert "mlx is not what PyTorch computes: see the lines that say LOOK" in err

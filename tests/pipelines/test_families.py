@@ -67,9 +67,9 @@ def test_generate(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main([*command, "-o", str(whole), "--max-memory-gb", "1"]) == 0
     assert main([*command, "-o", str(streamed), "--stream"]) == 0
     assert whole.read_bytes() == streamed.read_bytes()
-    assert main([*command, "-o", str(whole), "--wobble", "0.75"]) == 0
+    assert main([*command, "-o", str(whole), "--wobble", "0.75", "--overwrite"]) == 0
     assert json.loads(whole.with_suffix(".json").read_text())["wobble"] == 0.75
-    assert main([*command, "-o", str(whole), "--steps", "3"]) == 2
+    assert main([*command, "--steps", "3"]) == 2
     assert "a Toy model; leave it out" in capsys.readouterr().err
     assert main(["plan", "--model", str(toy), "-p", "hum"]) == 2
     assert "makes no plan of thoughts" in capsys.readouterr().err

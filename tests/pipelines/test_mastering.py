@@ -159,7 +159,7 @@ def test_the_flags(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     def song(*extra: str) -> np.ndarray:
         file = str(tmp_path / "a.wav")
         command = ["generate", "--model", str(tiny_model), "-p", "piano", "--duration", "4"]
-        assert main([*command, "-o", file, *extra]) == 0
+        assert main([*command, "-o", file, "--overwrite", *extra]) == 0
         return read_audio(file)[0]
 
     def settings() -> dict:
@@ -183,7 +183,8 @@ def test_the_flags(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     song("--stream")
     streamed = str(tmp_path / "stream.json")
     (tmp_path / "a.json").rename(streamed)
-    assert main(["generate", "--config-from", streamed, "--loudness", "-30", "-o", str(again)]) == 0
+    louder = ["--config-from", streamed, "--loudness", "-30", "-o", str(again), "--overwrite"]
+    assert main(["generate", *louder]) == 0
     assert integrated_loudness(read_audio(again)[0], RATE) == pytest.approx(-30, abs=0.3)
     capsys.readouterr()
     for flags, words in (
@@ -243,11 +244,11 @@ def test_how_files_are_written(
     assert soundfile.info(again).subtype == "PCM_24" and first.read_bytes() == again.read_bytes()
     for extra in ([], ["--stream"]):
         flac = tmp_path / "c.flac"
-        assert main([*command, "-o", str(flac), *extra]) == 0
+        assert main([*command, "-o", str(flac), "--overwrite", *extra]) == 0
         with soundfile.SoundFile(flac) as file:
             assert file.title == "solo piano" and file.comment.endswith("seed 0)")
-        assert main([*command, "-o", str(flac), "--title", "Mine", *extra]) == 0
+        assert main([*command, "-o", str(flac), "--title", "Mine", "--overwrite", *extra]) == 0
         assert soundfile.SoundFile(flac).title == "Mine"
     capsys.readouterr()
-    assert main([*command, "--bitrate", "128", "-o", str(flac)]) == 2
+    assert main([*command, "--bitrate", "128", "-o", str(flac), "--overwrite"]) == 2
     assert "a bit rate is for mp3 and m4a" in capsys.readouterr().err

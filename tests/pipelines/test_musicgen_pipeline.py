@@ -429,7 +429,7 @@ def test_a_local_checkpoint_is_converted_once(
     (name, folder, size), *others = cache.entries()
     assert not others and name.startswith("source@") and size > 10_000
     os.utime(source / "model.safetensors")  # touched: converted anew
-    assert main([*arguments, "-o", "b.wav"]) == 0
+    assert main([*arguments, "-o", "c.wav"]) == 0
     assert "converting" in capsys.readouterr().err and len(cache.entries()) == 2
     main(["doctor"])
     assert f"2 in {tmp_path / 'cache'}" in capsys.readouterr().out

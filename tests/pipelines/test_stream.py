@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import itertools
 import json
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 
 import musicot_mlx as mc
 from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.generation import device
 from musicot_mlx.pipelines.options import AS_MADE
 from musicot_mlx.pipelines.song import Song
 from tests.support import tiny
@@ -169,14 +172,15 @@ def test_settings_that_cannot_be_written_leave_nothing(song: Song, tmp_path: Pat
         strange.save(tmp_path / "a.wav")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "b.json").mkdir()
-    with pytest.raises(MusicotError, match="is a folder"):
+    (tmp_path / "b.wav.json").mkdir()
+    with pytest.raises(MusicotError, match="would be written over .*b.wav.json"):
         song.save(tmp_path / "b.wav")
     with pytest.raises(MusicotError, match="is where the settings go"):
         song.save(tmp_path / "c.json", format="wav")
     silent = Song(**{**vars(song), "waveform": 0 * song.waveform, "fault": None})
     with pytest.raises(RunError, match="silent"):
         silent.save(tmp_path / "d.wav")
-    assert [file.name for file in tmp_path.iterdir()] == ["b.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["b.json", "b.wav.json"]
 
 
 @pytest.mark.parametrize("end", ["pass", "del stream", "raise SystemExit(3)"])
@@ -200,3 +204,48 @@ def test_a_sidecar_is_json_whatever_numbers_were_given(model: Any, tmp_path: Pat
     assert settings["seed"] == 4 and settings["duration"] == 1.5 and settings["top_k"] == 5
     again = model.generate("piano", seed=4, duration=1.5, audio_temperature=1.0, top_k=5)
     assert again.settings == {**song.settings, "audio_guidance": again.settings["audio_guidance"]}
+
+
+@pytest.mark.skipif(device.blas() == "MLX's own", reason="only OpenBLAS rounds by its threads")
+def test_songs_of_several_threads_take_turns(tiny_model: Path) -> None:
+    """And so have the bytes that each has alone: the number of BLAS's threads is the process's."""
+    model, told = mc.load(tiny_model), []
+    alone = {seed: model.generate("piano", duration=4, seed=seed) for seed in (1, 2, 3)}
+    made: dict[int, np.ndarray] = {}
+
+    def generate(seed: int) -> None:
+        def heard(stage: str, done: int, total: int) -> None:
+            told.append(seed)
+            time.sleep(0.001)  # the others may run
+
+        made[seed] = model.generate("piano", duration=4, seed=seed, progress=heard).waveform
+
+    def streamed() -> None:
+        chunks = model.stream("piano", duration=4, seed=3, gain=alone[3].gain)
+        made[3] = np.concatenate(list(chunks))
+
+    works = [partial(generate, 1), partial(generate, 2), streamed]
+    threads = [threading.Thread(target=work) for work in works]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(list(itertools.groupby(told))) == 2  # one song to its end, then the other
+    for seed, song in alone.items():
+        np.testing.assert_array_equal(made[seed], song.waveform)
+
+
+def test_who_waits_lends_the_turn(tiny_model: Path) -> None:
+    model, found = mc.load(tiny_model), []
+
+    def within(stage: str, done: int, total: int) -> None:
+        if len(found) < 3:
+            found.append(model.plan("drums", duration=1))
+
+    def heard(stage: str, done: int, total: int) -> None:
+        if not found:  # a stream within a song, and a song within that
+            found.append("begun")
+            next(model.stream("drums", duration=2, progress=within))
+
+    model.generate("piano", duration=2, progress=heard)
+    assert len(found) == 3

@@ -26,6 +26,7 @@ from musicot_mlx.evaluation.measures.sections import (
     section_letters,
     section_starts,
 )
+from musicot_mlx.pipelines.given import texts_of
 from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.pipelines.musicot.thoughts import unit
 from musicot_mlx.pipelines.tagger import load_tagger
@@ -191,7 +192,7 @@ def analyze(
     *,
     model: Listener,
     plan: Planned | None = None,
-    anchors: Sequence[str] = ANCHORS,
+    anchors: str | Sequence[str] = ANCHORS,
 ) -> Analysis:
     """What audio holds over time, what a plan asks for, and whether the one followed the other.
 
@@ -201,7 +202,7 @@ def analyze(
     plan is cut to the audio, a shorter one goes on as NaN. Raises MusicotError for audio that can't
     be read, lasts less than 1 s, or is silent from end to end.
     """
-    anchors = _checked_anchors(anchors)
+    anchors = tuple(texts_of("anchors", anchors))
     if plan is None and audio is None:
         raise MusicotError("nothing to analyze; pass audio, a plan, or both")
     planned = None if plan is None else plan.activity(anchors)
@@ -456,12 +457,6 @@ def audible(
 def _clap(model: Listener) -> "ClapEmbedder":
     """The CLAP of a pipeline, or the CLAP that the model is."""
     return model if hasattr(model, "embed_audio") else model.clap
-
-
-def _checked_anchors(anchors: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(anchors, str) or not anchors or not all(a and a.strip() for a in anchors):
-        raise MusicotError("anchors must be a list of texts, such as ['drums', 'piano']")
-    return tuple(anchors)
 
 
 def _as_long(values: np.ndarray, silent: np.ndarray) -> np.ndarray:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from musicot_mlx.pipelines.options import (
+    Asked,
     PlannedOptions,
     Progress,
     Reference,
@@ -24,6 +25,35 @@ if TYPE_CHECKING:
     from musicot_mlx.pipelines.song import Song
 
 LONGEST = 600.0  # seconds of a song
+
+
+class MagentaPlanning(TypedDict, total=False):
+    """What `plan` takes, for editors: MagentaOptions says all there is to say of each."""
+
+    duration: float
+    seed: int
+    reference: Reference | None
+    reference_weights: float | Sequence[float] | None
+    variation: float | None
+    progress: Progress | None
+
+
+class MagentaAsked(MagentaPlanning, Asked, total=False):
+    """What `generate` and `stream` take, for editors."""
+
+    plan: "Plan | None"
+    keep: "Song | str | Path | None"
+    continuation: str | Path | None
+    candidates: int
+    follow: int
+    glide: float | None
+    drums: str | None
+    style_strength: float | None
+    style_levels: int | None
+    refresh: float | None
+    audio_temperature: float | None
+    top_k: int | None
+    lyrics: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,3 +174,4 @@ class MagentaOptions(PlannedOptions):
 
 
 PLANNING = tuple(name for name, each in MagentaOptions.about().items() if each.metadata["planning"])
+PLANNED = (*PLANNING, "seed", "progress")  # what `plan` takes

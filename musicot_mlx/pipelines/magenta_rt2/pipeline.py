@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import numpy as np
@@ -18,15 +18,17 @@ import numpy as np
 from musicot_mlx import __version__
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.generation.device import turn
 from musicot_mlx.generation.magenta_rt2 import BLOCK, generate_codes
 from musicot_mlx.models.depthformer import Depthformer, DepthformerConfig
 from musicot_mlx.models.musiccoca import MusicCoCa, MusicCoCaConfig
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.models.spectrostream import REACH, SpectroStream, SpectroStreamConfig
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
+from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.magenta_rt2 import FAMILY
 from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
-from musicot_mlx.pipelines.magenta_rt2.options import MagentaOptions
+from musicot_mlx.pipelines.magenta_rt2.options import MagentaAsked, MagentaOptions
 from musicot_mlx.pipelines.magenta_rt2.planning import (
     THOUGHT_SECONDS,
     MagentaPlanner,
@@ -113,7 +115,8 @@ class MagentaPipeline(MagentaPlanner):
 
     # --- a song -----------------------------------------------------------------------------------
 
-    def generate(self, prompt: str | None = None, **options: Any) -> Song:
+    @documented(MagentaOptions)
+    def generate(self, prompt: str | None = None, **options: Unpack[MagentaAsked]) -> Song:
         """Prompt to song: waveform, codes, plan and the settings that make it again.
 
         options are those of MagentaOptions. With `candidates` several songs are drawn in one batch,
@@ -122,9 +125,10 @@ class MagentaPipeline(MagentaPlanner):
         option.
         """
         wish, clock = self._wish(prompt, options), Clock()  # 1. the wish
-        if wish.candidates > 1:
-            return self._best_of(wish, clock)
-        return heard(lambda wish: self._song(wish, clock), wish)
+        with turn():
+            if wish.candidates > 1:
+                return self._best_of(wish, clock)
+            return heard(lambda wish: self._song(wish, clock), wish)
 
     def _song(self, wish: MagentaOptions, clock: Clock) -> Song:
         """The song of a wish."""
@@ -138,7 +142,8 @@ class MagentaPipeline(MagentaPlanner):
         tokens = np.concatenate(codes, axis=-1)
         return self._made_song(made, tokens, plan, settings, clock)
 
-    def stream(self, prompt: str | None = None, **options: Any) -> Stream:
+    @documented(MagentaOptions)
+    def stream(self, prompt: str | None = None, **options: Unpack[MagentaAsked]) -> Stream:
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
         The plan is made at the call, the rest as chunks are taken; joined, they are the song that

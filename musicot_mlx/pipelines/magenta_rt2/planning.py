@@ -8,15 +8,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.depthformer import DepthformerConfig
 from musicot_mlx.models.rvq import ResidualVQ
+from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
-from musicot_mlx.pipelines.magenta_rt2.options import LONGEST, PLANNING, MagentaOptions
+from musicot_mlx.pipelines.magenta_rt2.options import (
+    LONGEST,
+    PLANNED,
+    MagentaOptions,
+    MagentaPlanning,
+)
 from musicot_mlx.pipelines.musicot.plan import Origin, Plan
 from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
@@ -70,13 +76,15 @@ class MagentaPlanner:
         self.frame_rate = config.frame_rate
         self.space = Space("musiccoca", rvq.config.dim, rvq.config.codebooks, thought_seconds)
 
-    def plan(self, prompt: str | None = None, **options: Any) -> Plan:
+    @documented(MagentaOptions, PLANNED)
+    def plan(self, prompt: str | None = None, **options: Unpack[MagentaPlanning]) -> Plan:
         """The thoughts of a song of `duration` seconds, of a prompt or of references.
 
         options are those of MagentaOptions that belong to planning, `seed` and `progress`. Raises
         MusicotError for an empty prompt and a bad file.
         """
-        MagentaOptions.require_known(options, (*PLANNING, "seed", "progress"))
+        options = MagentaOptions.by_field(options)
+        MagentaOptions.require_known(options, PLANNED)
         return self._plan(MagentaOptions.of(self.sampling, prompt, **options), Clock())
 
     def _plan(self, wish: MagentaOptions, clock: Clock) -> Plan:

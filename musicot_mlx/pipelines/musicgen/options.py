@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from musicot_mlx.pipelines.options import (
+    Asked,
     Embedder,
     Options,
     Progress,
@@ -15,6 +16,26 @@ from musicot_mlx.pipelines.options import (
     progress_option,
     seed_option,
 )
+
+
+class MusicgenAsked(Asked, total=False):
+    """What `generate`, `generate_batch` and `stream` take, for editors."""
+
+    duration: float
+    seed: int
+    bpm: float | None
+    audio_temperature: float | None
+    audio_guidance: float | None
+    top_k: int | None
+    top_p: float | None
+    negative_prompt: str | None
+    melody: str | Path | None
+    continuation: str | Path | None
+    reference: Reference | None
+    candidates: int
+    clap: Embedder | None
+    lyrics: str | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True, kw_only=True)

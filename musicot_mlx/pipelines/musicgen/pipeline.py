@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import numpy as np
@@ -21,17 +21,19 @@ from musicot_mlx import __version__
 from musicot_mlx.audio.chroma import chroma
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.generation.device import turn
 from musicot_mlx.generation.musicgen import OVERLAP, WINDOW, MusicgenCondition, generate_codes
 from musicot_mlx.models.encodec import Encodec, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.models.t5 import T5Config, T5Encoder
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
 from musicot_mlx.pipelines.clap import load_embedded
+from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.given import items, path_of, seed_of
 from musicot_mlx.pipelines.given import text as plain_text
 from musicot_mlx.pipelines.mastering import Mastered, Mastering
 from musicot_mlx.pipelines.musicgen import FAMILY
-from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
+from musicot_mlx.pipelines.musicgen.options import MusicgenAsked, MusicgenOptions
 from musicot_mlx.pipelines.options import Embedder, files_of
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
 from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, faded_end, heard, passed
@@ -127,7 +129,8 @@ class MusicgenPipeline:
         """Channels of the waveforms made: 1, or 2 with codebooks of their own."""
         return self.decoder.config.audio_channels
 
-    def generate(self, prompt: str | None = None, **options: Any) -> Song:
+    @documented(MusicgenOptions)
+    def generate(self, prompt: str | None = None, **options: Unpack[MusicgenAsked]) -> Song:
         """Prompt to song: waveform, codes and the settings that make it again.
 
         options are those of MusicgenOptions. With `candidates` several songs are drawn in one
@@ -136,15 +139,21 @@ class MusicgenPipeline:
         """
         return self.generate_batch([prompt], **options)[0]
 
+    @documented(MusicgenOptions)
     def generate_batch(
-        self, prompts: Sequence[str | None], *, seeds: Sequence[int] | None = None, **options: Any
+        self,
+        prompts: str | Sequence[str | None],
+        *,
+        seeds: int | Sequence[int] | None = None,
+        **options: Unpack[MusicgenAsked],
     ) -> list[Song]:
-        """A song a prompt, drawn eight at a time; each is the song that `generate` makes alone.
+        """A song a prompt, one or several, drawn eight at a time; each is the song that `generate`
+        makes alone.
 
         seeds: one a prompt, instead of the one `seed` of all. The other options hold for all.
         """
         wish = self._wish(options)  # 1. what is asked for
-        prompts = items(prompts)
+        prompts = [prompts] if isinstance(prompts, str) else items(prompts)
         if prompts is None:
             raise MusicotError("generate_batch takes a list of prompts; write [prompt]")
         seeds = [None] * len(prompts) if seeds is None else items(seeds) or [seeds]
@@ -154,14 +163,16 @@ class MusicgenPipeline:
         for prompt, own in zip(prompts, map(seed_of, seeds), strict=True):
             prompt = None if prompt is None else plain_text("prompt", prompt)
             wishes.append(replace(wish, prompt=prompt, seed=wish.seed if own is None else own))
-        given = self._given(wish)
         together = max(1, BATCH // wish.candidates)
         songs = []
-        for first in range(0, len(wishes), together):
-            songs += self._songs(wishes[first : first + together], given)
+        with turn():
+            given = self._given(wish)
+            for first in range(0, len(wishes), together):
+                songs += self._songs(wishes[first : first + together], given)
         return songs
 
-    def stream(self, prompt: str | None = None, **options: Any) -> Stream:
+    @documented(MusicgenOptions)
+    def stream(self, prompt: str | None = None, **options: Unpack[MusicgenAsked]) -> Stream:
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
         Joined they are the song that `generate` makes with the stream's own `gain`. Raises as

@@ -24,6 +24,7 @@ from musicot_mlx.models.vae import VAE
 from musicot_mlx.pipelines.mastering import fade_out_seconds
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.musicot.thoughts import PlanModel
+from musicot_mlx.pipelines.sidecar import expected_sidecar
 from musicot_mlx.pipelines.song import Song
 from musicot_mlx.texts import read_json
 
@@ -159,7 +160,7 @@ def earlier_song(
         codes = earlier.codes.astype(np.int32)
         return EarlierSong("the song to keep", earlier.plan, codes, earlier.settings, earlier.gain)
     path = Path(earlier)
-    sidecar = path.with_suffix(".json")
+    sidecar = expected_sidecar(path)
     try:
         settings = read_json(sidecar)
         text = settings["made"]["codes"]

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from musicot_mlx.pipelines.options import (
+    Asked,
     PlannedOptions,
     Progress,
     Reference,
@@ -28,6 +29,41 @@ if TYPE_CHECKING:
 SAMPLERS = ("euler", "heun", "dpmpp", "dpmpp_sde")  # the latter two of a v model
 
 
+class MusicotPlanning(TypedDict, total=False):
+    """What `plan` takes, for editors: MusicotOptions says all there is to say of each."""
+
+    duration: float
+    seed: int
+    reference: Reference | None
+    reference_weights: float | Sequence[float] | None
+    lyrics: str | None
+    tags: str | Sequence[str] | None
+    key: str | None
+    chords: str | Sequence[str] | None
+    bpm: float | None
+    thought_temperature: float | None
+    thought_guidance: float | None
+    top_k: int
+    top_p: float
+    progress: Progress | None
+
+
+class MusicotAsked(MusicotPlanning, Asked, total=False):
+    """What `generate` and `stream` take, for editors."""
+
+    plan: "Plan | None"
+    keep: "Song | str | Path | None"
+    candidates: int
+    audio_temperature: float | None
+    audio_guidance: float | None
+    unconditional: str | None
+    thought_bias: float | None
+    steps: int | None
+    diffusion_guidance: float | None
+    sampler: str | None
+    loop: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class MusicotOptions(PlannedOptions):
     """Options of `generate` and `stream`; those of planning are `plan`'s as well."""
@@ -44,6 +80,7 @@ class MusicotOptions(PlannedOptions):
         None,
         "tags (default: those that the prompt names and those near it, and a tempo)",
         several=True,
+        listed=True,
         flags=("--tags",),
         metavar="A,B",
         planning=True,
@@ -180,3 +217,4 @@ class MusicotOptions(PlannedOptions):
 
 
 PLANNING = tuple(name for name, each in MusicotOptions.about().items() if each.metadata["planning"])
+PLANNED = (*PLANNING, "seed", "progress")  # what `plan` takes

@@ -11,13 +11,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import numpy as np
 
 from musicot_mlx import __version__
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.generation.device import turn
 from musicot_mlx.generation.diffusion import sample_windows
 from musicot_mlx.generation.semantic import audio_many
 from musicot_mlx.models.clap import Clap, ClapConfig
@@ -28,11 +29,12 @@ from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer, SemanticTok
 from musicot_mlx.models.vae import VAE, VAEConfig
 from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, score
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.mastering import Mastering
 from musicot_mlx.pipelines.musicot import FAMILY
 from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
 from musicot_mlx.pipelines.musicot.loop import loop_seconds, looped
-from musicot_mlx.pipelines.musicot.options import MusicotOptions
+from musicot_mlx.pipelines.musicot.options import MusicotAsked, MusicotOptions
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.musicot.planning import MusicotSampling, Planner, UsualHarmony, stage_key
 from musicot_mlx.pipelines.musicot.wording import Wording
@@ -152,7 +154,8 @@ class MusicotPipeline(Planner):
 
     # --- a song -----------------------------------------------------------------------------------
 
-    def generate(self, prompt: str | None = None, **options: Any) -> Song:
+    @documented(MusicotOptions)
+    def generate(self, prompt: str | None = None, **options: Unpack[MusicotAsked]) -> Song:
         """Prompt to song: waveform, codes, plan and the settings that make it again.
 
         options are those of MusicotOptions. With `candidates` several songs are drawn in one batch,
@@ -161,9 +164,10 @@ class MusicotPipeline(Planner):
         unknown option, RunError where there is nothing to be heard, also with another seed.
         """
         wish, clock = MusicotOptions.of(self.sampling, prompt, **options), Clock()  # 1. the wish
-        if wish.candidates > 1:
-            return self._best_of(wish, clock)
-        return heard(lambda wish: self._song(wish, clock), wish)
+        with turn():
+            if wish.candidates > 1:
+                return self._best_of(wish, clock)
+            return heard(lambda wish: self._song(wish, clock), wish)
 
     def _song(self, wish: MusicotOptions, clock: Clock) -> Song:
         """The song of a wish."""
@@ -173,7 +177,8 @@ class MusicotPipeline(Planner):
             codes = list(self.audio_tokens(plan, wish, kept))
         return self._rendered(plan, codes, wish, kept, clock)  # 4. diffusion and 5. VAE
 
-    def stream(self, prompt: str | None = None, **options: Any) -> Stream:
+    @documented(MusicotOptions)
+    def stream(self, prompt: str | None = None, **options: Unpack[MusicotAsked]) -> Stream:
         """Chunks of waveform, float32 (frames, channels), while later audio is still being made.
 
         The plan is made at the call, the rest as chunks are taken; joined, they are the song that

@@ -15,12 +15,13 @@ import numpy as np
 
 from musicot_mlx.atomic import write_json
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.given import items, needed, number, path_of, seed_of, shown
+from musicot_mlx.pipelines.given import items, needed, number, path_of, seed_of, shown, texts_of
 from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.pipelines.musicot.options import MusicotOptions
 from musicot_mlx.pipelines.musicot.origin import Origin, guests
 from musicot_mlx.pipelines.musicot.plan_file import FORMAT, VERSION, checked, plan_within, read_plan
+from musicot_mlx.pipelines.musicot.plan_value import PlanValue
 from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
     PlanModel,
@@ -38,14 +39,12 @@ from musicot_mlx.tokens.progressions import chord_changes, transposed
 
 Where = int | slice | Sequence[int]
 _PLACES = "segments are whole numbers, counted from 0"
-FINGERPRINT, NEAR = (
-    8,
-    0.02,
-)  # numbers of each vector that a file keeps; 16-bit weights differ by less
+FINGERPRINT = 8  # numbers of each vector that a file keeps
+NEAR = 0.02  # 16-bit weights differ by less
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan(PlanValue):
     """Thoughts of a song as codes and as the vectors that the codes stand for.
 
     codes: int32 (levels, segments), coarse level first; embeddings: float32 (segments, dim), unit
@@ -53,6 +52,8 @@ class Plan:
     seconds; origins: where each segment's thought came from; history: the edits, oldest first.
     key: as "D minor"; chords: bars from the song's first frame on, "Am" or "Am F" each, none where
     the harmony is left open; bpm: what bars are counted by where nothing asks for a tempo.
+    len(plan) are its segments. Plans are equal that are saved alike; a notebook shows a picture. A
+    pickled plan leaves its model behind: model.generate takes it, check_plan gives it one again.
     """
 
     codes: np.ndarray
@@ -84,14 +85,15 @@ class Plan:
 
     # --- view -------------------------------------------------------------------------------------
 
-    def activity(self, anchors: Sequence[str], *, calibrated: bool = True) -> np.ndarray:
-        """How much each thought sounds like each text, float32 (segments, anchors).
+    def activity(self, anchors: str | Sequence[str], *, calibrated: bool = True) -> np.ndarray:
+        """How much each thought sounds like each text, float32 (segments, anchors); one text is one
+        anchor.
 
         In standard deviations above the model's typical thought, so that anchors compare; bare
         cosines where not `calibrated`. Raises MusicotError for a plan without its model.
         """
         model = self._model()
-        texts = model.anchors(anchors)
+        texts = model.anchors(texts_of("anchors", anchors))
         return activity(self.embeddings, texts, rvq=model.rvq, calibrated=calibrated)
 
     def __getitem__(self, where: int | slice) -> "Plan":

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import numpy as np
@@ -15,14 +15,16 @@ import numpy as np
 from musicot_mlx.audio.files import read_audio
 from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError, MusicotWarning
+from musicot_mlx.generation.device import turn
 from musicot_mlx.generation.semantic import plan_many
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.given import items, number
 from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.conditioning import Conditioning
-from musicot_mlx.pipelines.musicot.options import PLANNING, MusicotOptions
+from musicot_mlx.pipelines.musicot.options import PLANNED, MusicotOptions, MusicotPlanning
 from musicot_mlx.pipelines.musicot.plan import Origin, Plan
 from musicot_mlx.pipelines.musicot.thoughts import (
     Audio,
@@ -101,7 +103,8 @@ class Planner:
             tag_threshold=sampling.tag_threshold,
         )
 
-    def plan(self, prompt: str | None = None, **options: Any) -> Plan:
+    @documented(MusicotOptions, PLANNED)
+    def plan(self, prompt: str | None = None, **options: Unpack[MusicotPlanning]) -> Plan:
         """The thoughts of a song of `duration` seconds: drawn by the LM, or those of a reference.
 
         options are those of MusicotOptions that belong to planning, `seed` and `progress`. The
@@ -115,9 +118,11 @@ class Planner:
         by the seed. Raises MusicotError for an empty prompt, an unknown tag, a bad file, a key or
         chords that are none or that the model has no ear for.
         """
-        among = (*PLANNING, "seed", "progress")
-        MusicotOptions.require_known(options, among)
-        return self._plan(MusicotOptions.of(self.sampling, prompt, **options), Clock())
+        options = MusicotOptions.by_field(options)
+        MusicotOptions.require_known(options, PLANNED)
+        wish = MusicotOptions.of(self.sampling, prompt, **options)
+        with turn():
+            return self._plan(wish, Clock())
 
     def _plan(self, wish: MusicotOptions, clock: Clock) -> Plan:
         """The plan of a wish: the one it holds, or a new one."""
@@ -368,17 +373,18 @@ class Planner:
             vector, self.conditioning.tags(vector, tags, words), lyrics
         )
         key = stage_key(seed, "thoughts")
-        codes = plan_many(
-            self.semantic_lm,
-            [condition] * songs,
-            segments=segments,
-            temperature=_default(thought_temperature, self.sampling.thought_temperature),
-            guidance_scale=_default(thought_guidance, self.sampling.thought_guidance),
-            keys=[key] if songs == 1 else list(mx.random.split(key, songs)),
-            top_k=top_k,
-            top_p=top_p,
-            locked_codes=locked_codes,
-        )
+        with turn():
+            codes = plan_many(
+                self.semantic_lm,
+                [condition] * songs,
+                segments=segments,
+                temperature=_default(thought_temperature, self.sampling.thought_temperature),
+                guidance_scale=_default(thought_guidance, self.sampling.thought_guidance),
+                keys=[key] if songs == 1 else list(mx.random.split(key, songs)),
+                top_k=top_k,
+                top_p=top_p,
+                locked_codes=locked_codes,
+            )
         leaving = self.conditioning.wording.leaving(words)
         if leaving is None:
             return codes
