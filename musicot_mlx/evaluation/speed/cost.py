@@ -106,21 +106,26 @@ def of_musicgen(model: Any, *, duration: float, batch: int) -> Counts:
 def of_magenta_rt2(model: Any, *, duration: float, batch: int) -> Counts:
     """A song of Magenta RealTime 2: frames of the language model, then the codec, song by song."""
     lm, config = model.lm, model.lm.config
-    frames = model.frames(duration) + 1
-    size, values = linear_weights(nn.Sequential(*lm.layers))
-    for layer in lm.layers:  # of conditions: made once a request, not once a frame
-        unread = nn.Sequential(layer.cross_attn.key, layer.cross_attn.value)
-        less, fewer = linear_weights(unread)
-        size, values = size - less, values - fewer
-    again, often = linear_weights(nn.Sequential(lm.depth.project, *lm.depth.layers))
-    heads, each = linear_weights(nn.Sequential(*lm.depth.heads))
-    size += config.codebooks * again + heads
-    values += config.codebooks * often + each
+    size, values = magenta_weights(lm)
     width = config.temporal_layers * config.temporal_heads * config.head_dim
     rings = 4 * batch * (1 + config.window) * width * model.dtype.size
     attention = 8 * batch * (1 + config.window) * width
-    frame = Cost(frames, size + rings, 2 * batch * values + attention)
+    frame = Cost(model.frames(duration) + 1, size + rings, 2 * batch * values + attention)
     return Counts({"audio tokens": frame}, {}, {})
+
+
+def magenta_weights(lm: Any) -> tuple[int, int]:
+    """Bytes and values of the matrices that a frame of Magenta RealTime 2 multiplies with: those
+    of the depth transformer once a codebook; those of a condition's keys and values once a request.
+    """
+    size, values = linear_weights(nn.Sequential(*lm.layers))
+    for layer in lm.layers:
+        less, fewer = linear_weights(nn.Sequential(layer.cross_attn.key, layer.cross_attn.value))
+        size, values = size - less, values - fewer
+    again, often = linear_weights(nn.Sequential(lm.depth.project, *lm.depth.layers))
+    heads, each = linear_weights(nn.Sequential(*lm.depth.heads))
+    codebooks = lm.config.codebooks
+    return size + codebooks * again + heads, values + codebooks * often + each
 
 
 def linear_weights(module: nn.Module) -> tuple[int, int]:
