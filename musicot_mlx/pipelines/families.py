@@ -120,8 +120,9 @@ def require(model: Any, what: str, message: str) -> Family:
 
 
 def titles(what: str) -> str:
-    """The families that have a capability, as words: "MusiCoT or MusicGen"."""
-    return " or ".join(family.title for family in known() if family.can(what))
+    """The families that have a capability, as words: "MusiCoT, MusicGen or Toy"."""
+    *others, last = [family.title for family in known() if family.can(what)]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def table() -> str:
