@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from musicot_mlx.errors import MusicotError as MusicotError
     from musicot_mlx.evaluation.measures.agreement import Analysis as Analysis
     from musicot_mlx.evaluation.measures.agreement import analyze as analyze
     from musicot_mlx.pipelines.families import load as load
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Analysis",
     "MusicgenPipeline",
+    "MusicotError",
     "MusicotPipeline",
     "Plan",
     "Song",
@@ -36,6 +38,7 @@ __all__ = [
 
 _DOOR = {
     "load": "pipelines.families",
+    "MusicotError": "errors",
     "MusicotPipeline": "pipelines.musicot.pipeline",
     "MusicgenPipeline": "pipelines.musicgen.pipeline",
     "Song": "pipelines.song",

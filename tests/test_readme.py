@@ -16,6 +16,8 @@ import soundfile
 
 from musicot_mlx.cli import COMMANDS, flags, main
 from musicot_mlx.cli.app import arguments
+from musicot_mlx.pipelines import families
+from musicot_mlx.pipelines.documented import meaning, other_names
 from musicot_mlx.weights import hub
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -86,12 +88,27 @@ def _measured() -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def _option_table(model_type: str) -> str:
+    """What a family's songs may be asked for in Python."""
+    options = next(f for f in families.known() if f.model_type == model_type).get("options")
+    rows = ["| option | what |", "|---|---|"]
+    for name, each in options.about().items():
+        called = ", ".join(f"`{each}`" for each in (name, *other_names(options, name)))
+        told = meaning(each).replace("|", r"\|")
+        rows.append(f"| {called} | {told} |")
+    return "\n".join(rows)
+
+
 def _with_tables(text: str) -> str:
     """README text with every generated table in place."""
 
     def flags(match: re.Match[str]) -> str:
         return f"<!-- flags: {match[1]} -->\n{_flag_table(match[1])}\n"
 
+    def options(match: re.Match[str]) -> str:
+        return f"<!-- options: {match[1]} -->\n{_option_table(match[1])}\n"
+
+    text = re.sub(r"<!-- options: (\w+) -->\n(?:\|.*\n)*", options, text)
     text = re.sub(r"<!-- flags: (\w+) -->\n(?:\|.*\n)*", flags, text)
     text = re.sub(
         r"<!-- measured -->\n(?:\|.*\n)*", lambda _: f"<!-- measured -->\n{_measured()}\n", text
@@ -130,6 +147,11 @@ def here(
 def test_tables_are_the_help_texts(page: Path) -> None:
     text = page.read_text()
     assert text == _with_tables(text), "run: python -m tests.test_readme"
+
+
+def test_every_family_of_songs_has_its_options_told() -> None:
+    told = re.findall(r"<!-- options: (\w+) -->", (README.parent / "docs/python.md").read_text())
+    assert told == [family.model_type for family in families.known() if family.can("songs")]
 
 
 def test_every_command_has_its_options_told() -> None:
