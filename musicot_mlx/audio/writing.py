@@ -125,17 +125,27 @@ def audio_writer(
                 for name, text in encoding.texts().items() if format in _TITLED[:2] else ():
                     setattr(file, name, text)
 
+                def put(block: np.ndarray) -> None:
+                    if depth != "16":
+                        file.write(np.clip(block, -1.0, 1.0))
+                        return
+                    pcm = to_pcm16(block)
+                    # libsndfile 1.2 makes noise of 16-bit samples in a stereo MP3
+                    file.write(pcm / np.float32(32768) if format == "mp3" else pcm)
+
+                rest = np.zeros((0, channels), dtype=np.float32)
+
                 def write(waveform: np.ndarray) -> None:
-                    for start in range(0, len(waveform), _BLOCK):
-                        block = waveform[start : start + _BLOCK]
-                        if depth != "16":
-                            file.write(np.clip(block, -1.0, 1.0))
-                            continue
-                        pcm = to_pcm16(block)
-                        # libsndfile 1.2 makes noise of 16-bit samples in a stereo MP3
-                        file.write(pcm / np.float32(32768) if format == "mp3" else pcm)
+                    # Vorbis makes other bytes of samples that come in other pieces
+                    nonlocal rest
+                    joined = np.concatenate([rest, waveform]) if len(rest) else waveform
+                    whole = len(joined) // _BLOCK * _BLOCK
+                    for start in range(0, whole, _BLOCK):
+                        put(joined[start : start + _BLOCK])
+                    rest = np.array(joined[whole:])
 
                 yield write
+                put(rest)
             if format == "mp3":
                 add_id3(target, encoding.texts())
             elif format == "ogg":

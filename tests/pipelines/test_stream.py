@@ -152,7 +152,7 @@ def test_errors_are_raised_at_the_call(model: Any) -> None:
 
 
 @pytest.mark.parametrize("rate", [None, 44100])
-@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])
 def test_the_files_of_a_stream_are_the_songs(
     model: Any, tmp_path: Path, suffix: str, rate: int | None
 ) -> None:
