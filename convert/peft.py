@@ -230,17 +230,24 @@ def _layers(arrays: Mapping[str, mx.array], config: Mapping[str, Any]) -> Iterat
         if a is None or b is None:
             raise MusicotError(f"{path} lacks lora_A or lora_B; the checkpoint is incomplete")
         rank = a.shape[0]
-        alpha = _by_pattern(config.get("alpha_pattern") or {}, path, config.get("lora_alpha", rank))
+        alpha = _by_pattern(config.get("alpha_pattern") or {}, path, config.get("lora_alpha", 8))
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         yield Layer(path, a, b, tensors.get("magnitude_vector"), scale, embedding)
 
 
 def _by_pattern(patterns: Mapping[str, float], path: str, default: float) -> float:
-    """PEFT's alpha_pattern: the first name or regular expression that the path ends with."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
-            return float(value)
-    return float(default)
+    """PEFT's alpha_pattern: the first name or regular expression that the path ends with.
+
+    Raises MusicotError for patterns that are none, and for an alpha that is no number.
+    """
+    try:
+        fitting = (value for p, value in patterns.items() if re.match(rf"(.*\.)?({p})$", path))
+        alpha = next(fitting, default)
+    except (AttributeError, re.error) as error:
+        raise MusicotError(f"alpha_pattern has no names and numbers ({error})") from error
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise MusicotError(f"the lora_alpha of {path} is {alpha!r}, expected a number")
+    return float(alpha)
 
 
 def _place(path: str) -> tuple[str, tuple[str, ...], str] | None:

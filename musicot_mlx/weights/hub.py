@@ -155,6 +155,10 @@ def _answer(error: BaseException, name: str) -> MusicotError | None:
             f"what answers for the Hub is not the Hub but perhaps a login page or a proxy, for "
             f"{name}: log in to this network, or look at HF_ENDPOINT"
         )
+    if code >= 400:
+        return RunError(
+            f"the Hub answers {code} to who asks for {name}: look at the name, and at HF_ENDPOINT"
+        )
     return None
 
 

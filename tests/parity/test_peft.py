@@ -137,6 +137,16 @@ def test_what_can_not_be_converted(lm_twins, tmp_path: Path) -> None:
             convert_peft(source, tmp_path / "mlx")
         assert not (tmp_path / "mlx").exists()
 
+    plain = json.loads(config.read_text())
+    for option, words in (
+        ({"lora_alpha": None}, "lora_alpha of .* is None, expected a number"),
+        ({"lora_alpha": "16"}, "lora_alpha of .* is '16'"),
+        ({"alpha_pattern": [1]}, "alpha_pattern has no names and numbers"),
+        ({"alpha_pattern": {"(": 2}}, "alpha_pattern has no names and numbers"),
+    ):
+        config.write_text(json.dumps({**plain, **option}))
+        refuse(words)
+    config.write_text(json.dumps(plain))
     state = {"base_model.model.encoder.block.0.query.lora_A.weight": torch.ones(2, 4)}
     state["base_model.model.encoder.block.0.query.lora_B.weight"] = torch.ones(4, 2)
     save_file(state, weights)

@@ -301,6 +301,8 @@ def test_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (403, 2, "does not let you have a/b .403.: ask its owner"),
         (429, 1, "too many requests from here .429. to give a/b: wait"),
         (503, 1, "itself fails .503. for a/b: try again later"),
+        (404, 1, "answers 404 to who asks for a/b"),
+        (451, 1, "answers 451 to who asks for a/b"),
         (200, 1, "not the Hub but perhaps a login page"),
     ],
 )
