@@ -19,6 +19,7 @@ from musicot_mlx.convert import families
 from musicot_mlx.convert.families import Checkpoint
 from musicot_mlx.convert.peft import convert_peft, is_peft
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.given import flag, number, path_of, shown
 from musicot_mlx.weights.checkpoint import (
     load_strict,
     parameter_count,
@@ -33,6 +34,8 @@ from musicot_mlx.weights.hub import resolve
 # Group size and bits of each mode; only affine lets them be chosen.
 QUANTIZATION = {"affine": (64, 8), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 EMBEDDINGS = "embeddings"  # stands among the parts of --q-parts
+
+DTYPES = ("float16", "bfloat16", "float32")
 
 
 def convert(
@@ -58,7 +61,19 @@ def convert(
     progress is called as progress(bytes written, bytes in all). Raises MusicotError for a
     checkpoint of another kind, keys that no table knows, or weights that don't fit.
     """
-    if mode not in QUANTIZATION:
+    path_of("source", source), path_of("target", target)
+    bits = number("bits", bits, low=2, high=8, whole=True)
+    group_size = number("group_size", group_size, low=16, high=128, whole=True)
+    if dtype not in DTYPES:
+        raise MusicotError(f"dtype is {shown(dtype)}; ask for one of {', '.join(DTYPES)}")
+    if flag(quantize) is None:
+        raise MusicotError(f"quantize is {shown(quantize)}; pass True or False")
+    if not isinstance(q_parts or {}, Mapping):
+        raise MusicotError(f"q_parts is {shown(q_parts)}; pass bits by part, {{'decoder': 4}}")
+    for name, file in (("text_encoder", text_encoder), ("tokenizer", tokenizer)):
+        if file is not None:
+            path_of(name, file)
+    if not isinstance(mode, str) or mode not in QUANTIZATION:
         raise MusicotError(f"--q-mode {mode!r} is unknown; use one of {', '.join(QUANTIZATION)}")
     group_size, bits = group_size or QUANTIZATION[mode][0], bits or QUANTIZATION[mode][1]
     if mode != "affine" and (group_size, bits) != QUANTIZATION[mode]:

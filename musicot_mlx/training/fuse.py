@@ -20,6 +20,7 @@ import mlx.nn as nn
 from musicot_mlx.errors import MusicotError, first_few
 from musicot_mlx.nn.mlx_lm import LoRAEmbedding
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
+from musicot_mlx.pipelines.given import flag, path_of, shown
 from musicot_mlx.weights.adapters import (
     Adapter,
     kept_as,
@@ -36,6 +37,7 @@ from musicot_mlx.weights.checkpoint import (
 from musicot_mlx.weights.hub import resolve
 from musicot_mlx.weights.quantized import dequantised, scale_dtype
 
+DTYPES = ("float16", "bfloat16", "float32")
 _WEIGHTS = (".safetensors", ".index.json")
 
 
@@ -73,6 +75,11 @@ def fuse(
     and float32 where adapters change bfloat16. Raises MusicotError for adapters that don't fit,
     as loading them does.
     """
+    path_of("model", model), path_of("save_path", save_path)
+    if dtype is not None and dtype not in DTYPES:
+        raise MusicotError(f"dtype is {shown(dtype)}; ask for one of {', '.join(DTYPES)}")
+    if flag(dequantize) is None:
+        raise MusicotError(f"dequantize is {shown(dequantize)}; pass True or False")
     adapters = read_adapters(adapter_path)
     if not adapters:
         raise MusicotError("nothing to fuse; pass --adapter-path")

@@ -7,8 +7,9 @@ is the reference. It moves all levels at once; here each level is fitted to what
 before it leave, so that no level aims at residuals that are still moving.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from musicot_mlx.audio.headers import tell
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.pipelines.clap import ClapEmbedder
+from musicot_mlx.pipelines.given import LARGEST_SEED, needed, shown
 from musicot_mlx.training.records import Skipped
 from musicot_mlx.weights.checkpoint import save_checkpoint
 from musicot_mlx.weights.config import config_to_dict
@@ -43,10 +45,26 @@ class FitOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.codebooks, self.codebook_size, self.batch_size, self.kmeans_steps) < 1:
-            raise ValueError("codebooks, codebook_size, batch_size and kmeans_steps start at 1")
-        if not (0 <= self.decay < 1 and 0 <= self.held_out < 1 and 0 <= self.dead_below < 1):
-            raise ValueError("decay, held_out and dead_below lie in 0 to 1")
+        """Make every number plain; MusicotError for what is none, or out of bounds."""
+        for each in fields(self):
+            low, high = _BOUNDS[each.name]
+            whole = isinstance(each.default, int)
+            value = needed(each.name, getattr(self, each.name), low=low, high=high, whole=whole)
+            object.__setattr__(self, each.name, value)
+
+
+_BELOW_1 = math.nextafter(1, 0)
+_BOUNDS = {
+    "codebooks": (1, 64),
+    "codebook_size": (1, 65536),
+    "kmeans_steps": (1, 10000),
+    "passes": (0, 10000),
+    "decay": (0, _BELOW_1),
+    "dead_below": (0, _BELOW_1),
+    "batch_size": (1, 1 << 24),
+    "held_out": (0, _BELOW_1),
+    "seed": (0, LARGEST_SEED),
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,8 @@ def fit(
     progress is called as progress(levels done, levels). Raises MusicotError for vectors that are
     not finite or fewer than there are codes.
     """
+    if not isinstance(options, FitOptions):
+        raise MusicotError(f"options is {shown(options)}; pass FitOptions(...)")
     data = checked_embeddings(embeddings)
     train, held_out = _split(data, options, groups)
     if len(train) < options.codebook_size:

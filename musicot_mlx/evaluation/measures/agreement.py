@@ -26,7 +26,7 @@ from musicot_mlx.evaluation.measures.sections import (
     section_letters,
     section_starts,
 )
-from musicot_mlx.pipelines.given import texts_of
+from musicot_mlx.pipelines.given import shown, texts_of
 from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.pipelines.musicot.thoughts import unit
 from musicot_mlx.pipelines.tagger import load_tagger
@@ -203,6 +203,7 @@ def analyze(
     be read, lasts less than 1 s, or is silent from end to end.
     """
     anchors = tuple(texts_of("anchors", anchors))
+    _require_kinds(model, plan)
     if plan is None and audio is None:
         raise MusicotError("nothing to analyze; pass audio, a plan, or both")
     planned = None if plan is None else plan.activity(anchors)
@@ -432,6 +433,14 @@ def segments_of(
     """The first `count` segments of `seconds`; the last one may be shorter, none is empty."""
     edges = [min(round(i * seconds * sample_rate), len(waveform)) for i in range(count + 1)]
     return [waveform[low : max(high, low + 1)] for low, high in zip(edges, edges[1:], strict=False)]
+
+
+def _require_kinds(model: Any, plan: Any) -> None:
+    """Raise MusicotError for a model that hears nothing, and for a plan that is none."""
+    if not any(hasattr(each, "embed_audio") for each in (model, getattr(model, "clap", None))):
+        raise MusicotError(f"model is {shown(model)}; pass one that hears, as load gives it")
+    if plan is not None and not hasattr(plan, "activity"):
+        raise MusicotError(f"plan is {shown(plan)}; pass a Plan: Plan.load(file, model) reads one")
 
 
 def audible(
