@@ -32,6 +32,7 @@ from musicot_mlx.errors import MusicotError, MusicotWarning, RunError, SilentRen
 from musicot_mlx.pipelines import notebook, worker
 from musicot_mlx.pipelines.candidates import candidate_seeds
 from musicot_mlx.pipelines.given import number, path_of
+from musicot_mlx.pipelines.given import text as plain_text
 from musicot_mlx.pipelines.mastering import Mastering, fade_out_seconds
 from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.options import Options
@@ -346,7 +347,7 @@ def write_song(
         return replace(saved, files=[])
     path = followed(path_of("path", path))
     rate = number("sample_rate", sample_rate, low=8000, high=192000, whole=True, unit="Hz")
-    rate, format = rate or made_at, format_of(path, format)
+    rate, format, written = rate or made_at, format_of(path, format), _plain(**written)
     if path.suffix.lower() == ".json":
         raise MusicotError(f"{path} is where the settings go; name the audio .{format}")
     if not overwrite:
@@ -449,6 +450,15 @@ def _encoding(
         title = textwrap.shorten(prompt, 80, placeholder="...")
     made = f"{prompt} (musicot, {settings.get('model')}, seed {settings.get('seed')})"
     return Encoding(bit_depth, bitrate, title, made.strip())
+
+
+def _plain(bit_depth: Any, bitrate: Any, title: Any) -> dict[str, Any]:
+    """How a song is to be written, as plain words and numbers; MusicotError for what is none."""
+    return {
+        "bit_depth": str(bit_depth),  # 24 is as good as "24"
+        "bitrate": number("bitrate", bitrate, whole=True),
+        "title": None if title is None else plain_text("title", title).replace("\0", " "),
+    }
 
 
 def _asked(bit_depth: str, bitrate: int | None, title: str | None) -> dict[str, Any]:

@@ -183,6 +183,20 @@ def test_settings_that_cannot_be_written_leave_nothing(song: Song, tmp_path: Pat
     assert sorted(file.name for file in tmp_path.iterdir()) == ["b.json", "b.wav.json"]
 
 
+def test_how_a_song_is_written_is_plain_or_refused(song: Song, tmp_path: Path) -> None:
+    song.save(tmp_path / "a.wav", bit_depth=24, bitrate=None, title="a\0b")
+    song.save(tmp_path / "b.wav", bit_depth="24", title="a b")
+    for suffix in ("wav", "json"):
+        one, other = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab")
+        assert one == other
+    for name, value in {"title": 5, "bitrate": "high", "bit_depth": True}.items():
+        with pytest.raises(MusicotError, match=name.replace("_", " ?.?")):
+            song.save(tmp_path / "c.mp3", **{name: value})
+    with pytest.raises(MusicotError, match="half a character"):
+        song.save(tmp_path / "c.flac", title="a\ud800")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 @pytest.mark.parametrize("end", ["pass", "del stream", "raise SystemExit(3)"])
 def test_a_program_that_leaves_a_stream_unread_ends_in_peace(tiny_model: Path, end: str) -> None:
     code = f"""import musicot_mlx as mc
