@@ -126,7 +126,8 @@ def test_three_forms_of_data(songs: Path, tmp_path: Path) -> None:
         "lyrics": "[VERSE] la",
         "windows": [{"start": 2.5, "captions": ["piano alone"]}],
     }
-    (tmp_path / "meta.json").write_text(json.dumps([record, record]))
+    held_out = {**record, "audio_file": str(songs / "0.wav")}
+    (tmp_path / "meta.json").write_text(json.dumps([held_out, record]))
     entry = read_data(tmp_path / "meta.json").splits["train"][0]
     assert entry.captions == ("jazz", "swing") and entry.tags == ("jazz", "swing", "piano")
     assert entry.lyrics == "[VERSE] la"
