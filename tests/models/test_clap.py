@@ -213,9 +213,9 @@ def test_long_text_is_cut_to_the_positions():
     assert ids.shape == (1, 10) and mask.all() and ids[0, -1] == 2
 
 
-def test_one_string_is_not_a_list_of_letters():
-    with pytest.raises(ValueError, match="list"):
-        ClapEmbedder(build(), tokenizer()).embed_text("rock")
+def test_one_string_is_one_text_and_no_list_of_letters():
+    embedder = ClapEmbedder(build(), tokenizer())
+    np.testing.assert_array_equal(embedder.embed_text("rock"), embedder.embed_text(["rock"]))
 
 
 def test_tokenizer_must_fit_the_config(tmp_path):

@@ -122,10 +122,9 @@ class MusicCoCaEmbedder:
         pieces = cut(mono_at(waveform, sample_rate, rate), size, rate)
         return np.stack([np.pad(piece, (0, size - len(piece))) for piece in pieces])
 
-    def raw_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors float32 (texts, dim) as the text tower gives them."""
-        if isinstance(texts, str):
-            raise ValueError("this takes a list of texts, got one text; write [text]")
+    def raw_text(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Vectors float32 (texts, dim), of one text too, as the text tower gives them."""
+        texts = [texts] if isinstance(texts, str) else texts
         ids, lengths = self.text_ids(texts)
 
         def embed(rows: slice) -> mx.array:
