@@ -14,6 +14,7 @@ class Encodec(encodec.Encodec):
     """In pieces of a second, of which a cache holds the most part, on two cores where two help."""
 
     frames_at_once = 50
+    pieces_at_once = 2  # one a core
     _lanes = staticmethod(guidance_streams)
 
 

@@ -334,6 +334,7 @@ class Encodec(nn.Module):
     """
 
     frames_at_once = 250  # 5 s; the more, the less is computed twice where pieces overlap
+    pieces_at_once = 1  # that the upsampling is to find ready
     _lanes = staticmethod(one_lane)
 
     def __init__(self, config: EncodecConfig) -> None:
@@ -403,7 +404,8 @@ class Encodec(nn.Module):
                 yield self.quantizer.decode(mono).astype(self.dtype)
 
         few = min(_FEW_FRAMES, longest)
-        x = self._windowed(decoder.first, longest=few, shortest=few, reach=config.kernel_size)(
+        ahead = longest * self.pieces_at_once
+        x = self._windowed(decoder.first, longest=ahead, shortest=few, reach=config.kernel_size)(
             features()
         )
         x = _recurrent(decoder.lstm, x)
