@@ -427,6 +427,31 @@ def reference_weights_option() -> Any:
     )
 
 
+def audio_temperature_option() -> Any:
+    """How freely tokens of sound are drawn."""
+    return option(
+        None,
+        "temperature of the audio tokens, 0 is greedy (default: the model's)",
+        kind=float,
+        low=0,
+        high=10,
+        flags=("--audio-temp", "--temperature"),
+        metavar="T",
+    )
+
+
+def top_k_option() -> Any:
+    """Of how many."""
+    return option(
+        None,
+        "draw from the K likeliest tokens, 0 is all (default: the model's)",
+        kind=int,
+        low=0,
+        flags=("--top-k",),
+        metavar="K",
+    )
+
+
 def seed_option() -> Any:
     """The seed of all draws."""
     return option(0, "same seed, same song", kind=int, low=0, high=LARGEST_SEED)

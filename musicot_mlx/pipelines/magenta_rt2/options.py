@@ -10,6 +10,7 @@ from musicot_mlx.pipelines.options import (
     PlannedOptions,
     Progress,
     Reference,
+    audio_temperature_option,
     candidates_option,
     keep_option,
     option,
@@ -18,6 +19,7 @@ from musicot_mlx.pipelines.options import (
     reference_option,
     reference_weights_option,
     seed_option,
+    top_k_option,
 )
 
 if TYPE_CHECKING:
@@ -152,23 +154,8 @@ class MagentaOptions(PlannedOptions):
         flags=("--refresh",),
         metavar="S",
     )
-    audio_temperature: float | None = option(
-        None,
-        "temperature of the audio tokens, 0 is greedy (default: the model's)",
-        kind=float,
-        low=0,
-        high=10,
-        flags=("--audio-temp", "--temperature"),
-        metavar="T",
-    )
-    top_k: int | None = option(
-        None,
-        "draw from the K likeliest tokens, 0 is all (default: the model's)",
-        kind=int,
-        low=0,
-        flags=("--top-k",),
-        metavar="K",
-    )
+    audio_temperature: float | None = audio_temperature_option()
+    top_k: int | None = top_k_option()
     lyrics: str | None = option(None, "it sings no words: a warning", saved="never")
     progress: Progress | None = progress_option()
 

@@ -9,12 +9,14 @@ from musicot_mlx.pipelines.options import (
     Options,
     Progress,
     Reference,
+    audio_temperature_option,
     bpm_option,
     candidates_option,
     duration_option,
     option,
     progress_option,
     seed_option,
+    top_k_option,
 )
 
 
@@ -48,15 +50,7 @@ class MusicgenOptions(Options):
     duration: float = duration_option()
     seed: int = seed_option()
     bpm: float | None = bpm_option()
-    audio_temperature: float | None = option(
-        None,
-        "temperature of the audio tokens, 0 is greedy (default: the model's)",
-        kind=float,
-        low=0,
-        high=10,
-        flags=("--audio-temp", "--temperature"),
-        metavar="T",
-    )
+    audio_temperature: float | None = audio_temperature_option()
     audio_guidance: float | None = option(
         None,
         "guidance scale of the audio tokens, 1 is off (default: the model's)",
@@ -66,14 +60,7 @@ class MusicgenOptions(Options):
         flags=("--audio-guidance", "--guidance"),
         metavar="L",
     )
-    top_k: int | None = option(
-        None,
-        "draw from the K likeliest tokens, 0 is all (default: the model's)",
-        kind=int,
-        low=0,
-        flags=("--top-k",),
-        metavar="K",
-    )
+    top_k: int | None = top_k_option()
     top_p: float | None = option(
         None,
         "draw from the likeliest tokens that make up P, 1 is all (default: the model's)",
