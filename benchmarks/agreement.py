@@ -39,8 +39,8 @@ from musicot_mlx.evaluation.measures.agreement import (
     segment_seconds,
 )
 from musicot_mlx.evaluation.measures.copying import copy_check
-from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.pipelines.options import AS_MADE
+from musicot_mlx.pipelines.plans.activity import activity
 from musicot_mlx.reference.band import caption, compose, render, render_stems
 
 RATE = 44100  # Hz of the band's songs

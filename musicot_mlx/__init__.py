@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from musicot_mlx.pipelines.families import load as load
     from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline as MusicgenPipeline
     from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline as MusicotPipeline
-    from musicot_mlx.pipelines.musicot.plan import Plan as Plan
+    from musicot_mlx.pipelines.plans.plan import Plan as Plan
     from musicot_mlx.pipelines.song import Song as Song
     from musicot_mlx.pipelines.song import Stream as Stream
 
@@ -43,7 +43,7 @@ _DOOR = {
     "MusicgenPipeline": "pipelines.musicgen.pipeline",
     "Song": "pipelines.song",
     "Stream": "pipelines.song",
-    "Plan": "pipelines.musicot.plan",
+    "Plan": "pipelines.plans.plan",
     "analyze": "evaluation.measures.agreement",
     "Analysis": "evaluation.measures.agreement",
 }

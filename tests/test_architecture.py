@@ -249,3 +249,11 @@ def test_no_family_is_asked_its_name() -> None:
         if path.is_relative_to(ROOT / "convert" / "keymaps"):
             continue
         assert not names & set(_compared(path)), path
+
+
+def test_what_families_share_names_none_of_them() -> None:
+    folders = {each.parts.rpartition(".")[0] for each in known()} - {"musicot_mlx.pipelines"}
+    assert len(folders) > 2
+    for path in (ROOT / "musicot_mlx" / "pipelines" / "plans").glob("*.py"):
+        for name in _imports(path):
+            assert not name.startswith(tuple(folders)), f"{path.name} imports {name}"

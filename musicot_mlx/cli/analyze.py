@@ -17,7 +17,7 @@ from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import peak_memory
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.families import can
-from musicot_mlx.pipelines.musicot.anchors import ANCHORS, anchors_of
+from musicot_mlx.pipelines.plans.anchors import ANCHORS, anchors_of
 from musicot_mlx.pipelines.sidecar import expected_sidecar
 from musicot_mlx.texts import read_json
 

@@ -20,12 +20,12 @@ from musicot_mlx.cli import flags
 from musicot_mlx.cli.progress import Progress, peak_memory
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import families
-from musicot_mlx.pipelines.musicot.anchors import ANCHORS, anchors_of
+from musicot_mlx.pipelines.plans.anchors import ANCHORS, anchors_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.plans.plan import Plan
 
 CHORDS = "chords:"  # what --set begins with where it is chords that change
 MADE_BY = (
@@ -339,7 +339,7 @@ def _tags(plan: "Plan", segment_tags: list[Sequence[str]]) -> Iterator[str]:
 
 def _harmony(plan: "Plan") -> str:
     """The key and the bars, those that only repeat left out."""
-    from musicot_mlx.pipelines.musicot.harmony import bar_starts
+    from musicot_mlx.pipelines.plans.harmony import bar_starts
     from musicot_mlx.tokens.progressions import period
 
     bars = plan.chords[: period(plan.chords)]

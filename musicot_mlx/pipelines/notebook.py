@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicot.anchors import anchors_of
+from musicot_mlx.pipelines.plans.anchors import anchors_of
 
 if TYPE_CHECKING:
-    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.plans.plan import Plan
     from musicot_mlx.pipelines.song import Song
 
 _MP3_RATES = (8000, 16000, 22050, 24000, 32000, 44100, 48000)

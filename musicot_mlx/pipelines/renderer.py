@@ -13,7 +13,7 @@ import numpy as np
 from musicot_mlx.errors import MusicotError
 
 if TYPE_CHECKING:
-    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.plans.plan import Plan
 
 
 @dataclass(frozen=True)

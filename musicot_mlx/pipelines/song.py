@@ -34,8 +34,8 @@ from musicot_mlx.pipelines.candidates import candidate_seeds
 from musicot_mlx.pipelines.given import number, path_of
 from musicot_mlx.pipelines.given import text as plain_text
 from musicot_mlx.pipelines.mastering import Mastering, fade_out_seconds
-from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.options import Options
+from musicot_mlx.pipelines.plans.plan import Plan
 from musicot_mlx.pipelines.sidecar import (
     WHOLE_NAME,
     expected_sidecar,

@@ -24,7 +24,7 @@ from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.models.semantic_tokenizer import SemanticTokenizer
 from musicot_mlx.models.vae import VAE
 from musicot_mlx.pipelines.clap import ClapEmbedder
-from musicot_mlx.pipelines.musicot.thoughts import vectors_of
+from musicot_mlx.pipelines.plans.thoughts import vectors_of
 from musicot_mlx.tokens.tags import chosen_tags
 from musicot_mlx.tokens.tempo import is_tempo
 from musicot_mlx.training.losses import (

@@ -18,8 +18,8 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.evaluation.measures.agreement import pearson, stem_agreement, stem_files
 from musicot_mlx.evaluation.measures.sections import section_starts
 from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
-from musicot_mlx.pipelines.musicot.activity import activity
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
+from musicot_mlx.pipelines.plans.activity import activity
 from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint
 
 RATE = 8000

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 import musicot_mlx as mc
 from musicot_mlx.audio.files import read_audio, to_pcm16, write_audio
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines.musicot import plan_file, thoughts
-from musicot_mlx.pipelines.musicot.activity import typical_thoughts
 from musicot_mlx.pipelines.musicot.continuation import join
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
-from musicot_mlx.pipelines.musicot.plan import Origin
-from musicot_mlx.pipelines.musicot.thoughts import quantised, slerp, unit, vectors_of
+from musicot_mlx.pipelines.plans import file as plan_file
+from musicot_mlx.pipelines.plans import thoughts
+from musicot_mlx.pipelines.plans.activity import typical_thoughts
+from musicot_mlx.pipelines.plans.origin import Origin
+from musicot_mlx.pipelines.plans.thoughts import quantised, slerp, unit, vectors_of
 from musicot_mlx.pipelines.renderer import Renderer
 from musicot_mlx.weights.checkpoint import read_config
 from musicot_mlx.weights.hub import resolve

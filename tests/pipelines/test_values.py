@@ -29,7 +29,7 @@ from musicot_mlx.pipelines.musicot.options import (
     MusicotPlanning,
 )
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
-from musicot_mlx.pipelines.musicot.plan import Plan
+from musicot_mlx.pipelines.plans.plan import Plan
 from musicot_mlx.pipelines.song import Song
 
 PROMPT = "solo <b>piano</b> & drums"

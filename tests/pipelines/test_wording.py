@@ -9,8 +9,8 @@ import pytest
 import musicot_mlx as mc
 from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
-from musicot_mlx.pipelines.musicot.thoughts import vectors_of
 from musicot_mlx.pipelines.musicot.wording import ACCOMPANIED, USUAL, Wording, told
+from musicot_mlx.pipelines.plans.thoughts import vectors_of
 from tests.support import tiny
 
 CODES = tiny.CONFIG["semantic_lm"]["audio_codebook_size"]

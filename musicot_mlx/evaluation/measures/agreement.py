@@ -27,8 +27,8 @@ from musicot_mlx.evaluation.measures.sections import (
     section_starts,
 )
 from musicot_mlx.pipelines.given import shown, texts_of
-from musicot_mlx.pipelines.musicot.activity import activity
-from musicot_mlx.pipelines.musicot.thoughts import unit
+from musicot_mlx.pipelines.plans.activity import activity
+from musicot_mlx.pipelines.plans.thoughts import unit
 from musicot_mlx.pipelines.tagger import load_tagger
 from musicot_mlx.tokens.tempo import fold
 

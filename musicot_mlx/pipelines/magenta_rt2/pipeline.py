@@ -35,10 +35,11 @@ from musicot_mlx.pipelines.magenta_rt2.planning import (
     MagentaSampling,
 )
 from musicot_mlx.pipelines.mastering import Mastered, Mastering
-from musicot_mlx.pipelines.musicot.continuation import earlier_song
-from musicot_mlx.pipelines.musicot.plan import Origin, Plan
-from musicot_mlx.pipelines.musicot.thoughts import SHORTEST_WINDOW, embed_windows, quantised, slerp
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
+from musicot_mlx.pipelines.plans.earlier import earlier_song
+from musicot_mlx.pipelines.plans.origin import Origin
+from musicot_mlx.pipelines.plans.plan import Plan
+from musicot_mlx.pipelines.plans.thoughts import SHORTEST_WINDOW, embed_windows, quantised, slerp
 from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, heard, passed
 from musicot_mlx.tokens.magenta_rt2 import STRENGTHS, frame_ids
 

@@ -23,8 +23,10 @@ from musicot_mlx.pipelines.magenta_rt2.options import (
     MagentaOptions,
     MagentaPlanning,
 )
-from musicot_mlx.pipelines.musicot.plan import Origin, Plan
-from musicot_mlx.pipelines.musicot.thoughts import (
+from musicot_mlx.pipelines.options import SHORTEST, files_of
+from musicot_mlx.pipelines.plans.origin import Origin
+from musicot_mlx.pipelines.plans.plan import Plan
+from musicot_mlx.pipelines.plans.thoughts import (
     Audio,
     blended,
     checked_audio,
@@ -35,7 +37,6 @@ from musicot_mlx.pipelines.musicot.thoughts import (
     vectors_of,
     window_count,
 )
-from musicot_mlx.pipelines.options import SHORTEST, files_of
 from musicot_mlx.pipelines.renderer import Space
 from musicot_mlx.pipelines.song import Clock
 

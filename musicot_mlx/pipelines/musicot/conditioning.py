@@ -11,15 +11,15 @@ import numpy as np
 from musicot_mlx.errors import MusicotError, MusicotWarning, nearest
 from musicot_mlx.generation.semantic import SemanticCondition
 from musicot_mlx.models.semantic_lm import SemanticLM
-from musicot_mlx.pipelines.musicot.thoughts import unit
+from musicot_mlx.pipelines.plans.thoughts import unit
 from musicot_mlx.tokens.denials import reading
 from musicot_mlx.tokens.tags import alone, chosen_tags
 from musicot_mlx.tokens.tempo import asked_tempo, named_tempo, nearest_tempo
 
 if TYPE_CHECKING:
     from musicot_mlx.pipelines.clap import ClapEmbedder
-    from musicot_mlx.pipelines.musicot.plan import Plan
     from musicot_mlx.pipelines.musicot.wording import Wording
+    from musicot_mlx.pipelines.plans.plan import Plan
 
 
 class Conditioning:

@@ -11,10 +11,10 @@ import numpy as np
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.mastering import SEAM
-from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.options import MusicotOptions
-from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.options import LONGEST
+from musicot_mlx.pipelines.plans import harmony
+from musicot_mlx.pipelines.plans.plan import Plan
 from musicot_mlx.tokens.tempo import SLOWEST, STEP
 
 LONGEST_BAR = 240.0 / SLOWEST * STEP  # seconds, at the slowest tempo that a plan has

@@ -23,7 +23,7 @@ from musicot_mlx.pipelines.options import (
 )
 
 if TYPE_CHECKING:
-    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.plans.plan import Plan
     from musicot_mlx.pipelines.song import Song
 
 SAMPLERS = ("euler", "heun", "dpmpp", "dpmpp_sde")  # the latter two of a v model

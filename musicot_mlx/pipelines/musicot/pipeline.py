@@ -35,11 +35,11 @@ from musicot_mlx.pipelines.musicot import FAMILY
 from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
 from musicot_mlx.pipelines.musicot.loop import loop_seconds, looped
 from musicot_mlx.pipelines.musicot.options import MusicotAsked, MusicotOptions
-from musicot_mlx.pipelines.musicot.plan import Plan
 from musicot_mlx.pipelines.musicot.planning import MusicotSampling, Planner, UsualHarmony, stage_key
 from musicot_mlx.pipelines.musicot.wording import Wording
 from musicot_mlx.pipelines.options import Progress
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
+from musicot_mlx.pipelines.plans.plan import Plan
 from musicot_mlx.pipelines.song import Clock, Song, Stream, Take, heard, passed
 from musicot_mlx.weights.hub import resolve
 

@@ -22,11 +22,14 @@ from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.given import items, number
-from musicot_mlx.pipelines.musicot import harmony
 from musicot_mlx.pipelines.musicot.conditioning import Conditioning
 from musicot_mlx.pipelines.musicot.options import PLANNED, MusicotOptions, MusicotPlanning
-from musicot_mlx.pipelines.musicot.plan import Origin, Plan
-from musicot_mlx.pipelines.musicot.thoughts import (
+from musicot_mlx.pipelines.musicot.wording import Wording, told, vocabulary
+from musicot_mlx.pipelines.options import LONGEST, SHORTEST, checked, files_of
+from musicot_mlx.pipelines.plans import harmony
+from musicot_mlx.pipelines.plans.origin import Origin
+from musicot_mlx.pipelines.plans.plan import Plan
+from musicot_mlx.pipelines.plans.thoughts import (
     Audio,
     blended,
     checked_audio,
@@ -37,8 +40,6 @@ from musicot_mlx.pipelines.musicot.thoughts import (
     vectors_of,
     window_count,
 )
-from musicot_mlx.pipelines.musicot.wording import Wording, told, vocabulary
-from musicot_mlx.pipelines.options import LONGEST, SHORTEST, files_of
 from musicot_mlx.pipelines.renderer import Space
 from musicot_mlx.pipelines.song import Clock
 from musicot_mlx.tokens.progressions import named_bars, named_key, usual
@@ -372,7 +373,9 @@ class Planner:
         condition = self.conditioning.condition(
             vector, self.conditioning.tags(vector, tags, words), lyrics
         )
-        key = stage_key(seed, "thoughts")
+        key, about = stage_key(seed, "thoughts"), MusicotOptions.about()
+        thought_temperature = checked(about["thought_temperature"], thought_temperature)
+        thought_guidance = checked(about["thought_guidance"], thought_guidance)
         with turn():
             codes = plan_many(
                 self.semantic_lm,

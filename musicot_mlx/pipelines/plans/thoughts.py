@@ -22,7 +22,7 @@ from musicot_mlx.errors import MusicotError
 if TYPE_CHECKING:
     from musicot_mlx.models.rvq import ResidualVQ
     from musicot_mlx.pipelines.clap import ClapEmbedder
-    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.plans.plan import Plan
     from musicot_mlx.pipelines.renderer import Space
 
 TRIES = 8  # thoughts drawn for words, of which the nearest is taken

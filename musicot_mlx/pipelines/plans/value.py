@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from musicot_mlx.pipelines import notebook
 
 if TYPE_CHECKING:
-    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.plans.plan import Plan
 
 
 class PlanValue:

@@ -6,7 +6,7 @@ from musicot_mlx.tokens.denials import reading
 from musicot_mlx.tokens.instruments import named_instruments, singular
 
 if TYPE_CHECKING:
-    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.plans.plan import Plan
 
 ANCHORS = ["drums", "bass", "guitar", "piano", "strings", "synth"]
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.models.rvq import ResidualVQ
-from musicot_mlx.pipelines.musicot.thoughts import unit
+from musicot_mlx.pipelines.plans.thoughts import unit
 
 
 def activity(

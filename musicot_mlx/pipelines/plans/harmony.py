@@ -18,7 +18,7 @@ from musicot_mlx.tokens.progressions import Bars, key_of, parse_bars, repeated
 from musicot_mlx.tokens.tempo import asked_tempo
 
 if TYPE_CHECKING:
-    from musicot_mlx.pipelines.musicot.plan import Plan
+    from musicot_mlx.pipelines.plans.plan import Plan
 
 USUAL_BPM = 96.0  # beats a minute that bars are counted by where no tempo is known: 2.5 s a bar
 
