@@ -72,6 +72,7 @@ ONE_TO_ONE: dict[str, Callable[[mx.array], mx.array]] = {
     "conv1d": lambda x: x.transpose(0, 2, 1),  # (out, in, taps) -> (out, taps, in)
     "conv2d": lambda x: x.transpose(0, 2, 3, 1),  # (out, in, h, w) -> (out, h, w, in)
     "conv_transpose1d": lambda x: x.transpose(1, 2, 0),  # (in, out, taps) -> (out, taps, in)
+    "patches": lambda x: x.reshape(len(x), -1),  # (out, in, [frames,] h, w) -> (out, in * ...)
     "codebook": lambda x: x.reshape(x.shape[-2:]),  # (1, codes, dim) -> (codes, dim)
     "squeeze0": lambda x: x.squeeze(0),
     "squeeze": lambda x: x.squeeze(),

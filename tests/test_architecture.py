@@ -23,6 +23,7 @@ FLOORS = {
     "models": 4,
     "nn": 3,
     "audio": 2,
+    "pictures": 2,
     "weights": 2,
     "tokens": 1,
 }

@@ -4,6 +4,7 @@ Waveforms are float32 (frames, channels) in -1..1, as soundfile has them. The sa
 the same bytes: 16-bit PCM without dither, no time stamps.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import soxr
 
 from musicot_mlx.audio.headers import tell
+from musicot_mlx.audio.reading import audio_blocks as audio_blocks
 from musicot_mlx.audio.reading import audio_frames as audio_frames
 from musicot_mlx.audio.reading import read_audio as read_audio
-from musicot_mlx.audio.waveforms import scaled
+from musicot_mlx.audio.waveforms import as_waveform, scaled
 from musicot_mlx.audio.writing import BIT_DEPTHS as BIT_DEPTHS
 from musicot_mlx.audio.writing import FORMATS as FORMATS
 from musicot_mlx.audio.writing import Encoding as Encoding
@@ -91,6 +93,38 @@ def resample_stream(
         yield stream.resample_chunk(piece)
     if stream is not None:
         yield stream.resample_chunk(empty, last=True)
+
+
+def mono_windows(
+    audio: str | Path | tuple[np.ndarray, int], *, sample_rate: int, seconds: float = 60.0
+) -> Iterator[np.ndarray]:
+    """A song, from a file or as (waveform, its rate), as mono float32 (samples,) at sample_rate Hz,
+    `seconds` at a time and the rest: hours of it never stand in memory together.
+
+    Raises MusicotError for a missing, broken or empty file, and for samples that are not finite.
+    """
+    where = "the waveform" if isinstance(audio, tuple) else f"audio file {audio}"
+    blocks = iter([audio]) if isinstance(audio, tuple) else audio_blocks(audio)
+    first, rate = next(blocks, (None, sample_rate))
+    if first is None:
+        raise MusicotError(f"{where} holds no samples")
+    waveforms = itertools.chain([first], (block for block, _ in blocks))
+    mono = (_mono(as_waveform(waveform, where)) for waveform in waveforms)
+    size, kept, held = round(seconds * sample_rate), [], 0
+    for piece in resample_stream(mono, rate, sample_rate):
+        kept.append(piece[:, 0])
+        held += len(piece)
+        while held >= size:
+            joined = np.concatenate(kept)
+            yield joined[:size]
+            kept, held = [joined[size:]], held - size
+    if held:
+        yield np.concatenate(kept)
+
+
+def _mono(waveform: np.ndarray) -> np.ndarray:
+    """The mean of the channels, (frames, 1)."""
+    return waveform.reshape(len(waveform), -1).mean(axis=1, keepdims=True)
 
 
 class RenderCheck:

@@ -122,10 +122,14 @@ def _in_order(path: str | Path, first: int, count: int | None) -> tuple[np.ndarr
     return np.concatenate(kept) if kept else np.zeros((0, 1), np.float32), at
 
 
-def _blocks(path: str | Path) -> Iterator[np.ndarray]:
-    """float32 (frames, channels) from the beginning to where the samples end or can't be read."""
+def audio_blocks(path: str | Path) -> Iterator[tuple[np.ndarray, int]]:
+    """float32 (frames, channels) and the sample rate in Hz, block by block from the beginning to
+    where the samples end or can't be read: of hours of sound no more than a block in memory.
+
+    Raises MusicotError for a missing or broken file.
+    """
     with _opened(path, _InOrder) as file:
-        came = False
+        came, rate = False, int(file.samplerate)
         while True:
             block = np.full((_BLOCK, file.channels), np.nan, np.float32)
             try:
@@ -134,12 +138,16 @@ def _blocks(path: str | Path) -> Iterator[np.ndarray]:
                 found = block[~np.isnan(block).all(axis=1)]  # what came before the damage
                 if not came and not len(found):
                     raise
-                yield found
+                yield found, rate
                 return
             if not len(found):
                 return
             came = True
-            yield found
+            yield found, rate
+
+
+def _blocks(path: str | Path) -> Iterator[np.ndarray]:
+    return (block for block, _ in audio_blocks(path))
 
 
 def _tell(path: str | Path, promised: int, found: int, rate: int) -> None:

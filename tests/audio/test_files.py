@@ -316,3 +316,28 @@ def test_encodings_that_a_format_has_not(
     with pytest.raises(MusicotError, match=words):
         files.write_audio(tmp_path / f"a.{format}", _music(0.1), RATE, encoding=encoding)
     assert not os.listdir(tmp_path)
+
+
+def test_windows_of_a_song_join_to_the_song(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    music = 0.5 * _music(4.0)
+    music[:, 1] *= 0.3
+    soundfile.write(tmp_path / "a.wav", music, RATE, subtype="FLOAT")
+    whole = files.resample(music.mean(axis=1), RATE, 24000)
+    monkeypatch.setattr("musicot_mlx.audio.reading._BLOCK", 10_007)  # it comes in many blocks
+    for audio in (tmp_path / "a.wav", (music, RATE), (music.mean(axis=1), RATE)):
+        windows = list(files.mono_windows(audio, sample_rate=24000, seconds=1.5))
+        assert [len(window) for window in windows] == [36000, 36000, len(whole) - 72000]
+        assert all(window.ndim == 1 and window.dtype == np.float32 for window in windows)
+        assert np.abs(np.concatenate(windows) - whole).max() < 1e-3
+    at_rate = list(files.mono_windows((music, RATE), sample_rate=RATE, seconds=100))
+    assert len(at_rate) == 1 and np.array_equal(at_rate[0], music.mean(axis=1))
+
+
+def test_windows_of_no_song_are_told(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "none.wav", np.zeros((0, 2)), RATE)
+    with pytest.raises(MusicotError, match="holds no samples"):
+        list(files.mono_windows(tmp_path / "none.wav", sample_rate=24000))
+    with pytest.raises(MusicotError, match="NaN or infinite"):
+        list(files.mono_windows((np.full(500, np.nan), RATE), sample_rate=24000))

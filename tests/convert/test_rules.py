@@ -18,6 +18,7 @@ def _random(*shape: int) -> mx.array:
         ("keep", (2, 3), lambda x: x),
         ("conv1d", (4, 3, 5), lambda x: np.moveaxis(x, 1, 2)),
         ("conv2d", (4, 3, 5, 6), lambda x: np.moveaxis(x, 1, 3)),
+        ("patches", (4, 3, 2, 5, 6), lambda x: x.reshape(4, 180)),
         ("conv_transpose1d", (3, 4, 5), lambda x: np.transpose(x, (1, 2, 0))),
         ("codebook", (1, 4, 3), lambda x: x[0]),
         ("codebook", (4, 3), lambda x: x),
