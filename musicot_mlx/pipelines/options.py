@@ -318,10 +318,24 @@ class PlannedOptions(Options):
         return wish
 
     @classmethod
+    def planning_names(cls) -> list[str]:
+        """The options that a plan is made by."""
+        return [name for name, each in cls.about().items() if each.metadata["planning"]]
+
+    @classmethod
+    def planned(cls) -> tuple[str, ...]:
+        """The options that `plan` takes."""
+        return (*cls.planning_names(), "seed", "progress")
+
+    @classmethod
     def decided(cls) -> list[str]:
         """The options that a plan has decided once it is made."""
-        about = cls.about()
-        return [n for n, each in about.items() if each.metadata["planning"] and n not in OF_TOKENS]
+        return [name for name in cls.planning_names() if name not in OF_TOKENS]
+
+    @property
+    def planning(self) -> dict[str, Any]:
+        """What a plan is made by."""
+        return {name: getattr(self, name) for name in self.planning_names()}
 
     def saved(self) -> dict[str, Any]:
         settings = super().saved()
@@ -339,14 +353,14 @@ AS_MADE: dict[str, Any] = {"loudness": False, "fade_out": 0.0}
 
 
 # What songs of every family are asked for by.
-def duration_option() -> Any:
+def duration_option(longest: float = LONGEST) -> Any:
     """Seconds of the song."""
     return option(
         30.0,
-        "length of the song in seconds, 1 to 300 (default: 30)",
+        f"length of the song in seconds, {SHORTEST:g} to {longest:g} (default: 30)",
         kind=float,
         low=SHORTEST,
-        high=LONGEST,
+        high=longest,
         unit="s",
         flags=("--duration", "--seconds"),
         metavar="S",

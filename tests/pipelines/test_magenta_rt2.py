@@ -80,6 +80,10 @@ def test_edits_of_a_plan(model: MagentaPipeline, song: mc.Song, tmp_path: Path) 
     assert (redrawn.codes[:, [0, 2]] != plan.codes[:, [0, 2]]).any()
     assert (plan.morph(redrawn, 1.0).codes == redrawn.codes).all()
     assert plan.extend(0.8).segments == 3 and plan.extend(1).segments == 4
+    alike = plan.redraw(seed=9, variation=0.0)
+    assert (alike.codes == alike.codes[:, :1]).all()
+    with pytest.raises(TypeError, match="unknown option 'thought_temperature'"):
+        plan.redraw(thought_temperature=1.0)
     noise = np.random.default_rng(0).standard_normal(SECOND * 2).astype(np.float32) * 0.1
     heard = model.plan_from_audio((noise, SECOND))
     assert heard.segments == 2 and heard.origins[1].start == 1

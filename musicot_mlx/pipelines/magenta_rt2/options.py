@@ -12,6 +12,7 @@ from musicot_mlx.pipelines.options import (
     Reference,
     audio_temperature_option,
     candidates_option,
+    duration_option,
     keep_option,
     option,
     plan_option,
@@ -72,17 +73,7 @@ class MagentaOptions(PlannedOptions):
         metavar="FILE",
         saved="given",
     )
-    duration: float = option(
-        30.0,
-        "length of the song in seconds, 1 to 600 (default: 30)",
-        kind=float,
-        low=1.0,
-        high=LONGEST,
-        unit="s",
-        flags=("--duration", "--seconds"),
-        metavar="S",
-        planning=True,
-    )
+    duration: float = duration_option(LONGEST)
     seed: int = seed_option()
     candidates: int = candidates_option()
     follow: int = option(
@@ -160,5 +151,5 @@ class MagentaOptions(PlannedOptions):
     progress: Progress | None = progress_option()
 
 
-PLANNING = tuple(name for name, each in MagentaOptions.about().items() if each.metadata["planning"])
-PLANNED = (*PLANNING, "seed", "progress")  # what `plan` takes
+PLANNED = MagentaOptions.planned()  # what `plan` takes
+DRAWING = ("variation",)

@@ -15,7 +15,6 @@ from typing import Any, Unpack
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx import __version__
 from musicot_mlx.audio.files import read_audio, resample
 from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.generation.device import turn
@@ -184,25 +183,12 @@ class MagentaPipeline(MagentaPlanner):
     def _mastering(self, plan: Plan, wish: MagentaOptions, start: "Begun") -> Mastering:
         return Mastering(wish, self.sample_rate, self._samples(plan), gain=start.gain)
 
-    def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
-        """All that makes a song again, as JSON: what the sidecar of a song holds."""
-        return self._settings(MagentaOptions.of(self.sampling, prompt, **options))
-
-    def _settings(self, wish: MagentaOptions) -> dict[str, Any]:
-        adapters = {"adapter_path": list(self.adapters)} if self.adapters else {}
-        return {
-            **wish.saved(),
-            **adapters,
-            "model": self.name,
-            "version": __version__,
-            "space": self.space.id,
-        }
-
     def _wish(self, prompt: str | None, options: dict[str, Any]) -> MagentaOptions:
         wish = MagentaOptions.of(self.sampling, prompt, **options)
         if wish.lyrics:
             words = f"{self.name} sings no words: the lyrics are left out"
             warnings.warn(words, MusicotWarning, stacklevel=4)
+            wish = replace(wish, lyrics=None)
         if wish.keep is not None and wish.continuation is not None:
             raise MusicotError("a song goes on from an earlier one or from a recording, not both")
         if wish.follow > 1 and wish.candidates > 1:

@@ -6,9 +6,8 @@ vector such as music has, and other noise is another thought for the same words.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Unpack
+from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 
@@ -18,27 +17,20 @@ from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
 from musicot_mlx.pipelines.magenta_rt2.options import (
-    LONGEST,
+    DRAWING,
     PLANNED,
     MagentaOptions,
     MagentaPlanning,
 )
-from musicot_mlx.pipelines.options import SHORTEST, files_of
-from musicot_mlx.pipelines.plans.origin import Origin
 from musicot_mlx.pipelines.plans.plan import Plan
+from musicot_mlx.pipelines.plans.planner import Planner
 from musicot_mlx.pipelines.plans.thoughts import (
     Audio,
-    blended,
     checked_audio,
-    embed_windows,
-    length_of,
     quantised,
     unit,
-    vectors_of,
-    window_count,
 )
 from musicot_mlx.pipelines.renderer import Space
-from musicot_mlx.pipelines.song import Clock
 
 THOUGHT_SECONDS = 10.0
 ANCHOR_SEEDS = 8  # thoughts whose mean stands for a text where it is compared with music
@@ -60,8 +52,10 @@ class MagentaSampling:
     drums: str = "free"
 
 
-class MagentaPlanner:
+class MagentaPlanner(Planner):
     """The thoughts of songs. Options are keyword-only; None takes the model's default."""
+
+    wishes, drawing = MagentaOptions, DRAWING
 
     def __init__(
         self,
@@ -73,9 +67,9 @@ class MagentaPlanner:
         name: str,
         thought_seconds: float = THOUGHT_SECONDS,
     ) -> None:
-        self.clap, self.rvq, self.sampling, self.name = embedder, rvq, sampling, name
+        space = Space("musiccoca", rvq.config.dim, rvq.config.codebooks, thought_seconds)
+        super().__init__(embedder=embedder, rvq=rvq, sampling=sampling, name=name, space=space)
         self.frame_rate = config.frame_rate
-        self.space = Space("musiccoca", rvq.config.dim, rvq.config.codebooks, thought_seconds)
 
     @documented(MagentaOptions, PLANNED)
     def plan(self, prompt: str | None = None, **options: Unpack[MagentaPlanning]) -> Plan:
@@ -84,44 +78,7 @@ class MagentaPlanner:
         options are those of MagentaOptions that belong to planning, `seed` and `progress`. Raises
         MusicotError for an empty prompt and a bad file.
         """
-        options = MagentaOptions.by_field(options)
-        MagentaOptions.require_known(options, PLANNED)
-        return self._plan(MagentaOptions.of(self.sampling, prompt, **options), Clock())
-
-    def _plan(self, wish: MagentaOptions, clock: Clock) -> Plan:
-        """The plan of a wish: the one it holds, or a new one."""
-        if wish.plan is not None:
-            with clock("plan"):
-                return self.check_plan(wish.plan, "the plan")
-        prompt, files = wish.prompt, files_of(wish.reference)
-        if prompt is not None and not prompt.strip():
-            raise MusicotError("the prompt is empty; describe the music, e.g. 'a jazz piano trio'")
-        if prompt is None and not files:
-            raise MusicotError("nothing to plan; give a prompt or a reference")
-        if wish.reference_weights is not None and not files:
-            raise MusicotError("there are reference weights, but no reference")
-        vector, segments = None, self.segments(wish.duration)
-        if prompt is not None:
-            with clock("text"):
-                vector = self.clap.embed_text([prompt])[0]
-        with clock("plan"):
-            if files:
-                weights = wish.reference_weights or [1.0] * len(files)
-                borrowed = blended(self, files, weights, self.space.seconds, segments)
-                vector = unit(borrowed.mean(axis=0)) if vector is None else vector
-                codes = quantised(self, borrowed)
-                names = " + ".join(Path(file).name for file in files)
-                origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
-            else:
-                codes = self.draw_thoughts(
-                    vector,
-                    words=prompt,
-                    segments=segments,
-                    seed=wish.seed,
-                    variation=wish.variation,
-                )[0]
-                origin = Origin("drawn", prompt, seed=wish.seed)
-            return self._made(codes, vector, [origin] * segments, wish)
+        return self._asked(prompt, options)
 
     def plan_from_audio(
         self,
@@ -136,58 +93,12 @@ class MagentaPlanner:
         audio: a file, or (waveform, rate in Hz). Raises MusicotError for audio that can't be read,
         or is shorter than `duration`.
         """
-        audio = checked_audio(audio)
-        frames, rate = length_of(audio)
-        name = "the audio" if isinstance(audio, tuple) else str(audio)
-        duration = frames / rate if duration is None else duration
-        if not SHORTEST <= duration <= LONGEST:
-            raise MusicotError(
-                f"{name}: {duration:.4g} s; a plan covers {SHORTEST:g} to {LONGEST:g} s, so pass a "
-                "duration"
-            )
-        if frames / rate < duration - 0.1:
-            raise MusicotError(
-                f"{name} lasts {frames / rate:.4g} s, less than the {duration:g} s asked for"
-            )
-        segments = self.segments(duration)
-        last = window_count(audio, self.space.seconds) - 1
-        windows = np.minimum(np.arange(segments), last).tolist()
-        vectors = embed_windows(self, audio, self.space.seconds, windows)
-        vector = unit(vectors.mean(0)) if prompt is None else self.clap.embed_text([prompt])[0]
-        file = None if isinstance(audio, tuple) else str(audio)
-        origins = [
-            Origin("audio", file=file, start=window * self.space.seconds) for window in windows
-        ]
-        wish = MagentaOptions.of(self.sampling, prompt, duration=duration, seed=seed)
-        return self._made(quantised(self, vectors), vector, origins, wish)
-
-    def _made(
-        self,
-        codes: np.ndarray,
-        vector: np.ndarray,
-        origins: Sequence[Origin],
-        wish: MagentaOptions,
-    ) -> Plan:
-        plan = Plan(
-            codes=codes,
-            embeddings=np.zeros((0, 0), dtype=np.float32),
-            vector=vector,
-            duration=float(wish.duration),
-            thought_seconds=self.space.seconds,
-            seed=wish.seed,
-            prompt=wish.prompt,
-            origins=tuple(origins),
-            space=self.space.id,
-        )
-        return self.check_plan(plan, "the plan")
+        wish = MagentaOptions.of(self.sampling, prompt, seed=seed)
+        return self.check_plan(self._heard(checked_audio(audio), wish, duration), "the plan")
 
     def frames(self, duration: float) -> int:
         """Frames of codes that sound for `duration` seconds."""
         return max(1, math.ceil(duration * self.frame_rate - 1e-6))
-
-    def segments(self, duration: float) -> int:
-        """Thoughts of a song of `duration` seconds."""
-        return max(1, math.ceil(duration / self.space.seconds - 1e-6))
 
     def draw_thoughts(
         self,
@@ -197,16 +108,17 @@ class MagentaPlanner:
         seed: int,
         songs: int = 1,
         words: str | None = None,
+        tags: Sequence[str] | None = None,
+        lyrics: str = "",
         locked_codes: np.ndarray | None = None,
         variation: float | None = None,
-        **_: Any,
     ) -> np.ndarray:
         """Codes int32 (songs, levels, segments) of thoughts for a unit vector (dim,).
 
         The noise of a segment is the song's, mixed with some of its own by `variation`; without
         any, the first song's thought is that of upstream's mapper for the same seed. locked_codes:
         (levels, segments) that stay, -1 where free. words: the text that the vector is of, if any.
-        What else a language model would be asked by is of no account.
+        Tags and lyrics are of no account.
         """
         own = self.sampling.variation if variation is None else variation
         dim = self.rvq.config.dim
@@ -228,10 +140,6 @@ class MagentaPlanner:
             return codes.copy()
         return np.where(locked_codes >= 0, locked_codes, codes)
 
-    def text_vector(self, words: str) -> np.ndarray:
-        """The vector (dim,) of what words ask for."""
-        return self.clap.embed_text([words])[0]
-
     def anchors(self, texts: Sequence[str]) -> np.ndarray:
         """What texts are compared with thoughts by, float32 (texts, dim): the mean of some of their
         thoughts, because texts and music lie apart in MusicCoCa's space and the mapper is the way.
@@ -241,36 +149,12 @@ class MagentaPlanner:
         vectors = self.clap.map_text(each, seeds)
         return unit(vectors.reshape(len(texts), ANCHOR_SEEDS, -1).mean(axis=1))
 
-    def check_plan(self, plan: Plan, where: str) -> Plan:
-        """The plan with its vectors, if it is one that this model can render; MusicotError
-        otherwise.
-        """
-        self.space.require(plan.space, where)
-        rvq, codes = self.rvq.config, plan.codes
-        if codes.ndim != 2 or codes.shape[0] != rvq.codebooks or not codes.shape[1]:
-            raise MusicotError(
-                f"{where}: codes have shape {codes.shape}, expected ({rvq.codebooks}, segments)"
-            )
-        if plan.thought_seconds != self.space.seconds:
-            raise MusicotError(
-                f"{where}: a thought covers {plan.thought_seconds:g} s, of this model "
-                f"{self.space.seconds:g} s"
-            )
-        if codes.min() < 0 or codes.max() >= rvq.codebook_size:
-            raise MusicotError(f"{where}: codes must lie in 0..{rvq.codebook_size - 1}")
-        if plan.vector.shape != (rvq.dim,) or not np.isfinite(plan.vector).all():
-            raise MusicotError(f"{where}: vector must hold {rvq.dim} finite numbers")
-        if not SHORTEST <= plan.duration <= LONGEST:
-            raise MusicotError(f"{where}: duration must lie in {SHORTEST:g} to {LONGEST:g} s")
-        if self.segments(plan.duration) != codes.shape[1]:
-            raise MusicotError(
-                f"{where}: {codes.shape[1]} thoughts do not cover {plan.duration:g} s; one covers "
-                f"{self.space.seconds:g} s"
-            )
+    def _require_own(self, plan: Plan, where: str) -> None:
+        """Raise MusicotError for a plan without thoughts, or with chords."""
+        if not plan.segments:
+            raise MusicotError(f"{where} has no thoughts, and {self.name} plays nothing else")
         if plan.chords or plan.key:
             raise MusicotError(f"{where} names chords, which {self.name} does not know")
-        plan = replace(plan, space=self.space.id)
-        return plan.with_vectors(vectors_of(self, codes), self)
 
 
 def _noise(dim: int, seed: int, *part: int) -> np.ndarray:

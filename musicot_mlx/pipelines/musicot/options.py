@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from musicot_mlx.pipelines.options import (
     Asked,
@@ -210,11 +210,6 @@ class MusicotOptions(PlannedOptions):
     )
     progress: Progress | None = progress_option()
 
-    @property
-    def planning(self) -> dict[str, Any]:
-        """The options that a plan is made by."""
-        return {name: getattr(self, name) for name in PLANNING}
 
-
-PLANNING = tuple(name for name, each in MusicotOptions.about().items() if each.metadata["planning"])
-PLANNED = (*PLANNING, "seed", "progress")  # what `plan` takes
+PLANNED = MusicotOptions.planned()  # what `plan` takes
+DRAWING = ("thought_temperature", "thought_guidance", "top_k", "top_p")

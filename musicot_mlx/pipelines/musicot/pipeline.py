@@ -11,12 +11,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import mlx.core as mx
 import numpy as np
 
-from musicot_mlx import __version__
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.device import turn
 from musicot_mlx.generation.diffusion import sample_windows
@@ -35,7 +34,12 @@ from musicot_mlx.pipelines.musicot import FAMILY
 from musicot_mlx.pipelines.musicot.continuation import SEAM_SECONDS, Kept, join, kept_of
 from musicot_mlx.pipelines.musicot.loop import loop_seconds, looped
 from musicot_mlx.pipelines.musicot.options import MusicotAsked, MusicotOptions
-from musicot_mlx.pipelines.musicot.planning import MusicotSampling, Planner, UsualHarmony, stage_key
+from musicot_mlx.pipelines.musicot.planning import (
+    MusicotPlanner,
+    MusicotSampling,
+    UsualHarmony,
+    stage_key,
+)
 from musicot_mlx.pipelines.musicot.wording import Wording
 from musicot_mlx.pipelines.options import Progress
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
@@ -87,7 +91,7 @@ def load(
     )
 
 
-class MusicotPipeline(Planner):
+class MusicotPipeline(MusicotPlanner):
     """The whole method on loaded networks. Options are keyword-only; None takes the model's
     default.
     """
@@ -312,20 +316,6 @@ class MusicotPipeline(Planner):
     ) -> Iterator[np.ndarray]:
         """The waveform of a plan's audio tokens in chunks (samples, channels)."""
         return self.decode(plan, self.latents(plan, codes, wish, kept), wish, kept)
-
-    def settings(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
-        """All that makes a song again, as JSON: what the sidecar of a song holds."""
-        return self._settings(MusicotOptions.of(self.sampling, prompt, **options))
-
-    def _settings(self, wish: MusicotOptions) -> dict[str, Any]:
-        adapters = {"adapter_path": list(self.adapters)} if self.adapters else {}
-        return {
-            **wish.saved(),
-            **adapters,
-            "model": self.name,
-            "version": __version__,
-            "space": self.space.id,
-        }
 
     # --- candidates -------------------------------------------------------------------------------
 

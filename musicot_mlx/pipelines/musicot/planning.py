@@ -6,7 +6,6 @@ What planning needs is a part of the model alone: CLAP, the quantiser and the la
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Unpack
 
 import mlx.core as mx
@@ -21,27 +20,19 @@ from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.models.semantic_lm import SemanticLM
 from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.pipelines.documented import documented
-from musicot_mlx.pipelines.given import items, number
 from musicot_mlx.pipelines.musicot.conditioning import Conditioning
-from musicot_mlx.pipelines.musicot.options import PLANNED, MusicotOptions, MusicotPlanning
+from musicot_mlx.pipelines.musicot.options import DRAWING, PLANNED, MusicotOptions, MusicotPlanning
 from musicot_mlx.pipelines.musicot.wording import Wording, told, vocabulary
-from musicot_mlx.pipelines.options import LONGEST, SHORTEST, checked, files_of
 from musicot_mlx.pipelines.plans import harmony
-from musicot_mlx.pipelines.plans.origin import Origin
 from musicot_mlx.pipelines.plans.plan import Plan
+from musicot_mlx.pipelines.plans.planner import Planner
 from musicot_mlx.pipelines.plans.thoughts import (
     Audio,
-    blended,
     checked_audio,
-    embed_windows,
-    length_of,
     quantised,
-    unit,
     vectors_of,
-    window_count,
 )
 from musicot_mlx.pipelines.renderer import Space
-from musicot_mlx.pipelines.song import Clock
 from musicot_mlx.tokens.progressions import named_bars, named_key, usual
 from musicot_mlx.tokens.tempo import asked_tempo, fold, is_tempo, named_tempo, nearest_tempo
 
@@ -73,10 +64,12 @@ class UsualHarmony:
     progressions: tuple[tuple[str, str, str, int], ...] = ()
 
 
-class Planner:
+class MusicotPlanner(Planner):
     """The thoughts of songs, on loaded networks. Options are keyword-only; None takes the model's
     default.
     """
+
+    wishes, drawing = MusicotOptions, DRAWING
 
     def __init__(
         self,
@@ -90,13 +83,11 @@ class Planner:
         name: str,
         space_name: str = "clap",
     ) -> None:
-        self.clap, self.rvq, self.semantic_lm = embedder, rvq, semantic_lm
-        self.sampling, self.name = sampling, name
-        self.usual_harmony = usual_harmony or UsualHarmony()
         config = semantic_lm.config
-        self.space = Space(
-            space_name, config.clap_dim, config.thought_codebooks, config.thought_seconds
-        )
+        space = Space(space_name, config.clap_dim, config.thought_codebooks, config.thought_seconds)
+        super().__init__(embedder=embedder, rvq=rvq, sampling=sampling, name=name, space=space)
+        self.semantic_lm = semantic_lm
+        self.usual_harmony = usual_harmony or UsualHarmony()
         self.conditioning = Conditioning(
             embedder,
             semantic_lm,
@@ -119,36 +110,17 @@ class Planner:
         by the seed. Raises MusicotError for an empty prompt, an unknown tag, a bad file, a key or
         chords that are none or that the model has no ear for.
         """
-        options = MusicotOptions.by_field(options)
-        MusicotOptions.require_known(options, PLANNED)
-        wish = MusicotOptions.of(self.sampling, prompt, **options)
-        with turn():
-            return self._plan(wish, Clock())
+        return self._asked(prompt, options)
 
-    def _plan(self, wish: MusicotOptions, clock: Clock) -> Plan:
-        """The plan of a wish: the one it holds, or a new one."""
-        if wish.plan is not None:
-            with clock("plan"):
-                return self.check_plan(wish.plan, "the plan")
-        wish = replace(wish, prompt=wish.words)
-        prompt, files = wish.prompt, files_of(wish.reference)
-        if prompt is not None and not prompt.strip():
-            raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
-        if prompt is None and wish.reference is None:
-            raise MusicotError("nothing to plan; give a prompt or a reference")
-        if wish.reference is None and wish.reference_weights is not None:
-            raise MusicotError("there are reference weights, but no reference")
-        vector = None
-        if prompt is not None:
-            with clock("text"):
-                vector = self.text_vector(prompt)
-        with clock("plan"):
-            if wish.reference is None:
-                plan = self._drawn(vector, wish)
-            else:
-                plan = self._borrowed(vector, files, wish)
-            self._tell(plan)
-            return self.check_plan(self._harmonised(plan, wish), "the plan")
+    def _completed(self, plan: Plan, wish: MusicotOptions) -> Plan:
+        """The plan with its key and chords; what it asks for and will not get is told."""
+        self._tell(plan)
+        return self._harmonised(plan, wish)
+
+    def _tags(self, vector: np.ndarray, wish: MusicotOptions) -> list[str]:
+        """The tags of a song, and its tempo where no prompt says it."""
+        words = f"{wish.bpm:g} BPM" if wish.prompt is None and wish.bpm else wish.prompt
+        return self.conditioning.song_tags(vector, wish.tags, words)
 
     def _tell(self, plan: Plan) -> None:
         """Warn of what a prompt asks for and will not get."""
@@ -192,66 +164,6 @@ class Planner:
         bars = harmony.fitted(plan, bars)
         return replace(plan, key=harmony.named(in_key, bars), chords=bars)
 
-    def _drawn(self, vector: np.ndarray, wish: MusicotOptions) -> Plan:
-        """A plan that the LM draws under the prompt's vector (dim,)."""
-        segments = self.segments(wish.duration)
-        tags = self.conditioning.song_tags(vector, wish.tags, wish.prompt)
-        if wish.progress:
-            wish.progress("thoughts", 0, segments)
-        codes = self.draw_thoughts(
-            vector,
-            segments=segments,
-            seed=wish.seed,
-            words=wish.prompt,
-            tags=tags,
-            lyrics=wish.lyrics or "",
-            thought_temperature=wish.thought_temperature,
-            thought_guidance=wish.thought_guidance,
-            top_k=wish.top_k,
-            top_p=wish.top_p,
-        )[0]
-        if wish.progress:
-            wish.progress("thoughts", segments, segments)
-        origins = [Origin("drawn", wish.prompt, seed=wish.seed)] * segments
-        return self._made(codes, vector, tags, origins, wish)
-
-    def _borrowed(
-        self, vector: np.ndarray | None, files: Sequence[str | Path], wish: MusicotOptions
-    ) -> Plan:
-        """A plan of the thoughts of a reference, under the prompt's vector or the reference's."""
-        segments, step = self.segments(wish.duration), self.semantic_lm.config.thought_seconds
-        given = wish.reference_weights
-        weights = [1.0] * len(files) if given is None else items(given) or [given]
-        embeddings = blended(self, files, weights, step, segments)  # (segments, dim)
-        vector = unit(embeddings.mean(0)) if vector is None else vector
-        names = " + ".join(Path(file).name for file in files)
-        origin = Origin("audio", names, file=str(files[0]) if len(files) == 1 else None)
-        words = f"{wish.bpm:g} BPM" if wish.prompt is None and wish.bpm else wish.prompt
-        tags = self.conditioning.song_tags(vector, wish.tags, words)
-        return self._made(quantised(self, embeddings), vector, tags, [origin] * segments, wish)
-
-    def _made(
-        self,
-        codes: np.ndarray,
-        vector: np.ndarray,
-        tags: Sequence[str],
-        origins: Sequence[Origin],
-        wish: MusicotOptions,
-    ) -> Plan:
-        return Plan(
-            codes=codes,
-            embeddings=np.zeros((0, 0), dtype=np.float32),
-            vector=vector,
-            duration=float(wish.duration),
-            thought_seconds=self.semantic_lm.config.thought_seconds,
-            seed=wish.seed,
-            prompt=wish.prompt,
-            tags=tuple(tags),
-            lyrics=wish.lyrics or "",
-            origins=tuple(origins),
-            space=self.space.id,
-        )
-
     def plan_from_audio(
         self,
         audio: Audio,
@@ -271,33 +183,11 @@ class Planner:
         neither the call nor the prompt names them; bars are counted from the beginning. Raises
         MusicotError for audio that can't be read, or is shorter than `duration`.
         """
-        asked = number("duration", duration, unit="s")
         wish = MusicotOptions.of(
             self.sampling, prompt, seed=seed, lyrics=lyrics, tags=tags, key=key, chords=chords
         )
-        prompt, audio = wish.prompt, checked_audio(audio)
-        frames, rate = length_of(audio)
-        name = "the audio" if isinstance(audio, tuple) else str(audio)
-        lasts = frames / rate
-        duration = lasts if asked is None else asked
-        if not SHORTEST <= duration <= LONGEST:
-            raise MusicotError(
-                f"{name}: {duration:.4g} s; a plan covers {SHORTEST:g} to {LONGEST:g} s, so pass a "
-                "duration"
-            )
-        if lasts < duration - 0.1:
-            raise MusicotError(
-                f"{name} lasts {lasts:.4g} s, less than the {duration:g} s asked for"
-            )
-        step, segments = self.semantic_lm.config.thought_seconds, self.segments(duration)
-        windows = np.minimum(np.arange(segments), window_count(audio, step) - 1)
-        embeddings = embed_windows(self, audio, step, windows.tolist())  # (segments, dim)
-        vector = unit(embeddings.mean(0)) if prompt is None else self.text_vector(prompt)
-        file = None if isinstance(audio, tuple) else str(audio)
-        origins = [Origin("audio", file=file, start=float(window * step)) for window in windows]
-        wish = replace(wish, duration=duration)
-        song_tags = self.conditioning.song_tags(vector, wish.tags, prompt)
-        plan = self._made(quantised(self, embeddings), vector, song_tags, origins, wish)
+        audio = checked_audio(audio)
+        plan = self._heard(audio, wish, duration)
         if self.knows_harmony:
             plan = self._overheard(plan, audio, wish, free=wish.tags is None)
         elif wish.key is not None or wish.chords is not None:
@@ -373,9 +263,7 @@ class Planner:
         condition = self.conditioning.condition(
             vector, self.conditioning.tags(vector, tags, words), lyrics
         )
-        key, about = stage_key(seed, "thoughts"), MusicotOptions.about()
-        thought_temperature = checked(about["thought_temperature"], thought_temperature)
-        thought_guidance = checked(about["thought_guidance"], thought_guidance)
+        key = stage_key(seed, "thoughts")
         with turn():
             codes = plan_many(
                 self.semantic_lm,
@@ -394,40 +282,13 @@ class Planner:
         moved = np.stack([quantised(self, vectors_of(self, song) + leaving) for song in codes])
         return moved if locked_codes is None else np.where(locked_codes < 0, moved, codes)
 
-    def check_plan(self, plan: Plan, where: str) -> Plan:
-        """The plan with its vectors, if it is one that this model can render; MusicotError
-        otherwise. A plan without thoughts (`Plan.without_thoughts`) is rendered from its prompt.
+    def _require_own(self, plan: Plan, where: str) -> None:
+        """Raise MusicotError for a tag that the model does not have, a key or chords that are none.
+
+        A plan without thoughts (`Plan.without_thoughts`) is rendered from its prompt.
         """
-        self.space.require(plan.space, where)
-        config, rvq = self.semantic_lm.config, self.rvq.config
-        codes = plan.codes
-        if codes.ndim != 2 or codes.shape[0] != rvq.codebooks:
-            raise MusicotError(
-                f"{where}: codes have shape {codes.shape}, expected ({rvq.codebooks}, segments)"
-            )
-        if plan.thought_seconds != config.thought_seconds:
-            raise MusicotError(
-                f"{where}: a thought covers {plan.thought_seconds:g} s, of this model "
-                f"{config.thought_seconds:g} s"
-            )
-        bare = not codes.shape[1]
-        if not bare and (codes.min() < 0 or codes.max() >= rvq.codebook_size):
-            raise MusicotError(f"{where}: codes must lie in 0..{rvq.codebook_size - 1}")
-        if plan.vector.shape != (config.clap_dim,) or not np.isfinite(plan.vector).all():
-            raise MusicotError(f"{where}: vector must hold {config.clap_dim} finite numbers")
-        if not SHORTEST <= plan.duration <= LONGEST:
-            raise MusicotError(f"{where}: duration must lie in {SHORTEST:g} to {LONGEST:g} s")
-        if not bare and self.segments(plan.duration) != codes.shape[1]:
-            raise MusicotError(
-                f"{where}: {codes.shape[1]} thoughts do not cover {plan.duration:g} s; one covers "
-                f"{config.thought_seconds:g} s"
-            )
         self.conditioning.tags(plan.vector, plan.tags)
         harmony.check(plan, where)
-        plan = replace(plan, space=self.space.id)
-        if bare:
-            return plan.with_vectors(unit(plan.vector)[None], self)
-        return plan.with_vectors(vectors_of(self, codes), self)
 
 
 def stage_key(seed: int, stage: str) -> mx.array:

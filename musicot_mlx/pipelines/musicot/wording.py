@@ -187,7 +187,7 @@ def _joined(notes: Sequence[str]) -> str:
 
 
 def vocabulary(wording: Wording, names: Sequence[str], *, knows_harmony: bool) -> dict[str, Any]:
-    """What a model plays by the words that ask for it (Planner.vocabulary)."""
+    """What a model plays by the words that ask for it (MusicotPlanner.vocabulary)."""
     tempi = [float(tag.split()[0]) for tag in names if is_tempo(tag)]
     families: dict[str, list[str]] = {}
     styles = []

@@ -151,12 +151,20 @@ class Arrangement(PlanValue):
             raise MusicotError(f"no segment is meant by {where}; this plan has 0 to {count - 1}")
         return places
 
+    def _require_length(self: "Plan", duration: float) -> None:
+        """MusicotError, before work is done for a song that could not be rendered."""
+        longest = self._model().longest
+        if duration > longest:
+            raise MusicotError(
+                f"the song would last {duration:g} s; a plan covers at most {longest:g} s"
+            )
+
     def _arranged(self: "Plan", order: list[int], record: dict[str, Any]) -> "Plan":
         """Segments in this order; only the last may be shorter than the others."""
         step, last = self.thought_seconds, self.segments - 1
         tail = self.duration - step * last if order[-1] == last else step
         duration = step * (len(order) - 1) + tail
-        check_length(duration)
+        self._require_length(duration)
         origins = [self.origins[i] for i in order]
         codes = self.codes[:, order]
         return self._edited(record, order=order, codes=codes, origins=origins, duration=duration)
@@ -180,9 +188,3 @@ class Arrangement(PlanValue):
 
 class _NoSegment(MusicotError, IndexError):
     """A segment that the plan does not have."""
-
-
-def check_length(duration: float) -> None:
-    """Before work is done for a song that could not be rendered."""
-    if duration > 300:
-        raise MusicotError(f"the song would last {duration:g} s; a plan covers at most 300 s")

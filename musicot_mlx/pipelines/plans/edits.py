@@ -9,7 +9,7 @@ import numpy as np
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.given import needed, number, shown
-from musicot_mlx.pipelines.plans.arrangement import Arrangement, Where, check_length
+from musicot_mlx.pipelines.plans.arrangement import Arrangement, Where
 from musicot_mlx.pipelines.plans.origin import Origin
 from musicot_mlx.pipelines.plans.thoughts import (
     Audio,
@@ -40,7 +40,7 @@ class Edits(Arrangement):
     ) -> "Plan":
         """Other thoughts in these segments: those of a text, an audio file, or another plan.
 
-        A text is drawn by the LM, `seed` deciding which of its thoughts. Audio is a Path,
+        A text is drawn by the model, `seed` deciding which of its thoughts. Audio is a Path,
         `"@file.wav"` or (waveform, rate in Hz), heard from `start` seconds on; its windows of 10 s,
         as a plan's segments, fill the places in turn and begin anew where they run out. All other
         segments keep their codes.
@@ -108,11 +108,12 @@ class Edits(Arrangement):
         lock: Where = (),
         *,
         seed: int | None = None,
-        thought_temperature: float | None = None,
-        thought_guidance: float | None = None,
+        **drawing: float | None,
     ) -> "Plan":
-        """New thoughts from the LM in all segments but the locked ones, which keep their codes.
+        """New thoughts from the model in all segments but the locked ones, which keep their codes.
 
+        drawing: how, by those options of planning that the model draws by, as thought_temperature
+        of MusiCoT and variation of Magenta RealTime 2.
         In the level-major order the segments after a locked one attend to its coarse code, and so
         do all segments at the finer levels.
         """
@@ -125,8 +126,7 @@ class Edits(Arrangement):
         return self._drawn(
             locked_codes,
             {"edit": "redraw", "segments": free, "seed": self._seed(seed)},
-            thought_temperature=thought_temperature,
-            thought_guidance=thought_guidance,
+            **drawing,
         )
 
     def extend(
@@ -134,26 +134,25 @@ class Edits(Arrangement):
         seconds: float,
         *,
         seed: int | None = None,
-        thought_temperature: float | None = None,
-        thought_guidance: float | None = None,
+        **drawing: float | None,
     ) -> "Plan":
-        """The plan of a song that is `seconds` longer: the LM goes on from the thoughts there are.
+        """The plan of a song that is `seconds` longer: the model goes on from the thoughts there
+        are. drawing: see `redraw`.
 
-        Raises MusicotError for a song that would last over 300 s.
+        Raises MusicotError for a song that would last longer than the model can make.
         """
         seconds = needed("seconds", seconds, unit="s")
         if not 0 < seconds < np.inf:
             raise MusicotError(f"a plan can't be extended by {seconds:g} s")
         duration = self.duration + seconds
-        check_length(duration)
+        self._require_length(duration)
         more = self._model().segments(duration) - self.segments
         locked_codes = np.pad(self.codes, ((0, 0), (0, more)), constant_values=-1)
         return self._drawn(
             locked_codes,
             {"edit": "extend", "seconds": seconds, "seed": self._seed(seed)},
             duration=duration,
-            thought_temperature=thought_temperature,
-            thought_guidance=thought_guidance,
+            **drawing,
         )
 
     def insert(
@@ -185,7 +184,7 @@ class Edits(Arrangement):
         duration = self.thought_seconds * (self.segments + count)
         if before < self.segments:  # the last segment stays as short as it is
             duration += self.duration - self.thought_seconds * self.segments
-        check_length(duration)
+        self._require_length(duration)
         codes, origins, record = self._thoughts(source, count, seed)
         columns = np.arange(count) % codes.shape[1]
         origins = [origins[column] for column in columns]
@@ -232,10 +231,9 @@ class Edits(Arrangement):
         record: dict[str, Any],
         *,
         duration: float | None = None,
-        thought_temperature: float | None,
-        thought_guidance: float | None,
+        **drawing: float | None,
     ) -> "Plan":
-        """The plan with codes from the LM wherever `locked_codes` holds -1."""
+        """The plan with codes from the model wherever `locked_codes` holds -1."""
         codes = self._model().draw_thoughts(
             self.vector,
             words=self.prompt,
@@ -244,8 +242,7 @@ class Edits(Arrangement):
             segments=locked_codes.shape[1],
             locked_codes=locked_codes,
             seed=record["seed"],
-            thought_temperature=thought_temperature,
-            thought_guidance=thought_guidance,
+            **self._model().require_drawing(drawing),
         )[0]
         drawn = Origin("drawn", self.prompt, seed=record["seed"])
         free = (locked_codes < 0).any(axis=0)

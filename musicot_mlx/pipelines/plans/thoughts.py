@@ -8,7 +8,7 @@ neighbours overrule them ("solo piano" amid heavy metal keeps its drums in one s
 32 tries as well).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,11 +33,12 @@ Audio = str | Path | tuple[np.ndarray, int]  # a file, or a waveform with its ra
 
 
 class PlanModel(Protocol):
-    """What a plan asks of its model: MusicotPipeline has it."""
+    """What a plan asks of its model: planner.py has it."""
 
     clap: "ClapEmbedder"
     rvq: "ResidualVQ"
     space: "Space"
+    longest: float
 
     def check_plan(self, plan: "Plan", where: str) -> "Plan": ...
 
@@ -46,6 +47,8 @@ class PlanModel(Protocol):
     def text_vector(self, words: str) -> np.ndarray: ...
 
     def anchors(self, texts: Sequence[str]) -> np.ndarray: ...
+
+    def require_drawing(self, options: Mapping[str, Any]) -> dict[str, Any]: ...
 
     def draw_thoughts(self, vector: np.ndarray, **options: Any) -> np.ndarray: ...
 
