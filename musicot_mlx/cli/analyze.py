@@ -79,8 +79,10 @@ def run(args: Arguments) -> int:
     model = mc.load(name, **{k: settings[k] for k in ("adapter_path",) if settings.get(k)})
     must = audio is None or args.plan is not None
     thoughtful = can(model, "plan")
-    if not can(model, "clap") or (must or args.copy_of) and not thoughtful:
+    if not can(model, "ear") or (must or args.copy_of) and not thoughtful:
         raise MusicotError(f"the model {name} knows no thoughts; pass --model musicot-mini")
+    if args.copy_of and not can(model, "copies"):
+        raise MusicotError(f"--copy-of means nothing to {name}; pass --model musicot-mini")
     plan = _plan(model, source, settings, must=must) if thoughtful else None
     anchors = args.anchors or anchors_of(plan)
     analysis = analyze(waveform, rate, model=model, plan=plan, anchors=anchors)
@@ -134,7 +136,9 @@ def _settings(path: Path) -> dict[str, Any] | None:
         settings = read_json(path)
     except (OSError, ValueError, RecursionError):
         return None
-    return settings if isinstance(settings, dict) and "thought_temperature" in settings else None
+    if not isinstance(settings, dict):
+        return None
+    return settings if _made(settings, "plan") or "thought_temperature" in settings else None
 
 
 def _made(settings: dict[str, Any], name: str) -> Any:

@@ -262,14 +262,24 @@ class Depthformer(nn.Module):
         """Dtype of the hidden states: a norm is never quantised, so it tells."""
         return self.depth.norm.weight.dtype
 
-    def __call__(self, codes: mx.array, conditions: mx.array) -> mx.array:
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The layers of both transformers, in the order that a frame goes through them."""
+        return [*self.layers, *self.depth.layers]
+
+    def __call__(
+        self, codes: mx.array, conditions: mx.array, before: mx.array | None = None
+    ) -> mx.array:
         """Float32 logits (rows, frames, codebooks, codebook_size) of codes (rows, frames,
         codebooks), each frame from those before it and its condition (rows, frames, condition_dim).
+
+        before: ids (rows, codebooks) of the frame before the first; zeros, a song's, where None.
         """
         config, (rows, frames, levels) = self.config, codes.shape
         ids = self.ids(codes)
-        before = mx.pad(ids[:, :-1], ((0, 0), (1, 0), (0, 0)))
-        x, mask = self.embed(before), window_mask(frames, config.window)
+        first = mx.zeros_like(ids[:, 0]) if before is None else before
+        shifted = mx.concatenate([first[:, None], ids[:, :-1]], axis=1)
+        x, mask = self.embed(shifted), window_mask(frames, config.window)
         for layer in self.layers:
             x = layer(x, conditions, mask)
         coarser = self._scaled(ids[..., :-1]).astype(x.dtype)

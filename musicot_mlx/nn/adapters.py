@@ -64,6 +64,11 @@ def fingerprint(module: nn.Module) -> list[float]:
     return [round(float(v), 5) for v in pieces / max(np.linalg.norm(pieces), 1e-12)]
 
 
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """What a network is made of, block after block: `blocks` where it has more than `layers`."""
+    return getattr(module, "blocks", None) or module.layers
+
+
 def add_layers(
     module: nn.Module,
     *,
@@ -77,13 +82,13 @@ def add_layers(
     """Freeze `module` but for what is to be tuned; paths of what is, from the module's root.
 
     As mlx-lm's linear_to_lora_layers, which knows neither "full" nor keys that name nothing, and
-    whose import brings transformers: of the last num_layers of `module.layers` (-1: all) every
+    whose import brings transformers: of the last num_layers of its blocks (-1: all) every
     linear layer and embedding, or those that `keys` name from their block or from the module; kind
     "full" unfreezes the blocks themselves and makes the module float32. New layers draw from
     mx.random's global state. Raises MusicotError for more layers than there are, and for keys that
     name nothing.
     """
-    blocks = module.layers
+    blocks = blocks_of(module)
     if num_layers > len(blocks):
         raise MusicotError(
             f"asked to tune {num_layers} layers but the model has {len(blocks)}; -1 is all"

@@ -13,7 +13,7 @@ CLAP = Family(
     ),
     reads="CLAP of transformers or laion_clap",
     check="musicot_mlx.convert.check.clap:comparisons",
-    capabilities=frozenset({"clap"}),
+    capabilities=frozenset({"ear"}),
 )
 RVQ = Family(
     model_type="rvq",

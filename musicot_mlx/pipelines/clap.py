@@ -100,6 +100,12 @@ class ClapEmbedder:
             batch_size=self.batch_size,
         )
 
+    @property
+    def window_seconds(self) -> float:
+        """Seconds that are embedded at a time."""
+        features = self.config.feature_config
+        return features.window_samples / features.sampling_rate
+
     def windows(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         """The waveform at CLAP's rate in mono, cut into windows, float32 (windows, window_samples).
 
@@ -123,7 +129,7 @@ def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) ->
     or foreign tokenizer.json.
     """
     family = family_of(folder)
-    if not family.can("clap"):
+    if "clap" not in family.get("parts"):
         raise MusicotError(f"{name or folder} holds no CLAP; pass one that does, or a CLAP folder")
     loaded = load_parts(
         folder, family.get("parts"), model_type=family.model_type, only=("clap",), name=name

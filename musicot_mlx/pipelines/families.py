@@ -107,7 +107,7 @@ def family_of(folder: str | Path) -> Family:
 
 
 def can(model: Any, what: str) -> bool:
-    """Whether a loaded model has a capability: "songs", "plan", "clap", ..."""
+    """Whether a loaded model has a capability: "songs", "plan", "ear", ..."""
     family = getattr(model, "family", None)
     return isinstance(family, Family) and family.can(what)
 

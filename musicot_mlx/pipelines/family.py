@@ -23,7 +23,9 @@ class Family:
     (training/). readers: of checkpoints (convert/), and what these are in words: reads. check:
     PyTorch beside MLX.
     quantised: the parts that fewer bits go to where none are named, all if empty; embeddings:
-    whether theirs are too. capabilities: "songs", "plan", "clap", "batch", "to_pytorch".
+    whether theirs are too. capabilities: "songs", "plan", "ear" (embed_text
+    and embed_audio, its own or those of its `clap`), "copies" (reads songs as the tokens that
+    copies are looked for in), "batch", "to_pytorch".
     """
 
     model_type: str

@@ -23,6 +23,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from musicot_mlx.atomic import write_text
 from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.nn.adapters import blocks_of
 from musicot_mlx.nn.distributed import World
 from musicot_mlx.texts import read_json
 from musicot_mlx.training.options import FREE_TO_CHANGE, LoraOptions, schedule
@@ -137,7 +138,7 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(self.config, indent=2, sort_keys=True) + "\n"
             write_text(self.folder / ADAPTER_CONFIG, text)
-        with checkpointed(module.layers if options.grad_checkpoint else []):
+        with checkpointed(blocks_of(module) if options.grad_checkpoint else []):
             if not self.log.valid:
                 self._validate()
             self._train()

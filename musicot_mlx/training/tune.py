@@ -3,8 +3,8 @@
     data set -> encoded songs -> adapter layers -> training -> the adapter on a fresh model
 
 The proof is what a user would hear and count: a fixed prompt and seeds rendered before and after,
-how near the renders lie to the training songs in CLAP's space, the held-out loss before and after,
-and how many keys of the saved adapter a freshly loaded model took.
+how near the renders lie to the training songs by the model's own ear or the embedded CLAP, the
+held-out loss before and after, and how many keys of the saved adapter a freshly loaded model took.
 """
 
 import json
@@ -67,7 +67,7 @@ class Proof:
             lines.append("nothing learned carries over to held-out songs: lower --learning-rate")
         if self.similarity_before is not None and self.similarity_after is not None:
             lines.append(
-                f"CLAP similarity of renders to the training songs {self.similarity_before:.3f} "
+                f"similarity of renders to the training songs {self.similarity_before:.3f} "
                 f"before, {self.similarity_after:.3f} after"
             )
         if self.test_loss is not None:
@@ -79,12 +79,13 @@ class Proof:
 def task_of(model: Any, options: LoraOptions, *, judged: bool = False) -> Any:
     """The task of the network that is to be tuned: options.part, or the family's first.
 
-    judged: renders are compared with the songs; a family without a CLAP of its own is then lent the
-    embedded model's. Raises MusicotError for a model or a part that can't be tuned.
+    judged: renders are compared with the songs; a family without an ear of its own is then lent
+    the embedded model's CLAP. Raises MusicotError for a model or a part that can't be tuned.
     """
     family = getattr(model, "family", None)
     if not getattr(family, "tasks", None):
-        tunable = " and ".join(each.title for each in known() if each.tasks)
+        *others, last = [each.title for each in known() if each.tasks]
+        tunable = f"{', '.join(others)} and {last}"
         raise MusicotError(f"{options.model} can't be tuned; {tunable} models can")
     part = options.part or next(iter(family.tasks))
     if part not in family.tasks:
@@ -93,7 +94,7 @@ def task_of(model: Any, options: LoraOptions, *, judged: bool = False) -> Any:
     names = ("thought_weight", "condition_dropout", "text_condition_share", "max_seq_length")
     learning = LearningOptions(**{name: getattr(options, name) for name in names})
     task = family.task(part)
-    if family.can("clap"):
+    if family.can("ear"):
         return task(model, learning)
     return task(model, learning, load_embedded() if judged and options.render_seconds else None)
 

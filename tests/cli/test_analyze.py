@@ -21,6 +21,7 @@ from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
 from musicot_mlx.pipelines.plans.activity import activity
 from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint
+from tests.support import tiny_magenta_model
 
 RATE = 8000
 ANCHORS = ["drums", "piano"]
@@ -217,6 +218,38 @@ def test_the_command_finds_the_plan_beside_the_song(
         assert main(["analyze", file, "--model", str(tiny_model), "--json"]) == 0
         alone = json.loads(capsys.readouterr().out)
         assert "achieved" not in alone and len(alone["planned"]) == 4
+
+
+def test_a_family_with_an_ear_of_its_own(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked against heard in MusicCoCa's space, thought by thought, with anchors as its mapper has
+    them; tokens that copies are looked for in it has none.
+    """
+    monkeypatch.setattr("musicot_mlx.pipelines.song.check_render", lambda *_: None)
+    tiny_magenta_model.write(here / "magenta")
+    generate = "generate --model magenta -p piano --duration 7 -o song.wav"
+    assert main(generate.split()) == 0
+    capsys.readouterr()
+    analyze = "analyze song.wav --anchors drums,piano"
+    assert main([*analyze.split(), "--json", "--png", "song.png"]) == 0
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    assert "drums planned" in told.err and "its plan by a cosine of" in told.err
+    model = mc.load(here / "magenta")
+    plan = mc.Plan.load("song.json", model)
+    waveform, rate = soundfile.read("song.wav")
+    heard = model.clap.embed_audio(waveform, rate)
+    assert heard.shape == plan.embeddings.shape == (7, 20)
+    np.testing.assert_allclose(report["cosine"], (heard * plan.embeddings).sum(1), atol=1e-4)
+    np.testing.assert_allclose(report["planned"], plan.activity(["drums", "piano"]), atol=1e-4)
+    achieved = activity(heard, model.anchors(["drums", "piano"]), rvq=model.rvq)
+    np.testing.assert_allclose(report["achieved"], achieved, atol=1e-4)
+    assert set(report["r"]) == {"drums", "piano"} and report["segment_seconds"] == 1
+    assert main(["analyze", "song.json", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["planned"]) == 7
+    assert main(["analyze", "song.wav", "--copy-of", "song.wav"]) == 2
+    assert "--copy-of means nothing to magenta" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """All of Magenta RealTime 2 at tiny sizes with random weights, as `load` would give it."""
 
+from pathlib import Path
+from typing import Any
+
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from tokenizers import Tokenizer
@@ -11,22 +14,23 @@ from musicot_mlx.models.musiccoca import MusicCoCa
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.models.spectrostream import SpectroStream, SpectroStreamConfig
 from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
-from musicot_mlx.pipelines.magenta_rt2.pipeline import MagentaPipeline
+from musicot_mlx.pipelines.magenta_rt2.pipeline import PARTS, MagentaPipeline
 from musicot_mlx.pipelines.magenta_rt2.planning import MagentaSampling
+from musicot_mlx.weights.checkpoint import quantize_arrays, save_checkpoint
+from musicot_mlx.weights.config import config_to_dict
 from tests.support import tiny_musiccoca
 
 
-def pipeline(seed: int = 0) -> MagentaPipeline:
+def pipeline(seed: int = 0, **lm_sizes: int) -> MagentaPipeline:
     """A model of all networks; another seed gives another."""
     mx.random.seed(seed)
     coca, rvq = MusicCoCa(tiny_musiccoca.CONFIG), ResidualVQ(tiny_musiccoca.RVQ)
-    lm = Depthformer(
-        DepthformerConfig(
-            condition_dim=16, style_dim=12, temporal_layers=2, temporal_dim=24, temporal_ffn_dim=32,
-            temporal_heads=2, past=3, depth_layers=1, depth_dim=16, depth_ffn_dim=20,
-            depth_heads=2, head_dim=8, codebook_size=32,
-        )
-    )  # fmt: skip
+    sizes = {
+        "condition_dim": 16, "style_dim": 12, "temporal_layers": 2, "temporal_dim": 24,
+        "temporal_ffn_dim": 32, "temporal_heads": 2, "past": 3, "depth_layers": 1, "depth_dim": 16,
+        "depth_ffn_dim": 20, "depth_heads": 2, "head_dim": 8, "codebook_size": 32,
+    }  # fmt: skip
+    lm = Depthformer(DepthformerConfig(**sizes | lm_sizes))
     codec = SpectroStream(
         SpectroStreamConfig(
             dim=8, codebook_size=32, decoder_widths=(8, 8, 4, 4, 4, 4, 4, 4),
@@ -51,3 +55,26 @@ def pipeline(seed: int = 0) -> MagentaPipeline:
         embedder=MusicCoCaEmbedder(coca, tokenizer), rvq=rvq, lm=lm, codec=codec,
         sampling=MagentaSampling(), name="tiny", thought_seconds=1.0,
     )  # fmt: skip
+
+
+def write(folder: Path, *, bits: int | None = None, seed: int = 0, **lm_sizes: int) -> Path:
+    """The model as an MLX folder; with bits its language model quantised in groups of 32."""
+    model = pipeline(seed, **lm_sizes)
+    networks = {
+        "musiccoca": model.clap.coca,
+        "rvq": model.rvq,
+        "lm": model.lm,
+        "codec": model.codec,
+    }
+    config: dict[str, Any] = {"model_type": model.family.model_type, "thought_seconds": 1.0}
+    arrays: dict[str, mx.array] = {}
+    for name in PARTS:
+        config[name] = config_to_dict(networks[name].config)
+        own = dict(tree_flatten(networks[name].parameters()))
+        if name == "lm" and bits:
+            own = quantize_arrays(model.lm, own, group_size=32, bits=bits, embeddings=False)
+            config["quantization"] = {"group_size": 32, "bits": bits}
+        arrays |= {f"{name}.{key}": value for key, value in own.items()}
+    return save_checkpoint(
+        folder, config, arrays, {"tokenizer.json": model.clap.tokenizer.to_str()}
+    )

@@ -422,9 +422,8 @@ def pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def segment_seconds(model: Listener) -> float:
-    """Seconds that the model's CLAP embeds at a time."""
-    features = _clap(model).config.feature_config
-    return features.window_samples / features.sampling_rate
+    """Seconds that the model's ear embeds at a time."""
+    return _clap(model).window_seconds
 
 
 def segments_of(

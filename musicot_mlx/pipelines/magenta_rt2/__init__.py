@@ -16,9 +16,10 @@ FAMILY = Family(
     },
     memory="musicot_mlx.pipelines.magenta_rt2.memory:needs",
     costs="musicot_mlx.evaluation.speed.cost:of_magenta_rt2",
+    tasks={"lm": "musicot_mlx.training.magenta_rt2:DepthformerTask"},
     readers=("musicot_mlx.convert.families.magenta_rt2:read",),
     reads="Magenta RealTime 2",
     quantised=("lm",),
     embeddings=False,
-    capabilities=frozenset({"songs", "plan"}),
+    capabilities=frozenset({"songs", "plan", "ear"}),
 )

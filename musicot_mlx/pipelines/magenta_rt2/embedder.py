@@ -112,6 +112,11 @@ class MusicCoCaEmbedder:
         )
         return _unit(vectors)
 
+    @property
+    def window_seconds(self) -> float:
+        """Seconds that are embedded at a time."""
+        return self.config.clip_seconds
+
     def windows(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         """The waveform at MusicCoCa's rate in mono, float32 (windows, clip_samples).
 

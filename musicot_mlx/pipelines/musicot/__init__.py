@@ -24,5 +24,5 @@ FAMILY = Family(
     readers=("musicot_mlx.convert.families.musicot:read",),
     reads="what musicot_mlx.reference writes (musicot-pytorch)",
     check="musicot_mlx.convert.check.musicot:comparisons",
-    capabilities=frozenset({"songs", "plan", "clap", "to_pytorch"}),
+    capabilities=frozenset({"songs", "plan", "ear", "copies", "to_pytorch"}),
 )
