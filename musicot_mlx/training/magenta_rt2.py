@@ -20,7 +20,7 @@ from musicot_mlx.models.depthformer import Depthformer
 from musicot_mlx.models.rvq import ResidualVQ
 from musicot_mlx.models.spectrostream import SpectroStream
 from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
-from musicot_mlx.pipelines.musicot.thoughts import quantised
+from musicot_mlx.pipelines.plans.thoughts import quantised
 from musicot_mlx.pipelines.renderer import Space
 from musicot_mlx.tokens.magenta_rt2 import STRENGTHS, frame_ids
 from musicot_mlx.training.musicot import LearningOptions, spread
