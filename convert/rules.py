@@ -63,6 +63,11 @@ def _up(x: mx.array, *, time: int, frequency: int) -> mx.array:
     return x.transpose(1, 3, 5, 0, 2, 4).reshape(-1, height // time, width // frequency, inputs)
 
 
+def _merge_lora(weight: mx.array, down: mx.array, up: mx.array) -> mx.array:
+    """W + up down, LoRA without a scale, float32."""
+    return mx.addmm(weight.astype(mx.float32), up.astype(mx.float32), down.astype(mx.float32))
+
+
 def _concatenate(*parts: mx.array) -> mx.array:
     return mx.concatenate(parts, axis=0)
 
@@ -76,6 +81,7 @@ ONE_TO_ONE: dict[str, Callable[[mx.array], mx.array]] = {
     "codebook": lambda x: x.reshape(x.shape[-2:]),  # (1, codes, dim) -> (codes, dim)
     "squeeze0": lambda x: x.squeeze(0),
     "squeeze": lambda x: x.squeeze(),
+    "pointwise": lambda x: x.squeeze(-1),  # (out, in, 1) -> (out, in)
     "transpose": lambda x: x.swapaxes(-1, -2),
     "float32": lambda x: x.astype(mx.float32),
     # flax's kernels are (in, ..., out)
@@ -101,6 +107,8 @@ MANY_TO_ONE: dict[str, Callable[..., mx.array]] = {
     "join3": _concatenate,
     "join": _concatenate,  # as many as the order names
     "add": lambda a, b: a + b,
+    "heads": lambda *x: mx.stack([row.reshape(-1) for row in x]),  # (1, heads, 1, 1) a layer
+    "merge_lora": _merge_lora,  # order: (weight, down, up)
     "weight_norm": _weight_norm,  # order: (g, v)
     "weight_norm_conv1d": lambda g, v: ONE_TO_ONE["conv1d"](_weight_norm(g, v)),
     "weight_norm_conv_transpose1d": lambda g, v: ONE_TO_ONE["conv_transpose1d"](_weight_norm(g, v)),

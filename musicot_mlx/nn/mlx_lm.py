@@ -40,6 +40,7 @@ def _defer(name: str) -> None:
 _defer("mlx_lm")
 _defer("mlx_lm.tuner")
 
+_base = importlib.import_module("mlx_lm.models.base")
 _cache = importlib.import_module("mlx_lm.models.cache")
 _llama = importlib.import_module("mlx_lm.models.llama")
 _sample_utils = importlib.import_module("mlx_lm.sample_utils")
@@ -50,6 +51,8 @@ KVCache = _cache.KVCache
 BatchKVCache = _cache.BatchKVCache
 LlamaModel = _llama.LlamaModel
 LlamaArgs = _llama.ModelArgs
+LlamaBlock = _llama.TransformerBlock
+attention_mask = _base.create_attention_mask
 apply_top_k = _sample_utils.apply_top_k
 apply_top_p = _sample_utils.apply_top_p
 LoRALinear = _lora.LoRALinear
