@@ -382,7 +382,7 @@ class Encodec(nn.Module):
 
         Raises ValueError for a number of codebooks that is no whole number of channels.
         """
-        return mx.concatenate(list(self.decode_stream([codes])), axis=1)
+        return mx.concatenate(list(self._decode([codes], at_once=True)), axis=1)
 
     def decode_stream(
         self, chunks: Iterable[mx.array], *, longest: int | None = None
@@ -392,6 +392,14 @@ class Encodec(nn.Module):
         Yields evaluated waveforms (batch, samples, channels) that join to the decode of all codes
         at once, to the last bit: what depends on frames still to come is held back, and pieces are
         cut at the same places. longest: frames at once, `frames_at_once` by default.
+        """
+        return self._decode(chunks, longest=longest)
+
+    def _decode(
+        self, chunks: Iterable[mx.array], *, longest: int | None = None, at_once: bool = False
+    ) -> Iterator[mx.array]:
+        """decode_stream; at_once: all frames are ready before the first is upsampled, so that its
+        pieces, which are the same, find two cores from the first on.
         """
         longest = longest or self.frames_at_once
         config, decoder = self.config, self.decoder
@@ -409,6 +417,8 @@ class Encodec(nn.Module):
             features()
         )
         x = _recurrent(decoder.lstm, x)
+        if at_once:
+            x = [mx.concatenate(list(x), axis=1)]  # 50 Hz: small
         x = self._windowed(
             decoder.upsample,
             longest=longest,

@@ -30,10 +30,11 @@ def in_windows(
     input steps (a last, incomplete one counts), and an output step depends on no input step more
     than `reach` away from its own; reach and longest are multiples of `down`. Yields evaluated
     pieces that join to the network of all chunks at once: each is computed from `reach` more steps
-    on both sides, and what depends on steps still to come is held back. longest: input steps a
-    piece, at most. shortest: pieces are cut at the same places however the signal comes, so that a
-    stream is what one chunk gives to the last bit (a product rounds by its shape): each piece as
-    long as all before it, from shortest to longest. Without it they are as long as chunks allow.
+    on both sides, and what depends on steps still to come is held back. A list is a whole signal,
+    and is joined first. longest: input steps a piece, at most. shortest: pieces are cut at the same
+    places however the signal comes, so that a stream is what one chunk gives to the last bit (a
+    product rounds by its shape): two of each length, one a lane, that doubles from shortest to
+    longest. Without it they are as long as chunks allow.
     lanes: streams to run pieces on side by side; on one lane the next piece is queued before one is
     handed out.
     """
@@ -44,7 +45,10 @@ def in_windows(
     before = 0  # input steps before `held`
 
     def size() -> int:
-        return longest if shortest is None else min(longest, max(shortest, before + done))
+        if shortest is None:
+            return longest
+        doublings = ((before + done) // (2 * shortest) + 1).bit_length() - 1
+        return min(longest, shortest << doublings)
 
     def next_piece(stop: int) -> mx.array:
         nonlocal done
@@ -83,6 +87,8 @@ def in_windows(
             mx.eval(queued)
             yield queued
 
+    if isinstance(chunks, list):
+        held, chunks = mx.concatenate(chunks, axis=1) if chunks else None, ()
     for chunk in chunks:
         held = chunk if held is None else mx.concatenate([held, chunk], axis=1)
         known = held.shape[1] - reach

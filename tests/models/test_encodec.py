@@ -215,3 +215,16 @@ def test_other_shapes_are_refused():
         codec.encode(waveform(100, channels=3))
     with pytest.raises(ValueError, match="expected \\(batch, 3 codebooks, frames\\)"):
         codec.decode(some_codes(10, codebooks=4))
+
+
+def test_pieces_come_in_pairs_that_double_however_the_signal_comes():
+    signal = mx.arange(100.0).reshape(1, 100, 1)
+
+    def pieces(chunks) -> list[int]:
+        parts = list(in_windows(chunks, lambda x, _: x, reach=2, shortest=5, longest=20))
+        assert mx.array_equal(mx.concatenate(parts, axis=1), signal)
+        return [part.shape[1] for part in parts]
+
+    assert pieces([signal]) == [5, 5, 10, 10, 20, 20, 20, 10]
+    assert pieces(iter([signal])) == pieces([signal[:, :33], signal[:, 33:]]) == pieces([signal])
+    assert pieces(signal[:, at : at + 7] for at in range(0, 100, 7)) == pieces([signal])
