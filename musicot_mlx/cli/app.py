@@ -31,6 +31,7 @@ _PANELS = {
         "models": "which models are here or can be had, and delete conversions",
         "tags": "what a model plays: styles, instruments, tempi, words",
         "convert": "turn a PyTorch checkpoint into an MLX folder",
+        "dataset": "questions, captions, edits and instructions from a folder of songs",
         "lora": "tune a model on your own songs",
         "fuse": "fuse adapters into a model",
     },

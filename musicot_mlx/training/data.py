@@ -98,7 +98,7 @@ def require_enough(usable: int, skipped: Sequence[Skipped], where: str | Path) -
 
 def _entry(folder: Path, record: dict[str, Any], trigger: str | None, minutes: float) -> Entry:
     path = folder / first_of(record, AUDIO_FIELDS)
-    _look_at(path, minutes)
+    look_at(path, minutes)
     named = next((name for name in _CAPTION_FIELDS if record.get(name)), _CAPTION_FIELDS[1])
     captions = _texts(record, named)
     if not captions and not trigger:
@@ -148,7 +148,7 @@ def _triggered(texts: Sequence[str], trigger: str | None) -> tuple[str, ...]:
     return tuple(f"{trigger}, {text}" if text else trigger for text in texts)
 
 
-def _look_at(path: Path, minutes: float) -> None:
+def look_at(path: Path, minutes: float) -> None:
     """Raise MusicotError for a file that is absent, empty, no audio, or too long."""
     try:
         there = path.is_file()
