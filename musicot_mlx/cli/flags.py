@@ -11,7 +11,7 @@ import math
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from musicot_mlx.pipelines import families, multi_host
 
 if TYPE_CHECKING:
     from musicot_mlx.pipelines.clap import ClapEmbedder
+    from musicot_mlx.pipelines.family import Family
 
 MAX_SECONDS = 300.0
 
@@ -451,18 +452,24 @@ def family_options(*, planning: bool = False) -> dict[str, Flag]:
     planning leaves those of plans alone. An option of a later family alone says whose it is.
     """
     options: dict[str, Flag] = {}
+    bounds: dict[str, tuple[float, float]] = {}  # the widest; each family has its own besides
     singers = [family for family in families.known() if family.can("songs")]
     for family in singers:
         for name, option in family.get("options").about().items():
             about, help = option.metadata, option.metadata["help"]
             if not about["flags"] or (planning and not about["planning"]):
                 continue
+            low, high = bounds.get(name, (about["low"], about["high"]))
+            bounds[name] = min(low, about["low"]), max(high, about["high"])
             if name not in options:
                 whose = "" if family is singers[0] else f"{family.title}: "
                 options[name] = _of_option(name, about, whose + help)
             elif _sense(options[name].help) != _sense(help):
                 both = f"{options[name].help} (with {family.title}: {help})"
                 options[name] = dataclasses.replace(options[name], help=both)
+            if (low, high) != bounds[name]:
+                check = _number_of(about, *bounds[name])
+                options[name] = dataclasses.replace(options[name], check=check)
     return options
 
 
@@ -476,13 +483,31 @@ def _of_option(name: str, about: Mapping[str, Any], help: str) -> Flag:
     kind, several = about["kind"], about["several"]
     check = None
     if kind in (int, float):
-        unit = {"s": "seconds"}.get(about["unit"], about["unit"])
-        check = number(about["low"], about["high"], whole=kind is int, unit=unit, off=about["off"])
+        check = _number_of(about, about["low"], about["high"])
     elif several and kind is str:
         check = names if "," in about["metavar"] else str
     metavar = about["metavar"] + ("..." if several and kind is not str else "")
     panel = next((p for each, p in _PANELS.items() if name in each.split()), "The song")
     return Flag(metavar, help, about["flags"], panel, check, choices=about["offered"])
+
+
+def _number_of(about: Mapping[str, Any], low: float, high: float) -> Callable[[str], Any]:
+    """The check of a number of an option."""
+    unit = {"s": "seconds"}.get(about["unit"], about["unit"])
+    return number(low, high, whole=about["kind"] is int, unit=unit, off=about["off"])
+
+
+def refuse_foreign(
+    args: "Asked", options: Iterable[str], known: Collection[str], name: str, family: "Family"
+) -> None:
+    """Raise MusicotError for a flag of options of families that the family does not know."""
+    for option in options:
+        field = "lyrics_file" if option == "lyrics" else option  # lyrics come from a file
+        if option not in known and getattr(args, field) is not None:
+            flag = spelled(type(args), field)
+            raise MusicotError(
+                f"{flag} means nothing to {name}, a {family.title} model; leave it out"
+            )
 
 
 def check_references(args: Any) -> None:

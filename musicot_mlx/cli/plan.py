@@ -67,14 +67,18 @@ class Arguments(flags.Writing, flags.Asked):
         "segments in this order, from 0: name one twice to repeat it, none to drop it",
         check=segments,
     )
-    extend: float | None = _editing("S", "let the model go on for S seconds", check=flags.seconds)
+    extend: float | None = _editing(
+        "S", "let the model go on for S seconds", check=flags.number(1.0, unit="seconds")
+    )
     morph: tuple[str, str] | None = _editing(
         "FILE X", "go the part X (0 to 1) of the way to another plan"
     )
     set: list[str] | None = _editing(
         "A-B=WHAT",
         "seconds A to B, on the plan's grid, become a text, or @FILE (audio or a plan; "
-        "@FILE#t=30 begins at 30 s), or get other chords (10-20=chords: Dm G); may be repeated",
+        "@FILE#t=30 begins at 30 s), or get other chords (10-20=chords: Dm G), or are asked for "
+        "otherwise by a model that knows how (10-20=drums: none, 10-20=style-strength: 4; with "
+        "nothing behind the colon as the song is); may be repeated",
     )
     transpose: int | None = _editing(
         "N",
@@ -113,7 +117,9 @@ def run(args: Arguments) -> int:
     name = args.model or "musicot-mini"
     model = mc.load(name, adapter_path=args.adapter_path)
     message = f"{name} makes no plan of thoughts; pass a {families.titles('plan')} model"
-    families.require(model, "plan", message)
+    family = families.require(model, "plan", message)
+    planning = (*flags.family_options(planning=True), "lyrics")
+    flags.refuse_foreign(args, planning, model.wishes.planned(), name, family)
     started = time.perf_counter()
     plan = first = _first_plan(model, args)
     for edit in _edits(model, args):
@@ -139,17 +145,18 @@ def run(args: Arguments) -> int:
             duration=plan.duration,
             letters=section_letters(plan.embeddings),
             chords=plan.chord_changes(),
+            controls=[(f"set {name}", texts) for name, texts in plan.control_rows()],
         )
         files.append(args.png)
 
-    table = _table(activity, anchors, plan.thought_seconds)
+    table = _table(plan, activity, anchors)
     changes = _changes(first, plan, anchors)
     where = f" -> {', '.join(files)}" if files else ""
     line = (
         f"plan of {plan.duration:g} s: {len(activity)} thoughts in {elapsed:.2f} s, "
         f"peak memory {peak_memory()['peak_resident_gb']:.2f} GB{where}"
     )
-    segment_tags = model.conditioning.tags_of(plan)
+    segment_tags = model.tags_of(plan)
     tags = list(_tags(plan, segment_tags))
     harmony = [_harmony(plan)] if plan.chords else []
     text = "\n".join([table, *tags, *harmony, *changes, line])
@@ -164,6 +171,7 @@ def run(args: Arguments) -> int:
             "key": plan.key,
             "chords": list(plan.chords),
             "chord_changes": [list(change) for change in plan.chord_changes()],
+            "controls": [dict(each) for each in plan.controls],
             "anchors": anchors,
             "activity": [[round(float(value), 4) for value in row] for row in activity],
             "origins": [str(origin) for origin in plan.origins],
@@ -204,14 +212,28 @@ def _check(args: Arguments) -> None:
         except ValueError as error:
             raise MusicotError(f"--morph: {error}") from error
     args.set = [_parse_set(text) for text in args.set or ()]
-    sources += [("source", str(path)) for *_, path, _ in args.set if path is not None]
+    sources += [("source", str(wish.path)) for wish in args.set if wish.path is not None]
     for label, path in sources:
         if path is not None and not Path(path).is_file():
             raise MusicotError(f"{label} file {path} doesn't exist")
 
 
-def _parse_set(text: str) -> tuple[float, float, str, Path | None, float]:
-    """Seconds from and to, the words, or instead the file and where in it to begin."""
+@dataclass(frozen=True)
+class _Set:
+    """What --set asks for: seconds from and to, and words, or a file and the second in it to begin
+    at, or a control and its value.
+    """
+
+    first: float
+    last: float
+    words: str
+    path: Path | None = None
+    start: float = 0.0
+    control: str | None = None
+    value: Any = None
+
+
+def _parse_set(text: str) -> _Set:
     match = re.fullmatch(r"\s*([\d.]+)\s*-\s*([\d.]+)\s*=\s*(.*?)\s*", text, flags=re.DOTALL)
     try:
         first, last = float(match[1]), float(match[2])
@@ -223,13 +245,29 @@ def _parse_set(text: str) -> tuple[float, float, str, Path | None, float]:
     words = match[3]
     if not words.strip("@ "):
         raise MusicotError(f"--set {text!r} says nothing; write a text or @FILE after the =")
+    name, colon, value = words.partition(":")
+    name = name.strip().lower().replace("-", "_").replace(" ", "_")
+    if colon and name in families.controls():
+        value = _value(name, value.strip(), f"--set {text!r}")
+        return _Set(first, last, words, control=name, value=value)
     if not words.startswith("@"):
-        return first, last, words, None, 0.0
+        return _Set(first, last, words)
     path, start = Path(words[1:]), 0.0
     offset = re.fullmatch(r"(.+)#t=(\d+(?:\.\d+)?)", words[1:])
     if offset and not path.is_file():  # a file may bear such a name
         path, start = Path(offset[1]), float(offset[2])
-    return first, last, words, path, start
+    return _Set(first, last, words, path, start)
+
+
+def _value(name: str, text: str, where: str) -> Any:
+    """The value of a control as it is written; None where nothing is."""
+    said = flags.family_options()[name]
+    if said.choices and text and text not in said.choices:
+        raise MusicotError(f"{where}: {name} is {text!r}; ask for one of {', '.join(said.choices)}")
+    try:
+        return None if not text else said.check(text) if said.check else text
+    except ValueError as error:
+        raise MusicotError(f"{where}: {error}") from error
 
 
 def _first_plan(model: Any, args: Arguments) -> "Plan":
@@ -243,9 +281,8 @@ def _first_plan(model: Any, args: Arguments) -> "Plan":
     common_options = {"seed": args.seed or 0, "lyrics": lyrics, "tags": args.tags}
     common_options |= {"key": args.key, "chords": args.chords}
     if args.from_audio is not None:
-        return model.plan_from_audio(
-            args.from_audio, prompt, duration=args.duration, **common_options
-        )
+        given = {name: value for name, value in common_options.items() if value is not None}
+        return model.plan_from_audio(args.from_audio, prompt, duration=args.duration, **given)
     names = flags.family_options(planning=True)
     options = {name: getattr(args, name) for name in names} | common_options
     with Progress() as progress:
@@ -257,11 +294,8 @@ def _edits(model: Any, args: Arguments) -> list[Any]:
     """The edits asked for, each a function from plan to plan."""
     import musicot_mlx as mc
 
-    drawing = {
-        "seed": args.seed,
-        "thought_temperature": args.thought_temperature,
-        "thought_guidance": args.thought_guidance,
-    }
+    asked = {name: getattr(args, name) for name in model.drawing if hasattr(args, name)}
+    drawing = {"seed": args.seed, **asked}
     edits: list[Any] = []
     if args.arrange is not None:
         edits.append(lambda plan: plan.arrange(args.arrange))
@@ -278,19 +312,21 @@ def _edits(model: Any, args: Arguments) -> list[Any]:
         edits.append(lambda plan: plan.transpose(args.transpose))
     locked: set[int] = set()
 
-    def put(plan: "Plan", first: float, last: float, words: str, path: Any, start: float) -> "Plan":
-        places = _places(plan, first, last)
-        if words.lower().startswith(CHORDS):  # its thoughts stay free
-            return plan.with_chords(words[len(CHORDS) :], where=places)
+    def put(plan: "Plan", wish: _Set) -> "Plan":
+        places = _places(plan, wish.first, wish.last)
+        if wish.control is not None:  # its thoughts stay free
+            return plan.set(places, **{wish.control: wish.value})
+        if wish.words.lower().startswith(CHORDS):
+            return plan.with_chords(wish.words[len(CHORDS) :], where=places)
         locked.update(range(plan.segments)[places])
-        if path is None:
-            return plan.replace(places, words, seed=args.seed)
-        if path.suffix.lower() != ".json":
-            return plan.replace(places, path, start=start)
-        other = mc.Plan.load(path, model)
-        return plan.replace(places, other[round(start / other.thought_seconds) :])
+        if wish.path is None:
+            return plan.replace(places, wish.words, seed=args.seed)
+        if wish.path.suffix.lower() != ".json":
+            return plan.replace(places, wish.path, start=wish.start)
+        other = mc.Plan.load(wish.path, model)
+        return plan.replace(places, other[round(wish.start / other.thought_seconds) :])
 
-    edits += [lambda plan, wish=wish: put(plan, *wish) for wish in args.set]
+    edits += [partial(put, wish=wish) for wish in args.set]
     if args.lock is not None:
         edits.append(lambda plan: plan.redraw(lock=[*args.lock, *locked], **drawing))
     return edits
@@ -313,13 +349,18 @@ def _places(plan: "Plan", first: float, last: float) -> slice:
     return slice(round(start), round(stop))
 
 
-def _table(activity: "np.ndarray", anchors: list[str], step: float) -> str:
-    """What each thought has of each anchor: a row an anchor, a column a segment."""
-    width = max(8, *(len(anchor) for anchor in anchors))
-    starts = "".join(f"{index * step:>6g}" for index in range(len(activity)))
+def _table(plan: "Plan", activity: "np.ndarray", anchors: list[str]) -> str:
+    """What each thought has of each anchor, and the controls of each segment: a row an anchor or a
+    control, a column a segment.
+    """
+    controls = [(f"set {name}", texts) for name, texts in plan.control_rows()]
+    width = max(8, *map(len, [*anchors, *(name for name, _ in controls)]))
+    starts = "".join(f"{index * plan.thought_seconds:>6g}" for index in range(len(activity)))
     rows = [f"{'seconds':<{width}}{starts}"]
     for anchor, row in zip(anchors, activity.T, strict=True):
         rows.append(f"{anchor:<{width}}" + "".join(f"{value:>6.1f}" for value in row))
+    for name, texts in controls:
+        rows.append(f"{name:<{width}}" + "".join(f"{text or '-':>6}" for text in texts))
     return "\n".join(rows)
 
 

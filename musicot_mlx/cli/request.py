@@ -52,12 +52,7 @@ class Request:
         """
         message = f"{self.model} makes no songs; pass a {families.titles('songs')} model"
         family = families.require(model, "songs", message)
-        for name in _options_of_families():
-            if name not in model.options and getattr(args, _field(name)) is not None:
-                flag = flags.spelled(type(args), _field(name))
-                raise MusicotError(
-                    f"{flag} means nothing to {self.model}, a {family.title} model; leave it out"
-                )
+        flags.refuse_foreign(args, _options_of_families(), model.options, self.model, family)
         options = {key: value for key, value in self.options.items() if key in model.options}
         usual = self.settings.get("seed", 0)
         if "plan" in model.options and self.plan:
@@ -158,11 +153,6 @@ def settings_of(path: str | None, arguments: type) -> dict[str, Any]:
 def _options_of_families() -> list[str]:
     """The options of families that a flag or a settings file gives."""
     return [*flags.family_options(), "lyrics"]
-
-
-def _field(name: str) -> str:
-    """The field of an option: lyrics come from a file."""
-    return "lyrics_file" if name == "lyrics" else name
 
 
 def _prompts(args: Any, settings: dict[str, Any]) -> list[str | None]:

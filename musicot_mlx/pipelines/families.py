@@ -119,6 +119,12 @@ def require(model: Any, what: str, message: str) -> Family:
     return model.family
 
 
+def controls() -> set[str]:
+    """The options that plans of any family may say of each of their segments."""
+    planners = (family.get("options") for family in known() if family.can("plan"))
+    return {name for options in planners for name in options.controls()}
+
+
 def titles(what: str) -> str:
     """The families that have a capability, as words: "MusiCoT, MusicGen or Toy"."""
     *others, last = [family.title for family in known() if family.can(what)]

@@ -113,7 +113,9 @@ def _waveform(waveform: np.ndarray) -> str:
 
 
 def _picture(plan: "Plan") -> str:
-    """The chords of a plan above what each thought sounds like, a row an instrument."""
+    """The chords of a plan above what each thought sounds like, a row an instrument, and the
+    controls of its segments.
+    """
     shapes = list(_chords(plan))
     top = _ROW * bool(shapes)
     rows = [] if plan.model is None or not plan.segments else anchors_of(plan)
@@ -129,7 +131,14 @@ def _picture(plan: "Plan") -> str:
                 f'fill="{fill}"/>'
             )
             shapes.append(_text(x + width / 2, y + 15, f"{value:.1f}", fill=ink, middle=True))
-    bottom = top + len(rows) * _ROW
+    controls = plan.control_rows()
+    for row, (name, texts) in enumerate(controls, start=len(rows)):
+        y = top + row * _ROW + 15
+        shapes.append(_text(4, y, f"set {name}"[:14]))
+        for segment, text in enumerate(texts):
+            x, width = _place(plan, segment)
+            shapes.append(_text(x + width / 2, y, text, middle=True))
+    bottom = top + (len(rows) + len(controls)) * _ROW
     for segment in range(plan.segments):
         x, _ = _place(plan, segment)
         shapes.append(_text(x, bottom + 15, f"{segment * plan.thought_seconds:g} s"))

@@ -49,6 +49,7 @@ def option(
     takes: str = "",
     needs: Sequence[str] = (),
     listed: bool = False,
+    by_segment: bool = False,
 ) -> Any:
     """A field of a family's options.
 
@@ -58,7 +59,8 @@ def option(
     command line, the first ones first; planning: part of a plan, so without effect where the plan
     is made. off: a number may be False, which turns off what it is of. saved: "always", "given"
     (only where it is not None) or "never" stands in the sidecar of a song. takes: what objects are
-    given, in words, and needs: the attributes that tell them.
+    given, in words, and needs: the attributes that tell them. by_segment: a plan may say it of each
+    of its segments (Plan.set).
     """
     about = {
         "help": help,
@@ -77,6 +79,7 @@ def option(
         "takes": takes,
         "needs": tuple(needs),
         "listed": listed,
+        "by_segment": by_segment,
     }
     return field(default=default, metadata=about)
 
@@ -321,6 +324,11 @@ class PlannedOptions(Options):
     def planning_names(cls) -> list[str]:
         """The options that a plan is made by."""
         return [name for name, each in cls.about().items() if each.metadata["planning"]]
+
+    @classmethod
+    def controls(cls) -> tuple[str, ...]:
+        """The options that a plan may say of each of its segments."""
+        return tuple(name for name, each in cls.about().items() if each.metadata["by_segment"])
 
     @classmethod
     def planned(cls) -> tuple[str, ...]:

@@ -93,6 +93,19 @@ def test_edits_of_a_plan(model: MagentaPipeline, song: mc.Song, tmp_path: Path) 
     np.testing.assert_array_equal(mc.Plan.load(tmp_path / "p.json", model).codes, plan.codes)
 
 
+def test_plans_are_as_long_as_songs(model: MagentaPipeline, tmp_path: Path) -> None:
+    """Whatever other families allow."""
+    plan = model.plan("calm piano", duration=590).extend(10)
+    assert plan.duration == 600 and plan.segments == 600
+    plan.save(tmp_path / "p.json")
+    assert mc.Plan.load(tmp_path / "p.json", model) == plan
+    for longer in (lambda: plan.extend(1), lambda: plan.repeat(0), lambda: plan.insert(0, "drums")):
+        with pytest.raises(MusicotError, match="would last 601 s; a plan covers at most 600 s"):
+            longer()
+    with pytest.raises(MusicotError, match="a plan covers 1 to 600 s, so pass a duration"):
+        model.plan_from_audio((np.zeros((8000 * 601, 1)), 8000))
+
+
 def test_one_seed_and_no_variation_is_upstreams_thought(model: MagentaPipeline) -> None:
     plan = model.plan("calm piano", duration=3, seed=5, variation=0.0)
     assert (plan.codes == plan.codes[:, :1]).all()

@@ -320,7 +320,7 @@ def test_plans_of_version_1_load(model: MusicotPipeline, plan: mc.Plan) -> None:
     loaded = mc.Plan.load(old, model)
     np.testing.assert_array_equal(loaded.codes, plan.codes)
     assert {origin.kind for origin in loaded.origins} == {"unknown"} and loaded.history == ()
-    assert loaded.replace(0, "drums").to_dict()["version"] == 3
+    assert loaded.replace(0, "drums").to_dict()["version"] == 4
 
 
 def test_a_plan_carries_its_space_and_enters_no_other(
@@ -378,7 +378,7 @@ def test_the_schema_is_the_one_shipped_and_holds_for_what_is_written(plan: mc.Pl
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": 4}, "version 4, expected 1 to 3; update musicot"),
+        ({"version": 5}, "version 5, expected 1 to 4; update musicot"),
         ({"chords": ["H7"]}, "'H7' is no chord"),
         ({"key": "H minor"}, "'H minor' is no key"),
         ({"version": True}, "version True"),

@@ -40,6 +40,7 @@ PLAN_COLOURS = LinearSegmentedColormap.from_list(
 # 1 a standard deviation more.
 RANGE = (-1.5, 1.5)
 COSINES = (-0.1, 0.6)  # the same for bare cosines
+_CONTROL = 0.26  # inches of a row of text
 SONG_COLOURS = matplotlib.colormaps["magma"]
 MEL_BANDS, DYNAMIC_RANGE = 128, 72.0  # of the spectrogram; dB
 COLUMNS = 1500  # columns a song is reduced to
@@ -57,13 +58,14 @@ def plot_plan(
     duration: float | None = None,
     letters: Sequence[str] = (),
     chords: Sequence[tuple[float, str]] = (),
+    controls: Sequence[tuple[str, Sequence[str]]] = (),
 ) -> None:
     """Draw a plan to a PNG (or SVG, PDF): a row an anchor, a column a thought, colour the activity.
 
     activity is (segments, anchors), a segment thought_seconds long, as plan.activity counts it.
     letters: the kind of section each segment is of (section_letters), none by default; sections
-    stand apart and bear theirs. chords, (second, chord) in order, stand above them. The file
-    appears whole or not at all. Raises ValueError when
+    stand apart and bear theirs. chords, (second, chord) in order, stand above them; controls,
+    (name, a text a segment), below. The file appears whole or not at all. Raises ValueError when
     the shapes disagree, MusicotError when the file can't be written.
     """
     activity = _checked_activity(activity, anchors)
@@ -80,6 +82,7 @@ def plot_plan(
         seconds=seconds,
         sections=[(start, letters[start]) for start in (0, *starts)] if letters else (),
         chords=chords,
+        controls=controls,
     )
 
 
@@ -150,26 +153,29 @@ def _draw_activity(
     bars: np.ndarray | None = None,
     waveform: np.ndarray | None = None,
     chords: Sequence[tuple[float, str]] = (),
+    controls: Sequence[tuple[str, Sequence[str]]] = (),
     limits: tuple[float, float] = RANGE,
 ) -> None:
     """Strips of cells over `seconds`; `sides` is a table (segments, anchors), or planned, achieved.
 
     sections: (segment, letter) that begin blocks standing apart; marks: seconds of thin lines;
     ends: a number at the end of each anchor's rows; chords: (second, chord) above all;
-    bars: a value from 0 to 1 a segment below.
+    controls: (name, a text a segment) under the anchors; bars: a value from 0 to 1 a segment below.
     """
     rows, count = len(anchors), max(map(len, sides))
-    fonts = families("".join(anchors))
+    named = [*anchors, *(name for name, _ in controls)]
+    fonts = families("".join(named))
     names = [
         textwrap.shorten(drawable(" ".join(name.split())), 34, placeholder=" \u2026")
-        for name in anchors
+        for name in named
     ]
     pair = len(sides) == 2
     left = 0.45 + 0.082 * max(max(len(name) for name in names), 6) + 0.62 * pair
     right, foot = 0.95 + 0.5 * pair, 0.62
     across = float(np.clip(0.62 * count, 4.4, 12.5))
     strip, gap = (0.27, 0.13) if pair else (0.42, 0.05)
-    down = rows * (len(sides) * strip + gap) - gap
+    cells = rows * (len(sides) * strip + gap) - gap
+    down = cells + _CONTROL * len(controls)
     under = 0.62 if bars is not None else 0.0
     wave = 0.66 if waveform is not None else 0.0
     width = left + across + right
@@ -199,6 +205,11 @@ def _draw_activity(
                               textcoords="offset points", ha="right", va="center_baseline",
                               fontsize=7.5, color=SOFT)  # fmt: skip
     heights = [row * (len(sides) * strip + gap) + len(sides) * strip / 2 for row in range(rows)]
+    for row, (_, texts) in enumerate(controls):
+        heights.append(cells + (row + 0.5) * _CONTROL)
+        for i, text in enumerate(texts):
+            axes.text((i * step + min((i + 1) * step, whole)) / 2, heights[-1], text, fontsize=7.5,
+                      color=INK, ha="center", va="center_baseline", parse_math=False)  # fmt: skip
     axes.set_yticks(heights, names)
     for label in axes.get_yticklabels():
         label.set_parse_math(False)

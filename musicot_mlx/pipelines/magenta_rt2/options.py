@@ -110,19 +110,22 @@ class MagentaOptions(PlannedOptions):
     )
     drums: str | None = option(
         None,
-        "free, none or play, in the whole song (default: free)",
+        "free, none or play, where the plan does not say (default: free)",
         choices=("free", "none", "play"),
         flags=("--drums",),
         metavar="HOW",
+        by_segment=True,
     )
     style_strength: float | None = option(
         None,
-        "how strictly thoughts are followed, -1 to 6.8 (default: the model's)",
+        "how strictly thoughts are followed, -1 to 6.8, where the plan does not say (default: the "
+        "model's)",
         kind=float,
         low=-1,
         high=6.8,
         flags=("--style-strength",),
         metavar="S",
+        by_segment=True,
     )
     style_levels: int | None = option(
         None,

@@ -287,9 +287,10 @@ class MagentaPipeline(MagentaPlanner):
         )
 
     def requests(self, plan: Plan, frames: int, wish: MagentaOptions) -> np.ndarray:
-        """What each frame is asked to be, int32 (frames, 144)."""
+        """What each frame is asked to be, int32 (frames, 144): by the thought and the controls of
+        its segment, and by the wish where these say nothing.
+        """
         levels = wish.style_levels
-        strengths = (wish.style_strength, *STRENGTHS[1:])
         gliding = self._gliding(plan, wish.glide)
         each: dict[tuple[int, int], np.ndarray] = {}
         rows = []
@@ -302,8 +303,12 @@ class MagentaPipeline(MagentaPlanner):
                 step = min(GLIDE_STEPS, 1 + int((1 - left / wish.glide) * GLIDE_STEPS))
             if (segment, step) not in each:
                 style = gliding[step - 1][:, segment] if step else plan.codes[:, segment]
+                own = plan.controls_of(segment)
+                strength = own.get("style_strength", wish.style_strength)
                 each[segment, step] = frame_ids(
-                    style[:levels], drums=wish.drums, strengths=strengths
+                    style[:levels],
+                    drums=own.get("drums", wish.drums),
+                    strengths=(strength, *STRENGTHS[1:]),
                 )
             rows.append(each[segment, step])
         return np.stack(rows)

@@ -122,6 +122,10 @@ class MusicotPlanner(Planner):
         words = f"{wish.bpm:g} BPM" if wish.prompt is None and wish.bpm else wish.prompt
         return self.conditioning.song_tags(vector, wish.tags, words)
 
+    def tags_of(self, plan: Plan) -> list[Sequence[str]]:
+        """The tags that each segment is asked for with: a guest's own, else the song's."""
+        return self.conditioning.tags_of(plan)
+
     def _tell(self, plan: Plan) -> None:
         """Warn of what a prompt asks for and will not get."""
         line = told(

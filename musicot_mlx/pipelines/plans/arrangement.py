@@ -116,6 +116,25 @@ class Arrangement(PlanValue):
             )
         return self.transpose((new.tonic - old.tonic + 6) % 12 - 6)
 
+    def set(self: "Plan", where: Where, **controls: Any) -> "Plan":
+        """The same thoughts, asked for otherwise in these segments: `plan.set(2, drums="none",
+        style_strength=4)`.
+
+        controls: options of a song that the model takes of each segment too; None is the song's own
+        again. Raises MusicotError for values that are none, and for what the model does not know of
+        a segment.
+        """
+        places = self._places(where)
+        given = self._model().require_controls(controls, "the edit")
+        if not given:
+            raise MusicotError("nothing is set; give a control, such as drums='none'")
+        found = [dict(self.controls_of(i)) for i in range(self.segments)]
+        for place in places:
+            found[place] = {k: v for k, v in (found[place] | given).items() if v is not None}
+        said = ", ".join(f"{k.replace('_', ' ')} {in_words(v)}" for k, v in given.items())
+        record = {"edit": "set", "segments": places, "by": said}
+        return self._edited(record, codes=self.codes, origins=self.origins, controls=tuple(found))
+
     # --- how edits are made -----------------------------------------------------------------------
 
     def _model(self: "Plan") -> PlanModel:
@@ -178,7 +197,13 @@ class Arrangement(PlanValue):
         """The plan with these changes; `order`: where each segment stood, None for a new one."""
         changes["codes"] = np.ascontiguousarray(changes["codes"], dtype=np.int32)
         changes["origins"] = tuple(changes["origins"])
+        if order is not None and "controls" not in changes:
+            carried = [{} if place is None else self.controls_of(place) for place in order]
+            changes["controls"] = tuple(carried)
         plan = replace(self, **changes, history=(*self.history, record))
+        if plan.controls:  # where segments were added, these have none
+            more = plan.segments - len(plan.controls)
+            plan = replace(plan, controls=(*plan.controls, *[{}] * more))
         if order is not None:
             plan = replace(plan, chords=harmony.carried(self, plan, order))
         elif plan.chords:  # as many bars as there are now
@@ -188,3 +213,10 @@ class Arrangement(PlanValue):
 
 class _NoSegment(MusicotError, IndexError):
     """A segment that the plan does not have."""
+
+
+def in_words(value: Any) -> str:
+    """The value of a control as it is shown."""
+    if value is None:
+        return "as the song"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -3,6 +3,7 @@
 Those that only move segments about are in arrangement.py.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +97,9 @@ class Edits(Arrangement):
             nearer = self if amount < 0.5 else other
             changes = {"prompt": nearer.prompt, "tags": nearer.tags, "lyrics": nearer.lyrics}
             changes |= {"key": nearer.key, "chords": nearer.chords, "bpm": nearer.bpm}
+            changes["controls"] = self.controls
+            if nearer is other:
+                changes["controls"] = tuple(other.controls_of(column) for column in columns)
             changes["vector"] = (
                 nearer.vector if amount in (0, 1) else slerp(self.vector, other.vector, amount)
             )
@@ -193,10 +197,19 @@ class Edits(Arrangement):
         return self._edited(
             record,
             order=order,
+            controls=self._inserted(before, source, columns),
             codes=np.insert(self.codes, [before], codes[:, columns], axis=1),
             origins=[*self.origins[:before], *origins, *self.origins[before:]],
             duration=duration,
         )
+
+    def _inserted(
+        self: "Plan", before: int, source: "str | Audio | Plan", columns: np.ndarray
+    ) -> tuple[Mapping[str, Any], ...]:
+        """The controls of all segments with those of new ones, which a plan brings along."""
+        theirs = [source.controls_of(i) if isinstance(source, Edits) else {} for i in columns]
+        ours = [self.controls_of(i) for i in range(self.segments)]
+        return (*ours[:before], *theirs, *ours[before:])
 
     def _thoughts(
         self: "Plan", source: "str | Audio | Plan", count: int, seed: int, start: float = 0.0

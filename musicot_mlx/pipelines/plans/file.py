@@ -14,7 +14,7 @@ from typing import Any
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.texts import read_json
 
-FORMAT, VERSION = "musicot-plan", 3
+FORMAT, VERSION = "musicot-plan", 4
 LARGEST = 32 << 20  # bytes; a plan of 300 s has some 20 kB
 _MAKE = "make one with `musicot plan -o plan.json`"
 
@@ -66,8 +66,9 @@ def checked(value: Any, where: str) -> dict[str, Any]:
     rows = {len(row) for row in value["codes"]}
     if len(rows) != 1:
         raise MusicotError(f"{where} is a damaged plan: the rows of codes differ in length")
-    for name in ("begins", "origins"):
-        if len(value.get(name, [None] * max(rows))) != max(rows):
+    for name in ("begins", "origins", "controls"):
+        empty = name == "controls" and not value.get(name)
+        if not empty and len(value.get(name, [None] * max(rows))) != max(rows):
             raise MusicotError(
                 f"{where} is a damaged plan: it has {len(value[name])} {name} for {max(rows)} "
                 "segments"

@@ -6,7 +6,7 @@ holds (section 5.3). Plans don't change: every edit returns a new one, whose his
 came about. Segments count from 0; -1 is the last, and a slice means several.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.given import path_of, texts_of
 from musicot_mlx.pipelines.plans import harmony
 from musicot_mlx.pipelines.plans.activity import activity
+from musicot_mlx.pipelines.plans.arrangement import in_words
 from musicot_mlx.pipelines.plans.edits import Edits
 from musicot_mlx.pipelines.plans.file import FORMAT, VERSION, checked, plan_within, read_plan
 from musicot_mlx.pipelines.plans.origin import Origin, guests
@@ -36,7 +37,8 @@ class Plan(Edits):
     length; vector: float32 (dim,), the CLAP embedding that conditions the song; duration in
     seconds; origins: where each segment's thought came from; history: the edits, oldest first.
     key: as "D minor"; chords: bars from the song's first frame on, "Am" or "Am F" each, none where
-    the harmony is left open; bpm: what bars are counted by where nothing asks for a tempo.
+    the harmony is left open; bpm: what bars are counted by where nothing asks for a tempo;
+    controls: what segments are asked for beside their thoughts, of models that know such (set).
     len(plan) are its segments. Plans are equal that are saved alike; a notebook shows a picture. A
     pickled plan leaves its model behind: model.generate takes it, check_plan gives it one again.
     """
@@ -55,6 +57,7 @@ class Plan(Edits):
     key: str | None = None
     chords: tuple[str, ...] = ()
     bpm: float = 0.0
+    controls: tuple[Mapping[str, Any], ...] = ()  # a segment each, by name; () where none has any
     space: str | None = None  # id of the space that the thoughts live in; None: not said
     model: PlanModel | None = field(default=None, repr=False, compare=False)
 
@@ -66,7 +69,7 @@ class Plan(Edits):
         """The same request without a chain of thoughts: the base system that the paper compares
         with, for songs of up to the model's context.
         """
-        return replace(self, codes=self.codes[:, :0], origins=())
+        return replace(self, codes=self.codes[:, :0], origins=(), controls=())
 
     # --- view -------------------------------------------------------------------------------------
 
@@ -100,16 +103,31 @@ class Plan(Edits):
             return self.vector
         return np.where(np.array(own)[:, None], self.embeddings, self.vector)
 
+    def controls_of(self, segment: int) -> Mapping[str, Any]:
+        """What a segment is asked for beside its thought, by name; what is not there is the
+        song's own.
+        """
+        return self.controls[segment] if self.controls else {}
+
+    def control_rows(self) -> list[tuple[str, list[str]]]:
+        """The controls that any segment has, to be shown: (name in words, a text a segment)."""
+        names = dict.fromkeys(name for each in self.controls for name in each)
+        return [
+            (name.replace("_", " "), [in_words(each.get(name, "")) for each in self.controls])
+            for name in names
+        ]
+
     def chord_changes(self) -> tuple[tuple[float, str], ...]:
         """(second, chord) of every chord of the plan, in order."""
         return chord_changes(self.chords, harmony.bar_starts(self)) if self.chords else ()
 
     def changed(self, other: "Plan") -> int:
-        """The first segment whose thought or chords differ from the other plan's; where one ends,
-        if none does.
+        """The first segment whose thought, controls or chords differ from the other plan's; where
+        one ends, if none does.
         """
         shared = min(self.segments, other.segments)
         differ = (self.codes[:, :shared] != other.codes[:, :shared]).any(axis=0)
+        differ |= [self.controls_of(i) != other.controls_of(i) for i in range(shared)]
         first = int(np.argmax(differ)) if differ.any() else shared
         return min(first, harmony.parted(self, other))
 
@@ -128,6 +146,7 @@ class Plan(Edits):
             "key": self.key,
             "chords": list(self.chords),
             "bpm": self.bpm,
+            "controls": [dict(each) for each in self.controls],
             "space": self.space,
             "seed": self.seed,
             "duration": self.duration,
@@ -179,6 +198,7 @@ class Plan(Edits):
             key=value.get("key"),  # from version 3 on, as chords and bpm
             chords=tuple(value.get("chords", ())),
             bpm=float(value.get("bpm", 0.0)),
+            controls=tuple(value.get("controls", ())),  # from version 4 on
             space=value.get("space"),
         )
         plan = model.check_plan(plan, where)

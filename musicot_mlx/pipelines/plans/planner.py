@@ -17,7 +17,7 @@ from musicot_mlx import __version__
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.device import turn
 from musicot_mlx.models.rvq import ResidualVQ
-from musicot_mlx.pipelines.given import items, number
+from musicot_mlx.pipelines.given import items, number, shown
 from musicot_mlx.pipelines.options import Embedder, PlannedOptions, checked, files_of
 from musicot_mlx.pipelines.plans.origin import Origin
 from musicot_mlx.pipelines.plans.plan import Plan
@@ -75,6 +75,10 @@ class Planner:
         """The tags of a song."""
         return ()
 
+    def tags_of(self, plan: Plan) -> list[Sequence[str]]:
+        """The tags that each segment is asked for with."""
+        return [plan.tags] * plan.segments
+
     def _completed(self, plan: Plan, wish: PlannedOptions) -> Plan:
         """A plan with what belongs to it beside its thoughts."""
         return plan
@@ -114,6 +118,31 @@ class Planner:
         about = self.wishes.about()
         given = {name: value for name, value in options.items() if value is not None}
         return {name: checked(about[name], value) for name, value in given.items()}
+
+    def require_controls(self, controls: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """What a segment is to be asked for beside its thought, checked.
+
+        Raises MusicotError for a value that is none, and for what the model asks of no segment.
+        """
+        known = self.wishes.controls()
+        for name in controls:
+            if name not in known:
+                hint = f"it takes {' and '.join(known)}" if known else "set it to words instead"
+                raise MusicotError(
+                    f"{where}: {self.name} takes no {shown(name)} of a segment; {hint}"
+                )
+        about = self.wishes.about()
+        return {name: checked(about[name], value) for name, value in controls.items()}
+
+    def _controls(self, plan: Plan, where: str) -> tuple[dict[str, Any], ...]:
+        """The controls of a plan's segments, checked; none where no segment has any."""
+        if not any(plan.controls):
+            return ()
+        if len(plan.controls) != plan.segments:
+            raise MusicotError(
+                f"{where}: {len(plan.controls)} controls for {plan.segments} segments"
+            )
+        return tuple(self.require_controls(each, where) for each in plan.controls)
 
     def _asked(self, prompt: str | None, options: Mapping[str, Any]) -> Plan:
         """The plan of a call of `plan`."""
@@ -265,6 +294,6 @@ class Planner:
                 f"{step:g} s"
             )
         self._require_own(plan, where)
-        plan = replace(plan, space=self.space.id)
+        plan = replace(plan, space=self.space.id, controls=self._controls(plan, where))
         vectors = unit(plan.vector)[None] if bare else vectors_of(self, codes)
         return plan.with_vectors(vectors, self)
