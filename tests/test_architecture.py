@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "cli": 9,
     "training": 8,
+    "library": 8,
     "evaluation": 8,
     "pipelines": 7,
     "generation": 6,

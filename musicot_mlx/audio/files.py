@@ -15,6 +15,7 @@ import soxr
 from musicot_mlx.audio.headers import tell
 from musicot_mlx.audio.reading import audio_blocks as audio_blocks
 from musicot_mlx.audio.reading import audio_frames as audio_frames
+from musicot_mlx.audio.reading import audio_texts as audio_texts
 from musicot_mlx.audio.reading import read_audio as read_audio
 from musicot_mlx.audio.waveforms import as_waveform, scaled
 from musicot_mlx.audio.writing import BIT_DEPTHS as BIT_DEPTHS

@@ -13,6 +13,7 @@ import numpy as np
 
 from musicot_mlx.audio.waveforms import as_waveform
 from musicot_mlx.tokens.harmony import NO_CHORD, Chord, Key, parse_chord
+from musicot_mlx.tokens.tempo import fold
 
 N_FFT, HOP = 16384, 4096  # at 44.1 kHz: 2.7 Hz a bin, 10.8 frames a second
 MELODIC = (80.0, 1000.0)  # Hz in which peaks count as notes of a chord
@@ -201,3 +202,10 @@ def bar_spans(duration: float, bpm: float, *, first_bar: float = 0.0) -> list[tu
     bar = 240.0 / bpm
     count = max(1, int(np.ceil((duration - first_bar) / bar - 1e-6)))
     return [(first_bar + i * bar, min(first_bar + (i + 1) * bar, duration)) for i in range(count)]
+
+
+def spans_of(duration: float, tempo: float) -> list[tuple[float, float]]:
+    """Where chords may change in audio that was not planned: bars of the tempo heard, folded as
+    tempo tags are; of two seconds where none was heard (0).
+    """
+    return bar_spans(duration, fold(tempo) if tempo else 120.0)

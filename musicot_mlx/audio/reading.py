@@ -63,6 +63,14 @@ def audio_frames(path: str | Path) -> tuple[int, int]:
     return found, rate
 
 
+def audio_texts(path: str | Path) -> dict[str, str]:
+    """What the tags of an audio file tell: title, artist, genre, license, copyright, comment, date;
+    none of them has to be there. Raises MusicotError for a missing or broken file.
+    """
+    with _opened(path) as file:
+        return {name: text.strip() for name, text in file.copy_metadata().items() if text.strip()}
+
+
 class _InOrder(soundfile.SoundFile):
     """A file read from front to back: soundfile seeks after every read of what can be sought in,
     which fails at an end that the header didn't tell.

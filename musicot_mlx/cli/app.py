@@ -26,6 +26,7 @@ _PANELS = {
         "generate": "make a song from a text prompt",
         "plan": "make only the plan of a song, and look at it",
         "analyze": "what a song holds over time, and whether it followed its plan",
+        "library": "songs found by how they sound: add, search, similar, stats, remove",
     },
     "Models": {
         "models": "which models are here or can be had, and delete conversions",

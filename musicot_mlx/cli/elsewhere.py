@@ -35,6 +35,10 @@ COMMANDS = {
         "edit change remix morph extend continue".split(),
         'musicot plan --plan song.json --set "10-20=solo piano" changes the plan of a song',
     ),
+    **dict.fromkeys(
+        "find search similar catalog catalogue index collection".split(),
+        'musicot library search "dark slow strings" finds songs by how they sound',
+    ),
     **dict.fromkeys("merge export".split(), "musicot fuse joins adapters and model"),
     **dict.fromkeys("quantize quantise".split(), "musicot convert -q quantises a model"),
     **dict.fromkeys("version about info".split(), "musicot --version, and musicot doctor"),

@@ -4,12 +4,16 @@ Reference: transformers.ClapFeatureExtractor with truncation="rand_trunc", but t
 cut into windows in order instead of one random crop.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 from tokenizers import Tokenizer
 
 from musicot_mlx.errors import MusicotError
@@ -31,8 +35,9 @@ class ClapEmbedder:
 
     tokenizer is a tokenizers.Tokenizer or the path of its tokenizer.json; without one only audio
     can be embedded. batch_size windows go through the network at once, so that memory does not grow
-    with the song. Raises MusicotError when the tokenizer does not fit the config: another
-    vocabulary size or other ids of <s>, <pad>, </s>.
+    with the song. space_name: what the model calls its space, `space` of config.json. Raises
+    MusicotError when the tokenizer does not fit the config: another vocabulary size or other ids of
+    <s>, <pad>, </s>.
     """
 
     family = CLAP
@@ -43,11 +48,21 @@ class ClapEmbedder:
         tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
         *,
         batch_size: int = 4,
+        space_name: str | None = None,
     ) -> None:
         self.clap, self.config, self.batch_size = clap, clap.config, batch_size
+        self.space_name = space_name
         self.tokenizer = None
         if tokenizer is not None:
             self.tokenizer = checked_tokenizer(tokenizer, self.config.text_config)
+
+    @cached_property
+    def space(self) -> str:
+        """The id of the space that vectors live in, "clap-musicot-mini-256"; where the model gives
+        it no name, one that follows from the weights of its last layers.
+        """
+        name = self.space_name or f"clap-{_digest(self.clap.audio_projection)}"
+        return f"{name}-{self.config.projection_dim}"
 
     def embed_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """Embeddings float32 (texts, projection_dim), of one text too; texts beyond max_tokens lose
@@ -135,12 +150,26 @@ def load(folder: str | Path, *, name: str | None = None, batch_size: int = 4) ->
         folder, family.get("parts"), model_type=family.model_type, only=("clap",), name=name
     )
     tokenizer = loaded.file("tokenizer.json")
-    return ClapEmbedder(loaded.networks["clap"], tokenizer, batch_size=batch_size)
+    return ClapEmbedder(
+        loaded.networks["clap"],
+        tokenizer,
+        batch_size=batch_size,
+        space_name=loaded.config.get("space"),
+    )
 
 
 def load_embedded() -> ClapEmbedder:
     """The CLAP of the embedded model, alone."""
     return load(resolve(EMBEDDED[0]), name=EMBEDDED[0])
+
+
+def _digest(module: nn.Module) -> str:
+    """Eight letters that other weights hardly share, whatever dtype they are kept in."""
+    state = hashlib.blake2b(digest_size=4)
+    for name, value in sorted(tree_flatten(module.parameters())):
+        state.update(name.encode())
+        state.update(np.array(value.astype(mx.float32)).tobytes())
+    return state.hexdigest()
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from musicot_mlx.audio.files import read_audio, readable_files
-from musicot_mlx.audio.harmony import bar_spans, heard_harmony, pitch_classes, triads_alike
+from musicot_mlx.audio.harmony import heard_harmony, pitch_classes, spans_of, triads_alike
 from musicot_mlx.audio.signals import Signals, measure, tempo
 from musicot_mlx.audio.waveforms import as_rate, as_waveform
 from musicot_mlx.errors import MusicotError
@@ -30,7 +30,6 @@ from musicot_mlx.pipelines.given import shown, texts_of
 from musicot_mlx.pipelines.plans.activity import activity
 from musicot_mlx.pipelines.plans.thoughts import unit
 from musicot_mlx.pipelines.tagger import load_tagger
-from musicot_mlx.tokens.tempo import fold
 
 if TYPE_CHECKING:
     from musicot_mlx.models.rvq import ResidualVQ
@@ -294,7 +293,7 @@ def _heard_harmony(
         edges = [start for start, _ in planned_chords] + [duration]
         spans = list(zip(edges[:-1], edges[1:], strict=True))
     else:
-        spans = bar_spans(duration, fold(pace) if pace else 120.0)
+        spans = spans_of(duration, pace)
     key, chords = heard_harmony(pitch_classes(waveform, sample_rate), spans)
     starts = (round(start, 3) for start, _ in spans)
     return {"key": str(key), "chords": tuple(zip(starts, chords, strict=True))}

@@ -79,7 +79,11 @@ def load(
     )
     networks = dict(loaded.networks)
     return MusicotPipeline(
-        embedder=ClapEmbedder(networks.pop("clap"), loaded.file("tokenizer.json")),
+        embedder=ClapEmbedder(
+            networks.pop("clap"),
+            loaded.file("tokenizer.json"),
+            space_name=loaded.config.get("space"),
+        ),
         sampling=loaded.section("sampling", MusicotSampling),
         usual_harmony=loaded.section("usual_harmony", UsualHarmony),
         wording=loaded.section("wording", Wording),

@@ -1,0 +1,281 @@
+"""The rows of a library in LanceDB: in a folder, on an object store or on a server, by the URI.
+
+One table, a row a window of a song, each with all that is told of its song: so a search filters and
+ranks in one query, and a batch of songs is one commit. A reader sees the last commit, whatever a
+writer does meanwhile; a writer that is killed leaves the table as it was before its batch.
+
+Every song that is added alone is a fragment of its own, which readers open one by one, so the
+fragments are joined every JOIN_EVERY commits. An index pays from INDEX_FROM windows on
+(benchmarks/library.py): IVF of whole vectors, which is exact within the lists that it looks at, and
+takes half a second where product quantisation takes minutes.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicot_mlx.atomic import explain
+from musicot_mlx.audio.headers import tell
+from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.library.filters import among
+
+TABLE = "windows"
+JOIN_EVERY = 32  # commits between two joins of small fragments
+INDEX_FROM = 20_000  # windows; fewer are compared one by one
+OLD = timedelta(seconds=60)  # age of versions that are dropped: no query takes as long
+PROBES = 20  # lists of the index that are looked at, more where a filter leaves too little
+FACTS = (
+    "song", "path", "content", "size", "mtime", "duration", "tempo", "key", "tags", "title",
+    "prompt", "licence", "space", "model",
+)  # fmt: skip
+
+
+def default_place() -> str | Path:
+    """MUSICOT_LIBRARY, or the platform's place for what users keep."""
+    if chosen := os.environ.get("MUSICOT_LIBRARY"):
+        return chosen
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "musicot" / "library"
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "musicot" / "library"
+
+
+def lance() -> tuple[Any, Any]:
+    """The modules lancedb and pyarrow; MusicotError with the way to get them."""
+    try:
+        import lancedb
+        import pyarrow
+    except ImportError as error:
+        raise MusicotError(
+            f"the library needs {error.name or 'lancedb'}: pip install '.[library]' in a checkout, "
+            "or pip install lancedb"
+        ) from error
+    return lancedb, pyarrow
+
+
+class Store:
+    """Windows of songs at a URI: a folder, s3://, gs:// or az://, memory://, or db:// for a server.
+
+    options are those of lancedb.connect: storage_options, api_key, region. Raises MusicotError
+    where LanceDB is missing or the place can't be used.
+    """
+
+    def __init__(self, uri: str | Path, **options: Any) -> None:
+        lancedb, _ = lance()
+        self.uri = str(uri)
+        self.remote = self.uri.startswith("db://")
+        self.folder = None if "://" in self.uri else Path(self.uri).expanduser()
+        try:
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            # each query asks whether another process has written meanwhile
+            self._database = lancedb.connect(
+                self.uri if self.folder is None else self.folder,
+                read_consistency_interval=timedelta(0),
+                **options,
+            )
+        except OSError as error:
+            raise explain(error, Path(error.filename or self.uri)) from error
+        except ValueError as error:
+            raise MusicotError(f"the library {self.uri} can't be opened: {error}") from error
+        self._own, self._depth = threading.RLock(), 0
+
+    @cached_property
+    def table(self) -> Any:
+        """The table; MusicotError where nothing was added yet."""
+        if TABLE not in self._database.list_tables().tables:
+            raise MusicotError(f"the library {self.uri} is empty; musicot library add FOLDER")
+        return self._database.open_table(TABLE)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a table."""
+        return "table" in self.__dict__ or TABLE in self._database.list_tables().tables
+
+    def begin(self, dim: int) -> None:
+        """Make the table for vectors of `dim` numbers where there is none, or none with a row."""
+        mode = "create"
+        if self.begun:
+            if self.table.schema.field("vector").type.list_size == dim or self.table.count_rows():
+                return
+            mode = "overwrite"
+        with _told(self.uri):
+            made = self._database.create_table(TABLE, schema=_schema(dim), mode=mode)
+        self.__dict__["table"] = made
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One writer at a time: a thread of this process, and for a folder a process of this
+        machine; others wait.
+        """
+        with self._own:
+            self._depth += 1
+            try:
+                if self._depth > 1 or self.folder is None:
+                    yield
+                    return
+                with _locked(self.folder / ".lock"):
+                    yield
+            finally:
+                self._depth -= 1
+
+    def write(self, rows: Sequence[dict[str, Any]], *, instead_of: Collection[str] = ()) -> None:
+        """Add rows, and in the same commit drop the windows of songs `instead_of` which they
+        replace.
+        """
+        _, arrow = lance()
+        found = arrow.Table.from_pylist(list(rows), schema=self.table.schema)
+        before = self.table.version
+        with _told(self.uri):
+            if instead_of:
+                (
+                    self.table.merge_insert(["song", "number"])
+                    .when_matched_update_all()
+                    .when_not_matched_insert_all()
+                    .when_not_matched_by_source_delete(among("song", instead_of))
+                    .execute(found)
+                )
+            else:
+                self.table.add(found)
+        if self.table.version // JOIN_EVERY != before // JOIN_EVERY:
+            self.tidy()
+
+    def delete(self, songs: Collection[str]) -> None:
+        """Drop all windows of songs."""
+        if songs:
+            with _told(self.uri):
+                self.table.delete(among("song", songs))
+
+    def tidy(self) -> None:
+        """Join small fragments, drop old versions, bring the index up to date or make one; a server
+        does all that by itself.
+        """
+        with _told(self.uri):
+            if not self.remote:
+                self.table.optimize(cleanup_older_than=OLD)
+            if not self.indexed and self.table.count_rows() >= INDEX_FROM:
+                self.index()
+
+    @property
+    def indexed(self) -> bool:
+        return any("vector" in each.columns for each in self.table.list_indices())
+
+    def index(self) -> None:
+        """Make the index of all vectors anew."""
+        from lancedb.index import IvfFlat
+
+        self.table.create_index("vector", config=IvfFlat(distance_type="cosine"), replace=True)
+
+    def nearest(
+        self, vector: np.ndarray, *, limit: int, where: str | None = None, exact: bool = False
+    ) -> list[dict[str, Any]]:
+        """The windows nearest to a vector (dim,) by cosine, with the facts of their songs, nearest
+        first; exact: compared one by one even where there is an index.
+        """
+        query = self.table.search(vector.astype(np.float32), vector_column_name="vector")
+        query = query.distance_type("cosine").limit(limit)
+        query = query.minimum_nprobes(PROBES).maximum_nprobes(0)  # 0: as many as there are
+        query = query.select([*FACTS, "start", "seconds", "_distance"])
+        if exact:
+            query = query.bypass_vector_index()
+        return (query.where(where) if where else query).to_list()
+
+    def windows(self, where: str | None) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+        """Of windows, in the order of songs and time: song, start and length in seconds, vector
+        (windows, dim).
+        """
+        found = self._rows(["song", "start", "seconds", "vector"], where)
+        found = found.sort_by([("song", "ascending"), ("start", "ascending")])
+        flat = found["vector"].combine_chunks().flatten().to_numpy()
+        return (
+            found["song"].to_pylist(),
+            found["start"].to_numpy(),
+            found["seconds"].to_numpy(),
+            flat.reshape(len(found), -1),
+        )
+
+    def songs(
+        self, where: str | None = None, *, columns: Sequence[str] = FACTS
+    ) -> list[dict[str, Any]]:
+        """The facts of songs, one row each."""
+        where = "number = 0" if where is None else f"number = 0 AND ({where})"
+        return self._rows(columns, where).to_pylist()
+
+    def first(self, columns: Sequence[str]) -> dict[str, Any] | None:
+        """Of any window these columns; None where there is none."""
+        found = self.table.search().select(list(columns)).limit(1).to_list()
+        return found[0] if found else None
+
+    def rows(self, where: str) -> list[dict[str, Any]]:
+        """Whole rows, to be written again with other facts."""
+        return self._rows(self.table.schema.names, where).to_pylist()
+
+    def _rows(self, columns: Sequence[str], where: str | None) -> Any:
+        query = self.table.search().select(list(columns))
+        query = query.where(where) if where else query
+        return query.limit(max(1, self.table.count_rows())).to_arrow()
+
+
+def _schema(dim: int) -> Any:
+    _, arrow = lance()
+    text, texts = arrow.string(), arrow.list_(arrow.string())
+    return arrow.schema(
+        [
+            ("song", text),  # id
+            ("number", arrow.int32()),  # of the window in its song
+            ("start", arrow.float32()),  # seconds
+            ("seconds", arrow.float32()),  # of the window; the last is as short as it comes
+            ("heard", texts),  # families of instruments in the window
+            ("vector", arrow.list_(arrow.float32(), dim)),  # of unit length
+            ("space", text),  # that the vector lives in
+            ("model", text),  # whose CLAP made it
+            ("path", text),
+            ("content", text),  # SHA-256 of the file
+            ("size", arrow.int64()),  # bytes
+            ("mtime", arrow.int64()),  # nanoseconds
+            ("duration", arrow.float32()),  # seconds
+            ("tempo", arrow.float32()),  # BPM, null where nothing repeats
+            ("key", text),
+            ("tags", texts),
+            ("title", text),
+            ("prompt", text),
+            ("licence", text),
+            ("sidecar", text),  # JSON, with the first window alone
+        ]
+    )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a folder; one that another process holds is waited for."""
+    import fcntl  # not on Windows, where MLX does not run either
+
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise explain(error, path) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"another process writes to the library {path.parent}; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """What LanceDB complains of while it writes, as one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        line = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        raise RunError(f"the library {uri} can't be written: {line}") from error
