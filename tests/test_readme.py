@@ -21,7 +21,8 @@ from musicot_mlx.pipelines.documented import meaning, other_names
 from musicot_mlx.weights import hub
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-DOCS = ("commands.md", "training.md", "prompts.md", "plans.md", "musicgen.md", "python.md")
+DOCS = ("commands.md", "training.md", "prompts.md", "plans.md", "musicgen.md", "python.md",
+        "library.md")  # fmt: skip
 MAKEFILE, MEDIA = README.parent / "Makefile", README.parent / "docs" / "media"
 PAGES = (README, *(README.parent / "docs" / name for name in DOCS))
 
@@ -139,6 +140,7 @@ def here(
     shutil.copytree(tiny_model, weights / "musicot-mini")
     shutil.copytree(tiny_musicgen_upstream, folder / "facebook" / "musicgen-small")
     monkeypatch.setattr(hub, "_FOLDER", weights)
+    monkeypatch.setenv("MUSICOT_LIBRARY", str(tmp_path / "library"))
     monkeypatch.chdir(folder)
     return folder
 

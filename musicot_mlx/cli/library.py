@@ -33,7 +33,7 @@ class Arguments:
     """The flags of musicot library."""
 
     action: Literal["add", "search", "similar", "stats", "remove"] = flags.flag(
-        "", "what to do", positional=True
+        "ACTION", "add, search, similar, stats or remove", positional=True
     )
     what: list[str] | None = flags.flag(
         "WHAT...",

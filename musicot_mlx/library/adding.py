@@ -146,8 +146,8 @@ def look_at_new(path: Path, **said: str | None) -> Looked:
     """A file as one that nothing is known of; `said` are title, prompt and licence. Raises
     MusicotError as read_signal does.
     """
-    content, size, mtime = content_of(path), *_stat(path)
-    return Looked(path, content, size, mtime, read_signal(path), told(path, **said))
+    size, mtime = _stat(path)
+    return Looked(path, content_of(path), size, mtime, read_signal(path), told(path, **said))
 
 
 def rows_of(song: str, looked: Looked, ear: Ear) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a library hears in a song: CLAP's vectors, tempo, key, and the instruments of each window.
+"""What a library hears in a song: vectors of its windows, tempo, key, instruments of each window.
 
 All of it is what `musicot analyze` hears by: the embedder of a loaded model, audio/signals.py,
 audio/harmony.py, and the tagger.
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,10 +18,9 @@ from musicot_mlx.audio.signals import tempo
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.device import turn
 from musicot_mlx.models.tagger import CLEARLY, LEAST_SECONDS, Tagger
-from musicot_mlx.pipelines.clap import ClapEmbedder
 from musicot_mlx.pipelines.clap import load as load_clap
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
-from musicot_mlx.pipelines.families import require, titles
+from musicot_mlx.pipelines.families import family_of, load, require, titles
 from musicot_mlx.pipelines.tagger import load_tagger
 from musicot_mlx.tokens.harmony import NO_CHORD
 
@@ -78,24 +77,42 @@ def measured(waveform: np.ndarray, sample_rate: int) -> Signal:
     return Signal(waveform, sample_rate, pace or None, key)
 
 
-class Ear:
-    """The CLAP of a model, and the tagger, both ready to listen.
+class Embedder(Protocol):
+    """Texts and waveforms to unit vectors of one space: ClapEmbedder, MusicCoCaEmbedder."""
 
-    model: one loaded, with the capability "clap", or the name of one, of which no more than CLAP is
-    loaded, when it is first needed. Raises MusicotError for a model without CLAP.
+    @property
+    def window_seconds(self) -> float: ...
+
+    def embed_text(self, texts: list[str]) -> np.ndarray: ...
+
+    def embed_audio(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray: ...
+
+
+class Ear:
+    """What a model hears with, and the tagger, both ready to listen.
+
+    model: one loaded, with the capability "ear", or the name of one, which is loaded when it is
+    first needed, its CLAP alone where it has one. Raises MusicotError for a model without ears.
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = model
-        self.name = model if isinstance(model, str) else str(getattr(model, "name", "clap"))
+        self._given = model
+        self.name = str(model if isinstance(model, (str, Path)) else getattr(model, "name", "clap"))
 
     @cached_property
-    def embedder(self) -> ClapEmbedder:
-        model = self._model
-        if isinstance(model, (str, Path)):
-            return load_clap(mlx_folder(str(model)), name=str(model))
-        require(model, "clap", f"this model has no CLAP to hear by; pass {titles('clap')}")
-        return model if isinstance(model, ClapEmbedder) else model.clap
+    def _model(self) -> Any:
+        if not isinstance(self._given, (str, Path)):
+            model = self._given
+        elif "clap" in family_of(folder := mlx_folder(self.name)).get("parts"):
+            model = load_clap(folder, name=self.name)
+        else:
+            model = load(self.name)
+        require(model, "ear", f"{self.name} can't hear; pass a model of {titles('ear')}")
+        return model
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        return self._model if hasattr(self._model, "embed_audio") else self._model.clap
 
     @cached_property
     def tagger(self) -> Tagger:
@@ -104,7 +121,8 @@ class Ear:
     @property
     def space(self) -> str:
         """The id of the space of all vectors."""
-        return self.embedder.space
+        own = getattr(self.embedder, "space", None)
+        return self._model.space.id if own is None else own
 
     def words(self, text: str) -> np.ndarray:
         """The unit vector (dim,) of words."""
@@ -119,8 +137,7 @@ class Ear:
     def hear(self, song: Signal) -> Heard:
         """The windows of a song that was read."""
         vectors = self.vectors(song.waveform, song.sample_rate)
-        features = self.embedder.config.feature_config
-        seconds = features.window_samples / features.sampling_rate
+        seconds = self.embedder.window_seconds
         with turn():
             chances = self.tagger.tag(song.waveform, song.sample_rate)
         names, step = self.tagger.config.labels, self.tagger.config.window_seconds

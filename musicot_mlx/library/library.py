@@ -68,7 +68,7 @@ class Library:
     """Songs in LanceDB. uri: a folder, or where LanceDB has its tables (library/store.py); by
     default the user's own. connection: options of lancedb.connect.
 
-    model: one that is loaded and has the capability "clap", or a name; by default the one that the
+    model: one that is loaded and has the capability "ear", or a name; by default the one that the
     library was made with, else musicot-mini. Its space is kept with each song, and what lives in
     another space is refused. One process writes at a time, others wait; any number may read
     meanwhile. Raises MusicotError where LanceDB is not installed.
