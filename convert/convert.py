@@ -29,7 +29,7 @@ from musicot_mlx.weights.checkpoint import (
     size_text,
 )
 from musicot_mlx.weights.config import config_from_dict
-from musicot_mlx.weights.hub import resolve
+from musicot_mlx.weights.hub import resolve, split_size
 
 # Group size and bits of each mode; only affine lets them be chosen.
 QUANTIZATION = {"affine": (64, 8), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
@@ -42,6 +42,7 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
+    size: str | None = None,
     quantize: bool = False,
     bits: int | None = None,
     group_size: int | None = None,
@@ -54,7 +55,8 @@ def convert(
 ) -> str:
     """Write the MLX folder `target` and return a line that says what is in it.
 
-    source: folder, file or Hub id of a checkpoint that a family of families/ knows. q_parts: parts
+    source: folder, file or Hub id of a checkpoint that a family of families/ knows; size: which one
+    of those that it holds, also said as source:size. q_parts: parts
     to quantise, each with its bits or None for `bits`; the name "embeddings" adds the embeddings of
     these parts (None: what the family says). text_encoder: folder or Hub id of the T5 for a
     checkpoint without; tokenizer: tokenizer.json, or a folder with one, for a checkpoint without.
@@ -80,6 +82,7 @@ def convert(
         raise MusicotError(
             f"--q-mode {mode} has {QUANTIZATION[mode][1]} bits in groups of {QUANTIZATION[mode][0]}"
         )
+    size = size or split_size(source)[1]
     folder, target = checkpoint_path(source), Path(target)
     if target.exists() and target.resolve() == folder.resolve():
         raise MusicotError(f"--mlx-path {target} is the checkpoint itself; name another folder")
@@ -90,7 +93,7 @@ def convert(
     # beside the target: where a model has room, and not in a /tmp that is memory
     beside = next(parent for parent in target.absolute().parents if parent.is_dir())
     with tempfile.TemporaryDirectory(prefix=".musicot-convert-", dir=beside) as scratch:
-        options = {"text_encoder": text_encoder, "tokenizer": tokenizer}
+        options = {"text_encoder": text_encoder, "tokenizer": tokenizer, "size": size}
         checkpoint = families.read(folder, Path(scratch), **options)
         if quantize or q_parts:
             checkpoint = _choose_quantization(

@@ -8,6 +8,7 @@ Options that a reader does not know are not its business.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def read(source: Path, scratch: Path, **options: Any) -> Checkpoint:
         raise MusicotError(f"{path} should hold a JSON object")
     for reader in (reader for family in known() for reader in family.readers):
         if checkpoint := named(reader)(source, config, scratch, **options):
+            if options.get("size") and "size" not in signature(named(reader)).parameters:
+                raise MusicotError(f"{source} holds one size alone; leave out :{options['size']}")
             return checkpoint
     kind = config.get("model_type")
     upstream = any(key in config for key in ("architectures", "transformers_version"))

@@ -68,7 +68,9 @@ def read(
         return None
     size = size or found[0]
     if size not in found:
-        raise MusicotError(f"{source} holds no checkpoints/mrt2_{size}.safetensors")
+        raise MusicotError(
+            f"{source} holds no checkpoints/mrt2_{size}.safetensors; there is {' and '.join(found)}"
+        )
     arrays = _load(_weights(source, size))
     encoder = _load(source / "resources" / "spectrostream" / "encoder.safetensors")
     shapes = {key: tuple(value.shape) for key, value in [*arrays.items(), *encoder.items()]}

@@ -30,7 +30,7 @@ class Arguments(flags.Writing):
 
     hf_path: str = flags.flag(
         "FOLDER",
-        "PyTorch checkpoint: folder, file or Hub id",
+        "PyTorch checkpoint: folder, file or Hub id; NAME:SIZE where it holds several",
         "--hf-path",
         "--model",
         required=True,

@@ -101,7 +101,8 @@ def _published() -> Iterator[Model]:
 def _delete(args: Arguments) -> int:
     import typer
 
-    name = args.delete
+    on_hub = hub.hub_id(args.delete)
+    name = on_hub[0] if on_hub else args.delete
     if name in hub.EMBEDDED:
         raise MusicotError(f"{name} is part of the installation and can't be deleted")
     conversions = [(folder, size) for other, folder, size in cache.entries() if other == name]
@@ -117,14 +118,15 @@ def _delete(args: Arguments) -> int:
             raise typer.Abort
     for folder, _ in conversions:
         cache.delete(folder)
-    left = hub.downloaded(name) if hub.hub_id(name) else 0
+    left = hub.downloaded(name) if on_hub else 0
     if args.json:
         report = {"deleted": name, "conversions": [str(folder) for folder, _ in conversions]}
         print(json.dumps({**report, "freed": freed, "download": left}))
         return 0
     print(f"deleted {name} ({listed}): {_size(freed)} freed")
     if left:
-        print(f"its download stays, {_size(left)}; `hf cache rm model/{name}` frees that too")
+        repository = hub.split_size(name)[0]
+        print(f"its download stays, {_size(left)}; `hf cache rm model/{repository}` frees that too")
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from musicot_mlx.texts import read_json
 from musicot_mlx.weights import cache
-from musicot_mlx.weights.hub import EMBEDDED, hub_id, resolve
+from musicot_mlx.weights.hub import EMBEDDED, hub_id, resolve, split_size
 
 DTYPE = "float16"
 
@@ -39,6 +39,7 @@ def mlx_folder(
     else:
         source = source.resolve()
         label, version = f"{source.name}@{_digest(str(source))}", _fingerprint(source)
+        label += f":{size}" if (size := split_size(name)[1]) else ""
     target = cache.entry(label, version, dtype)
     if not cache.is_complete(target):
         _convert(source, target, name=name, dtype=dtype, say=say)
@@ -76,7 +77,8 @@ def _convert(
         if mine:
             say(f"converting {name} to {dtype} once, into {target}")
             with _bar(name) as progress:
-                convert(source, target, dtype=dtype, progress=progress)
+                size = split_size(name)[1]
+                convert(source, target, size=size, dtype=dtype, progress=progress)
 
 
 @contextmanager
@@ -100,9 +102,15 @@ def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _fingerprint(folder: Path) -> str:
-    """What tells one state of a local checkpoint from another: names, sizes and times of files."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    """What tells one state of a local checkpoint from another: names, sizes and times of files, in
+    its folders too.
+    """
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    stats = [
+        (name, path.stat().st_size, path.stat().st_mtime_ns)
+        for name, path in sorted(files.items())
+        if not name.startswith(".")  # of a client or a version control, which come and go
+    ]
     return _digest(json.dumps(stats))
 
 

@@ -9,6 +9,7 @@ from musicot_mlx.pipelines.family import Family, named
 from musicot_mlx.pipelines.given import path_of
 
 if TYPE_CHECKING:
+    from musicot_mlx.pipelines.magenta_rt2.pipeline import MagentaPipeline
     from musicot_mlx.pipelines.musicgen.pipeline import MusicgenPipeline
     from musicot_mlx.pipelines.musicot.pipeline import MusicotPipeline
     from musicot_mlx.pipelines.song import Song, Stream
@@ -70,11 +71,20 @@ def load(
 
 
 @overload
+def load(
+    name_or_path: Literal["google/magenta-realtime-2", "google/magenta-realtime-2:base"],
+    *,
+    adapter_path: Adapters = ...,
+) -> "MagentaPipeline": ...
+
+
+@overload
 def load(name_or_path: str | Path, *, adapter_path: Adapters = ...) -> SongModel: ...
 
 
 def load(name_or_path: str | Path = "musicot-mini", **options: Any) -> Any:
-    """A model ready to use: an embedded name, a local folder, or a Hub id (owner/name@revision).
+    """A model ready to use: an embedded name, a local folder, or a Hub id (owner/name@revision,
+    owner/name:size where there are several).
 
     A PyTorch checkpoint is converted once, into the user's cache; a line on standard error says so.
     model_type "musicot" gives a MusicotPipeline (generate, stream, plan), "musicgen" a

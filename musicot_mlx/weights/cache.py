@@ -97,7 +97,8 @@ def entries() -> list[tuple[str, Path, int]]:
     for folder in sorted(cache_root().glob("*/*")):
         if is_complete(folder):
             size = sum(file.stat().st_size for file in folder.iterdir())
-            conversions.append((folder.parent.name.replace("--", "/"), folder, size))
+            name = folder.parent.name.replace("--", "/").replace("+", ":")
+            conversions.append((name, folder, size))
     return conversions
 
 
@@ -115,4 +116,4 @@ def delete(folder: Path) -> None:
 
 
 def _model(name: str) -> Path:
-    return cache_root() / name.replace("/", "--")
+    return cache_root() / name.replace("/", "--").replace(":", "+")

@@ -4,15 +4,18 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from musicot_mlx.errors import MusicotError, RunError
-from musicot_mlx.weights.published import published
+from musicot_mlx.weights.published import Published, published, sizes
 
 EMBEDDED = ("musicot-mini",)
 _FOLDER = Path(__file__).resolve().parent
-_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+(?::[a-z]\w*)?)(?:@([\w./-]+))?")
+_SIZED = re.compile(r"(.+?):([a-z]\w*)(@[\w./-]+)?")
 
 # What to fetch: the words around the weights, then the first kind of weights that the model has.
 # Safetensors need no PyTorch, so they come first; the last is audiocraft's own format.
@@ -24,8 +27,9 @@ _WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin"], ["*state_dict.bin"])
 def resolve(name_or_path: str | Path) -> Path:
     """The folder that holds a model: embedded name, local folder, or Hub id (downloaded once).
 
-    A Hub id may name a revision: owner/name@revision. Raises MusicotError when there is no such
-    folder or model, RunError when the Hub is far.
+    A Hub id may name a size and a revision: owner/name:size@revision; a folder that holds several
+    sizes, one: folder:size. Raises MusicotError when there is no such folder or model, RunError
+    when the Hub is far.
     """
     name = str(name_or_path)
     if name in EMBEDDED:
@@ -35,7 +39,7 @@ def resolve(name_or_path: str | Path) -> Path:
                 f"this installation lacks the embedded model {name}; reinstall musicot-mlx"
             )
         return folder
-    path = Path(name).expanduser()
+    path = Path(split_size(name)[0]).expanduser()
     if path.is_dir():
         return path
     if path.is_file():
@@ -49,16 +53,36 @@ def resolve(name_or_path: str | Path) -> Path:
     return _download(*hub_name)
 
 
+def split_size(name_or_path: str | Path) -> tuple[str, str | None]:
+    """The name of a model and the size that stands behind it: "mrt2:base" is ("mrt2", "base").
+
+    None where there is none, as in what is a file or folder of such a name.
+    """
+    name = str(name_or_path)
+    match = _SIZED.fullmatch(name)
+    if not match or Path(name).expanduser().exists():
+        return name, None
+    return match[1] + (match[3] or ""), match[2]
+
+
 def hub_id(name_or_path: str | Path) -> tuple[str, str] | None:
-    """(owner/name, revision) where the name can only be one of the Hub's, else None."""
+    """(owner/name or owner/name:size, revision) where the name can only be one of the Hub's, else
+    None. The size that a repository's own name stands for is left out.
+    """
     name = str(name_or_path)
     match = _HUB_ID.fullmatch(name)
-    if not match or name.startswith((".", "~")) or Path(name).expanduser().exists():
+    local = (name, split_size(name)[0])
+    if (
+        not match
+        or name.startswith((".", "~"))
+        or any(Path(e).expanduser().exists() for e in local)
+    ):
         return None
-    return match[1], match[2] or "main"
+    known = published(match[1])
+    return known.name if known else match[1], match[2] or "main"
 
 
-def _download(name: str, revision: str) -> Path:
+def _download(asked: str, revision: str) -> Path:
     # Imported here: with the embedded model or a local folder nothing of the Hub client is loaded.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -70,12 +94,14 @@ def _download(name: str, revision: str) -> Path:
         RevisionNotFoundError,
     )
 
-    known = published(name)
+    known, (name, size) = published(asked), split_size(asked)
+    if size and known is None:
+        there = ", ".join(sizes(name)) or "one alone, so leave out the colon and what follows"
+        raise MusicotError(f"{name} has no size {size!r} that is known; there is {there}")
     own = known is not None and known.files
     if own:
         revision = known.revision if revision == "main" else revision
-        if not downloaded(name):
-            print(f"fetching {name}, {known.gigabytes:g} GB", file=sys.stderr, flush=True)
+        _fetch_large(asked, known, revision)
     try:
         for weights in [list(known.files)] if own else _WEIGHTS:
             folder = Path(
@@ -113,8 +139,8 @@ def _download(name: str, revision: str) -> Path:
         at = "" if revision == "main" else f" --revision {revision}"
         wanted = " ".join(f"'{each}'" for each in (known.files if own else _USUAL))
         raise RunError(
-            f"{name} is not a folder here, not (wholly) in the download cache, and {why}; fetch it "
-            f"where there is a network with: hf download {name}{at} --include {wanted}"
+            f"{asked} is not a folder here, not (wholly) in the download cache, and {why}; fetch "
+            f"it where there is a network with: hf download {name}{at} --include {wanted}"
         ) from error
     return folder
 
@@ -182,13 +208,95 @@ def fetch_file(name: str, filename: str) -> Path:
 
 
 def downloaded(name: str) -> int:
-    """Bytes of a Hub model that lie in the Hub client's cache, as it was published."""
+    """Bytes of a Hub model that lie in the Hub client's cache, as it was published; of one of
+    several sizes 0 until its weights are there.
+    """
+    known, folder = published(name), _cached(name)
+    if known is None or not known.files:
+        blobs = folder / "blobs"
+        found = blobs.iterdir() if blobs.is_dir() else ()
+    else:
+        snapshot = folder / "snapshots" / known.revision
+        if not all((snapshot / file).is_file() for file in _large(known)):
+            return 0
+        found = (file for pattern in known.files for file in snapshot.glob(pattern))
+    return sum(file.stat().st_size for file in found if file.is_file())
+
+
+def _cached(name: str) -> Path:
+    """Where the Hub client keeps a model."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    blobs = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "blobs"
-    if not blobs.is_dir():
-        return 0
-    return sum(file.stat().st_size for file in blobs.iterdir() if file.is_file())
+    return Path(HF_HUB_CACHE) / f"models--{split_size(name)[0].replace('/', '--')}"
+
+
+def _large(known: Published) -> list[str]:
+    """The files of a published model that are called by name."""
+    return [file for file in known.files if "*" not in file]
+
+
+def _fetch_large(asked: str, known: Published, revision: str) -> None:
+    """Fetch the large files of a model into the Hub client's cache, which then finds them there.
+
+    The client itself begins a file anew in each run; this goes on from where the last one stopped.
+    What the Hub does not answer is left to the client to tell. Raises RunError where a download
+    breaks off.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    name = split_size(asked)[0]
+    missing = [
+        file
+        for file in _large(known)
+        if not isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+    ]
+    if not missing or constants.HF_HUB_OFFLINE:
+        return
+    print(f"fetching {asked}, {known.gigabytes:g} GB", file=sys.stderr, flush=True)
+    blobs = _cached(name) / "blobs"
+    for file in missing:
+        url = hf_hub_url(name, file, revision=revision)
+        try:
+            about = get_hf_file_metadata(url)
+        except Exception:  # also those of the library that the client has its network from
+            return
+        if not about.etag or not about.size or (blobs / about.etag).exists():
+            continue
+        blobs.mkdir(parents=True, exist_ok=True)
+        with _alone(blobs / f"{about.etag}.part") as part:
+            if (blobs / about.etag).exists():  # another process has fetched it meanwhile
+                continue
+            if have := part.tell():
+                at = f"{have / 1e9:.2g} of {about.size / 1e9:.2g} GB are there"
+                print(f"going on with {file}: {at}", file=sys.stderr, flush=True)
+            try:
+                http_get(
+                    url,
+                    part,
+                    resume_size=have,
+                    headers=build_hf_headers(),
+                    expected_size=about.size,
+                    tqdm_class=_one_bar(asked),
+                )
+            except Exception as error:
+                raise RunError(
+                    f"the download of {asked} broke off ({error}); run it again, and it goes on"
+                ) from error
+            part.flush()
+            os.replace(part.name, blobs / about.etag)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """A file that no other process writes meanwhile, open at its end."""
+    import fcntl  # not on Windows, where MLX does not run either
+
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, os.SEEK_END)
+        yield file
 
 
 def _one_bar(name: str) -> Any:

@@ -13,8 +13,10 @@ _MUSICGEN, _CLAP = "CC-BY-NC-4.0", "Apache-2.0"
 class Published:
     """One checkpoint: its name on the Hub, licence, millions of parameters, rate in Hz, and use.
 
-    files: patterns of what is fetched, where that is not the weights beside config.json; gigabytes:
-    how much that is; revision: the only one that is known to convert.
+    files: what is fetched, where that is not the weights beside config.json, large files by name
+    and others by pattern; gigabytes: how much that is; revision: the only one known to convert.
+    A repository that holds several sizes has one of these for each; its default, which is called by
+    the repository's name alone, tells its size here.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Published:
     files: tuple[str, ...] = ()
     gigabytes: float = 0.0
     revision: str = "main"
+    default: str = ""
 
     @property
     def size(self) -> int:
@@ -32,20 +35,30 @@ class Published:
         return int(self.parameters * 2e6)
 
 
+_RT2 = "010aa0dcb0dfd27b24f0ad07b4dad63e8f9521cc"
+_RT2_FILES = ("resources/musiccoca/*", "resources/spectrostream/encoder.safetensors")
+
 PUBLISHED = (
     Published(
         "google/magenta-realtime-2",
         "CC-BY-4.0",
-        521.0,  # of small: language model 230, codec 48, MusicCoCa 243
+        521.0,  # language model 230, codec 48, MusicCoCa 243
         48000,
         "songs of plans, stereo",
-        files=(
-            "checkpoints/mrt2_small.safetensors",
-            "resources/musiccoca/*",
-            "resources/spectrostream/encoder.safetensors",
-        ),
+        files=("checkpoints/mrt2_small.safetensors", *_RT2_FILES),
         gigabytes=2.2,
-        revision="010aa0dcb0dfd27b24f0ad07b4dad63e8f9521cc",
+        revision=_RT2,
+        default="small",
+    ),
+    Published(
+        "google/magenta-realtime-2:base",
+        "CC-BY-4.0",
+        2698.0,  # language model 2,407
+        48000,
+        "songs of plans, stereo",
+        files=("checkpoints/mrt2_base.safetensors", *_RT2_FILES),
+        gigabytes=10.9,
+        revision=_RT2,
     ),
     Published("facebook/musicgen-small", _MUSICGEN, 586.9, 32000, "songs, mono"),
     Published("facebook/musicgen-medium", _MUSICGEN, 2005.3, 32000, "songs, mono"),
@@ -74,5 +87,12 @@ PUBLISHED = (
 
 
 def published(name: str) -> Published | None:
-    """What is known of a checkpoint on the Hub."""
-    return next((each for each in PUBLISHED if each.name == name), None)
+    """What is known of a checkpoint on the Hub, owner/name or owner/name:size."""
+    called = (each for each in PUBLISHED if name in (each.name, f"{each.name}:{each.default}"))
+    return next(called, None)
+
+
+def sizes(repository: str) -> list[str]:
+    """The sizes that a repository on the Hub is known to hold; none where there is one alone."""
+    own = [each for each in PUBLISHED if each.name.partition(":")[0] == repository]
+    return [size for each in own if (size := each.default or each.name.partition(":")[2])]

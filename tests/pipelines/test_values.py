@@ -191,7 +191,8 @@ def test_options_may_be_called_as_on_the_command_line(model: MusicotPipeline) ->
 
 def test_load_tells_editors_what_it_gives() -> None:
     given = [each.__annotations__["return"] for each in get_overloads(families.load)]
-    assert given == ["MusicotPipeline", "MusicgenPipeline", families.SongModel]
+    classes = ["MusicotPipeline", "MusicgenPipeline", "MagentaPipeline"]
+    assert given == [*classes, families.SongModel]
     for name in given[:2]:
         model = getattr(mc, name)
         assert {"generate", "stream", "settings", "sample_rate"} <= set(dir(model)), name

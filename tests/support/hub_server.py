@@ -37,7 +37,11 @@ def serve(repositories: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
                 asked.append(name)
             data = (folder / name).read_bytes()
             etag = hashlib.sha1(data).hexdigest()
-            self._send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, body)
+            code, about = 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
+            if start := int(self.headers.get("Range", "bytes=0-")[6:].partition("-")[0]):
+                asked[-1] += f" from {start}"
+                code, about["Content-Range"] = 206, f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self._send(code, data[start:], about, body)
 
         def _json(self, folder: Path | None, name: str, *, tree: bool) -> None:
             if folder is None:
