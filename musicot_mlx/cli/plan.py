@@ -61,6 +61,11 @@ class Arguments(flags.Writing, flags.Asked):
     planning: ClassVar[bool] = True
 
     from_audio: str | None = flags.song("FILE", "plan what this audio holds, second by second")
+    from_words: str | None = flags.song(
+        "FILE",
+        "plan what this plan of any model, or that of a song's .json, says in words, in the space "
+        "of this model",
+    )
     plan: str | None = _editing("FILE", "begin with this plan, or the plan of a song's .json")
     arrange: list[int] | None = _editing(
         "N,N",
@@ -187,24 +192,21 @@ def run(args: Arguments) -> int:
 def _check(args: Arguments) -> None:
     """What can be told before the model is loaded."""
     if args.plan is not None:
-        for name in (*MADE_BY, "from_audio"):
-            if getattr(args, name) is not None:
-                flag = flags.spelled(Arguments, name)
-                raise MusicotError(
-                    f"{flag} belongs to planning, and the plan is made; leave out {flag}"
-                )
+        _refuse(args, (*MADE_BY, "from_audio", "from_words"), "the plan is made")
+    if args.from_words is not None:
+        _refuse(args, (*MADE_BY, "from_audio"), "the words are those of the plan")
     args.prompt, args.words = flags.prompt_of(args), None
     if args.from_audio is not None and args.bpm is not None:
         raise MusicotError("the tempo of --from-audio is heard in it; leave out --bpm")
     if args.from_audio is not None and args.reference is not None:
         raise MusicotError("pass --from-audio or --reference, not both")
-    if not any((args.prompt, args.reference, args.from_audio, args.plan)):
+    if not any((args.prompt, args.reference, args.from_audio, args.from_words, args.plan)):
         raise MusicotError(
             'nothing to plan; write what the music should be, as in musicot plan "slow jazz", or '
-            "pass --reference, --from-audio or --plan"
+            "pass --reference, --from-audio, --from-words or --plan"
         )
     flags.check_references(args)
-    sources = [("plan", args.plan), ("audio", args.from_audio)]
+    sources = [("plan", args.plan), ("audio", args.from_audio), ("plan", args.from_words)]
     if args.morph is not None:
         sources.append(("plan", args.morph[0]))
         try:
@@ -216,6 +218,14 @@ def _check(args: Arguments) -> None:
     for label, path in sources:
         if path is not None and not Path(path).is_file():
             raise MusicotError(f"{label} file {path} doesn't exist")
+
+
+def _refuse(args: Arguments, names: Sequence[str], why: str) -> None:
+    """Raise MusicotError for a flag of planning where there is nothing left to be planned."""
+    for name in names:
+        if getattr(args, name) is not None:
+            flag = flags.spelled(Arguments, name)
+            raise MusicotError(f"{flag} belongs to planning, and {why}; leave out {flag}")
 
 
 @dataclass(frozen=True)
@@ -276,6 +286,8 @@ def _first_plan(model: Any, args: Arguments) -> "Plan":
 
     if args.plan is not None:
         return mc.Plan.load(args.plan, model)
+    if args.from_words is not None:
+        return model.plan_from_words(args.from_words, seed=args.seed)
     prompt = args.prompt
     lyrics = flags.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None
     common_options = {"seed": args.seed or 0, "lyrics": lyrics, "tags": args.tags}

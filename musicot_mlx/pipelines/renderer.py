@@ -38,7 +38,8 @@ class Space:
         if other not in (None, self.id):
             raise MusicotError(
                 f"{where} was made in the space {ascii(other)[:60]} and the thoughts of this model "
-                f"live in {self.id!r}; pass --model that made it, or plan anew from its words"
+                f"live in {self.id!r}; pass --model that made it, or plan anew from its words: "
+                "musicot plan --from-words FILE, in Python model.plan_from_words(plan)"
             )
 
 

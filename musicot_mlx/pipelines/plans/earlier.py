@@ -38,8 +38,9 @@ def earlier_song(
     if isinstance(earlier, Song):
         if earlier.plan is None:
             raise MusicotError("the song to keep has no plan; only songs made from thoughts can be")
-        codes = earlier.codes.astype(np.int32)
-        return EarlierSong("the song to keep", earlier.plan, codes, earlier.settings, earlier.gain)
+        where, codes = "the song to keep", earlier.codes.astype(np.int32)
+        plan = model.check_plan(earlier.plan, where)
+        return EarlierSong(where, plan, codes, earlier.settings, earlier.gain)
     path = Path(earlier)
     sidecar = expected_sidecar(path)
     try:

@@ -8,6 +8,7 @@ hold.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,9 +18,10 @@ from musicot_mlx import __version__
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.device import turn
 from musicot_mlx.models.rvq import ResidualVQ
-from musicot_mlx.pipelines.given import items, number, shown
+from musicot_mlx.pipelines.given import items, number, path_of, shown
 from musicot_mlx.pipelines.options import Embedder, PlannedOptions, checked, files_of
-from musicot_mlx.pipelines.plans.origin import Origin
+from musicot_mlx.pipelines.plans.file import read_plan
+from musicot_mlx.pipelines.plans.origin import Origin, guests
 from musicot_mlx.pipelines.plans.plan import Plan
 from musicot_mlx.pipelines.plans.thoughts import (
     Audio,
@@ -67,6 +69,9 @@ class Planner:
     def text_vector(self, words: str) -> np.ndarray:
         """The vector (dim,) of what words ask for."""
         return self.clap.embed_text([words])[0]
+
+    def plan(self, prompt: str | None = None, **options: Any) -> Plan:
+        raise NotImplementedError
 
     def draw_thoughts(self, vector: np.ndarray, **options: Any) -> np.ndarray:
         raise NotImplementedError
@@ -233,6 +238,52 @@ class Planner:
         vector = None if wish.prompt is None else self.text_vector(wish.prompt)
         wish = replace(wish, duration=duration)
         return self._of_thoughts(Thoughts(vectors, origins), vector, wish)
+
+    def plan_from_words(self, plan: Plan | str | Path, *, seed: int | None = None) -> Plan:
+        """A plan of this model that asks for what a plan of any model says in words: its prompt, as
+        long as this model's songs can be, and in its segments what they were set to, words or files
+        that are still there.
+
+        plan: a Plan, a file, or the .json beside a song; seed: the plan's own if None. Chords and
+        controls go along where this model knows them. Raises MusicotError for a plan that says
+        nothing in words and was heard in no file.
+        """
+        value = plan.to_dict() if isinstance(plan, Plan) else read_plan(path_of("the plan", plan))
+        prompt, origins = value["prompt"], [Origin(**each) for each in value.get("origins", ())]
+        heard = [each.file for each in origins if each.file and Path(each.file).is_file()]
+        if prompt is None and not heard:
+            raise MusicotError(
+                "the plan has no prompt, and what it was heard in is not here; plan anew with a "
+                "prompt"
+            )
+        given = {name: value.get(name) for name in ("lyrics", "key", "chords")}
+        given["reference"] = heard[0] if prompt is None else None
+        known = {*self.wishes.planned(), *self.wishes.controls()}
+        made = self.plan(
+            prompt,
+            duration=min(float(value["duration"]), self.longest),
+            seed=value["seed"] if seed is None else seed,
+            **{name: each for name, each in given.items() if each and name in known},
+        )
+        # where each of our segments lies in theirs, by its middle
+        step, last = float(value["thought_seconds"]), len(value["codes"][0]) - 1
+        middles = (np.arange(made.segments) + 0.5) * self.space.seconds
+        there = np.minimum(middles // step, last).astype(int).tolist()
+        brought = guests(origins, prompt, value.get("history", ()))
+        runs = groupby(enumerate(there if brought else ()), lambda pair: brought[pair[1]])
+        for origin, run in runs:
+            places = [place for place, _ in run]
+            if origin is not None and origin.text:
+                made = made.replace(places, origin.text, seed=origin.seed)
+            elif origin is not None and origin.file in heard:
+                within = places[0] * self.space.seconds - there[places[0]] * step
+                start = max(0.0, (origin.start or 0.0) + within)
+                made = made.replace(places, Path(origin.file), start=start)
+        for place, theirs in enumerate(there if value.get("controls") else ()):
+            own = value["controls"][theirs].items()
+            if own := {name: each for name, each in own if name in known}:
+                made = made.set(place, **own)
+        return made
 
     def _of_thoughts(
         self, thoughts: Thoughts, vector: np.ndarray | None, wish: PlannedOptions
