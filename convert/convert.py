@@ -21,6 +21,7 @@ from musicot_mlx.convert.peft import convert_peft, is_peft
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.given import flag, number, path_of, shown
 from musicot_mlx.weights.checkpoint import (
+    has_embeddings,
     load_strict,
     parameter_count,
     quantization_of,
@@ -51,17 +52,20 @@ def convert(
     dtype: str = "float16",
     text_encoder: str | None = None,
     tokenizer: str | Path | None = None,
+    keep_lora: bool = False,
+    say: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Write the MLX folder `target` and return a line that says what is in it.
 
     source: folder, file or Hub id of a checkpoint that a family of families/ knows; size: which one
-    of those that it holds, also said as source:size. q_parts: parts
-    to quantise, each with its bits or None for `bits`; the name "embeddings" adds the embeddings of
-    these parts (None: what the family says). text_encoder: folder or Hub id of the T5 for a
-    checkpoint without; tokenizer: tokenizer.json, or a folder with one, for a checkpoint without.
-    progress is called as progress(bytes written, bytes in all). Raises MusicotError for a
-    checkpoint of another kind, keys that no table knows, or weights that don't fit.
+    of those that it holds, also said as source:size. q_parts: parts to quantise, each with its bits
+    or None for `bits`; the name "embeddings" adds the embeddings of these parts (None: what the
+    family says). text_encoder: folder or Hub id of the T5 for a checkpoint without; tokenizer:
+    tokenizer.json, or a folder with one, for a checkpoint without; keep_lora: LoRA in a checkpoint
+    stays beside its weights. say gets lines on what is found and what converting it takes, before
+    it begins. progress is called as progress(bytes written, bytes in all). Raises MusicotError for
+    a checkpoint of another kind, keys that no table knows, or weights that don't fit.
     """
     path_of("source", source), path_of("target", target)
     bits = number("bits", bits, low=2, high=8, whole=True)
@@ -94,6 +98,7 @@ def convert(
     beside = next(parent for parent in target.absolute().parents if parent.is_dir())
     with tempfile.TemporaryDirectory(prefix=".musicot-convert-", dir=beside) as scratch:
         options = {"text_encoder": text_encoder, "tokenizer": tokenizer, "size": size}
+        options |= {"keep_lora": keep_lora, "say": say or (lambda line: None)}
         checkpoint = families.read(folder, Path(scratch), **options)
         if quantize or q_parts:
             checkpoint = _choose_quantization(
@@ -132,6 +137,11 @@ def _choose_quantization(
             if whole["mode"] != "affine":
                 raise MusicotError(f"--q-parts: --q-mode {whole['mode']} leaves no choice of bits")
             quantization[name] = {**whole, "bits": chosen[name]}
+        elif chosen[name] is None and whole["bits"] < checkpoint.least_bits.get(name, 0):
+            least = {"group_size": 64, "bits": checkpoint.least_bits[name], "mode": "affine"}
+            if whole["mode"] == "affine":
+                least["group_size"] = whole["group_size"]
+            quantization[name] = least
     return replace(checkpoint, config={**checkpoint.config, "quantization": quantization})
 
 
@@ -152,7 +162,8 @@ def _write(
         stored = mx.bfloat16 if dtype == mx.float16 and name in checkpoint.wide else dtype
         exact, rest = _cast(checkpoint, name, stored)
         if quantization := quantization_of(config, name):
-            rest = quantize_arrays(network, rest, **quantization, embeddings=checkpoint.embeddings)
+            embedded = has_embeddings(checkpoint.embeddings, name)
+            rest = quantize_arrays(network, rest, **quantization, embeddings=embedded)
             if name in named and not any(key.endswith(".scales") for key in rest):
                 raise MusicotError(
                     f"--q-parts: {name} has nothing to quantise in groups of "

@@ -4,6 +4,7 @@ A pickle may hold code that runs when it is read. torch.load(weights_only=True) 
 plain containers and refuses everything else, and so do we.
 """
 
+import argparse
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -17,11 +18,12 @@ from musicot_mlx.errors import MusicotError, first_few
 from musicot_mlx.weights.files import SAVE_AGAIN, load_file, plain_names, weight_files
 
 PICKLES = (".pt", ".pth", ".ckpt")  # endings of files that torch.save wrote
-_PIECE = 256 << 20  # bytes of tensors a scratch file
+PIECE = 256 << 20  # bytes of tensors a scratch file, more than which unpacking does not hold
 
 
 def unpickle(path: Path) -> Any:
-    """What a file of torch.save holds; tensors stay on disk until they are used.
+    """What a file of torch.save holds; tensors stay on disk until they are used. The arguments of a
+    training script may stand beside them: an argparse.Namespace is made of names and values alone.
 
     Raises MusicotError where torch is missing, for a broken file, and for one that holds code.
     """
@@ -34,7 +36,7 @@ def unpickle(path: Path) -> Any:
         ) from error
     try:
         zipped = zipfile.is_zipfile(path)  # files of torch before 1.6 are not, nor can be mapped
-        with torch.serialization.safe_globals(_numbers()):
+        with torch.serialization.safe_globals([*_numbers(), argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise MusicotError(
@@ -111,7 +113,7 @@ def _pieces(tensors: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             raise MusicotError(f"{key} is {type(value).__name__}, expected a tensor")
         piece[key] = value.contiguous()
         size += value.numel() * value.element_size()
-        if size > _PIECE:
+        if size > PIECE:
             yield piece
             piece, size = {}, 0
     if piece:

@@ -142,7 +142,7 @@ def apply_rules(
             ((m, rule) for regex, rule in rules if (m := regex.fullmatch(source))), (None, None)
         )
         if rule is None:
-            unknown.append(source)
+            unknown.append(f"{source} {tuple(value.shape)}")
         elif rule.target is None:
             continue
         elif not mx.issubdtype(value.dtype, mx.floating):

@@ -93,8 +93,17 @@ def _tokenizer(data: bytes) -> Tokenizer:
         raise _Broken(f"is of model type {kind}, expected unigram (1) or bpe (2)")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = _normalizer(normalizer)
-    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    tokenizer.decoder = _decoder(prefixed=bool(normalizer.get(3, 1)), bytes_too=bytes_too)
     return tokenizer
+
+
+def _decoder(*, prefixed: bool, bytes_too: bool) -> decoders.Decoder:
+    """Pieces to text: a space for each SPACE but the first, which stands before every text; bytes
+    of a character that no piece has are that character.
+    """
+    steps = [decoders.Replace(SPACE, " "), *([decoders.ByteFallback()] if bytes_too else [])]
+    strip = [decoders.Strip(" ", 1, 0)] if prefixed else []
+    return decoders.Sequence([*steps, decoders.Fuse(), *strip])
 
 
 def _normalizer(spec: dict[int, int | bytes]) -> normalizers.Normalizer:

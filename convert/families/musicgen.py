@@ -79,13 +79,22 @@ def _transformers(folder: Path, source: Mapping[str, Any], scratch: Path) -> Che
     for name in ("text_encoder", "audio_encoder", "decoder"):
         if not isinstance(source.get(name), dict):
             raise MusicotError(f"{folder}/config.json lacks the section {name}")
-    arrays = _arrays(folder, scratch)
+    config, arrays = networks(source, _arrays(folder, scratch))
+    config |= {"sampling": _sampling(folder)}
+    return _checkpoint(config, arrays, folder / "tokenizer.json")
+
+
+def networks(
+    source: Mapping[str, Any], arrays: dict[str, mx.array]
+) -> tuple[dict[str, Any], dict[str, dict[str, mx.array]]]:
+    """Sections of config.json and arrays of the three parts, from transformers' config of a
+    MusicGen and all its arrays by the names that transformers gives them.
+    """
     codec = encodec.config(source["audio_encoder"])
     config = {
         "text_encoder": t5.config(source["text_encoder"]),
         "decoder": musicgen.config(source, frame_rate=_frame_rate(codec)),
         "codec": codec,
-        "sampling": _sampling(folder),
     }
     text, audio = part(arrays, "text_encoder"), part(arrays, "audio_encoder")
     rest = {
@@ -93,13 +102,11 @@ def _transformers(folder: Path, source: Mapping[str, Any], scratch: Path) -> Che
         for key, value in arrays.items()
         if not key.startswith(("text_encoder.", "audio_encoder."))
     }
-    return _checkpoint(
-        config,
-        _text_arrays(text),
-        apply_rules(musicgen.rules(config["decoder"]), rest, where="decoder"),
-        apply_rules(encodec.rules(codec), audio, where="codec"),
-        folder / "tokenizer.json",
-    )
+    return config, {
+        "text_encoder": _text_arrays(text),
+        "decoder": apply_rules(musicgen.rules(config["decoder"]), rest, where="decoder"),
+        "codec": apply_rules(encodec.rules(codec), audio, where="codec"),
+    }
 
 
 def _audiocraft(folder: Path, scratch: Path, text_encoder: str | None) -> Checkpoint:
@@ -113,21 +120,19 @@ def _audiocraft(folder: Path, scratch: Path, text_encoder: str | None) -> Checkp
     decoder["frame_rate"] = _frame_rate(codec)
     return _checkpoint(
         {"text_encoder": text, "decoder": decoder, "codec": codec},
-        _text_arrays(_arrays(t5_folder, scratch)),
-        apply_rules(
-            musicgen_audiocraft.rules(decoder), lazy_arrays(state, scratch), where="decoder"
-        ),
-        codec_arrays,
+        {
+            "text_encoder": _text_arrays(_arrays(t5_folder, scratch)),
+            "decoder": apply_rules(
+                musicgen_audiocraft.rules(decoder), lazy_arrays(state, scratch), where="decoder"
+            ),
+            "codec": codec_arrays,
+        },
         t5_folder / "tokenizer.json",
     )
 
 
 def _checkpoint(
-    config: dict[str, Any],
-    text: dict[str, mx.array],
-    decoder: dict[str, mx.array],
-    codec: dict[str, mx.array],
-    tokenizer: Path,
+    config: dict[str, Any], arrays: dict[str, dict[str, mx.array]], tokenizer: Path
 ) -> Checkpoint:
     if not tokenizer.is_file():
         raise MusicotError(
@@ -136,7 +141,7 @@ def _checkpoint(
         )
     return Checkpoint(
         config={"model_type": "musicgen", **config},
-        arrays={"text_encoder": text, "decoder": decoder, "codec": codec},
+        arrays=arrays,
         parts=PARTS,
         files={"tokenizer.json": tokenizer},
         exact=EXACT,

@@ -1,5 +1,6 @@
 """musicot convert: a PyTorch checkpoint to an MLX folder."""
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -52,7 +53,7 @@ class Arguments(flags.Writing):
         "A,B=BITS",
         "parts to quantise, some with bits of their own, e.g. decoder=4,text_encoder=8; the word "
         "embeddings adds theirs (default: all; of MusicGen text_encoder and decoder, without "
-        "embeddings)",
+        "embeddings; of MuMu-LLaMA those and llama, words and bridges, the last two with 8 bits)",
         check=_parts,
     )
     dtype: Literal["float16", "bfloat16", "float32"] = flags.flag(
@@ -61,12 +62,18 @@ class Arguments(flags.Writing):
     text_encoder: str | None = flags.flag(
         "FOLDER",
         "folder or Hub id of the T5 that audiocraft's MusicGen files lack (default: the one they "
-        "name, google-t5/t5-base)",
+        "name, google-t5/t5-base); of MuMu-LLaMA one with T5's tokenizer.json",
     )
     tokenizer: str | None = flags.flag(
         "FILE",
         "RoBERTa's tokenizer.json, for CLAP files without one (default: beside the file, else "
-        "from the Hub)",
+        "from the Hub); LLaMA-2's tokenizer.model for MuMu-LLaMA (default: beside the file)",
+    )
+    keep_lora: bool = flags.flag(
+        "",
+        "leave LoRA that a checkpoint holds beside its weights instead of merging it (MuMu-LLaMA): "
+        "more exact in few bits, a little slower",
+        default=False,
     )
     check: bool = flags.flag(
         "",
@@ -97,6 +104,8 @@ def run(args: Arguments) -> int:
             dtype=args.dtype,
             text_encoder=args.text_encoder,
             tokenizer=args.tokenizer,
+            keep_lora=args.keep_lora,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
             progress=lambda done, total: progress("writing", done, total),
         )
     print(summary)

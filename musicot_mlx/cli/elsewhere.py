@@ -6,7 +6,7 @@ COMMANDS = {
         "create make gen compose song sing run new render text2music".split(), GENERATE
     ),
     **dict.fromkeys(
-        "chat ask prompt interactive repl".split(),
+        "chat prompt interactive repl".split(),
         f"musicot holds no conversation: {GENERATE}, and musicot plan --plan changes its plan",
     ),
     **dict.fromkeys(

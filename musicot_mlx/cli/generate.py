@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from musicot_mlx.cli import flags, player, request
 from musicot_mlx.cli.progress import Progress, candidates, peak_memory, summary
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.pipelines import multi_host
+from musicot_mlx.pipelines import families, multi_host
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +58,11 @@ class Arguments(flags.Writing, flags.Asked):
         "HZ",
         "resample the file to this rate (default: the model's)",
         check=flags.number(8000, 192000, whole=True, unit="Hz"),
+    )
+    caption_only: bool = _output(
+        "",
+        "write the caption that the model would make music of, and no song (MuMu-LLaMA)",
+        default=False,
     )
     no_loudness: bool = flags.flag(
         "", "leave the level as the model made it", panel="Level and ends", default=False
@@ -107,6 +112,8 @@ def _make(args: Arguments, asked: request.Request, output: BinaryIO | None = Non
     budget = asked.budget(args)
     model = mc.load(asked.model, adapter_path=asked.adapter_path)
     options, songs = asked.for_model(args, model)
+    if args.caption_only:
+        return _captions(args, model, options, songs)
     paths = [output] if output else asked.files(args, songs, options.get("plan"))
     loaded = time.perf_counter() - started
     if multi_host.launched():
@@ -140,6 +147,20 @@ def _make(args: Arguments, asked: request.Request, output: BinaryIO | None = Non
     return 0
 
 
+def _captions(
+    args: Arguments, model: Any, options: dict[str, Any], songs: list[tuple[str | None, int]]
+) -> int:
+    """Tell the captions that songs would be made of; the exit code."""
+    words = f"--caption-only: {args.model} writes no captions; pass a {families.titles('answers')}"
+    families.require(model, "answers", words)
+    for prompt, seed in songs:
+        with Progress() as progress:
+            answer = model.caption(prompt, seed=seed, progress=progress, **options)
+        report = {"caption": answer.caption, "asks_for_music": answer.music, **answer.settings}
+        print(json.dumps(report, sort_keys=True) if args.json else answer.caption, flush=True)
+    return 0
+
+
 def _generate(
     model: Any,
     batch: list[Job],
@@ -163,7 +184,7 @@ def _generate(
             "far": _far(model, song.plan, (song.waveform, song.sample_rate)),
             "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
             "seed": song.settings["seed"],
-            **{key: song.settings[key] for key in ("chosen",) if key in song.settings},
+            **{key: song.settings[key] for key in ("chosen", "caption") if key in song.settings},
         }
         for song, (_, path) in zip(songs, batch, strict=True)
     ]
@@ -221,6 +242,8 @@ def _tell(args: Arguments, path: Target, report: dict[str, Any]) -> None:
     line = summary(where, report["seed"], *said)
     if chosen := report.get("chosen"):
         line = f"{candidates(chosen)}\n{line}"
+    if caption := report.get("caption"):
+        line = f"caption: {caption}\n{line}"
     if "host" in report:
         line = f"{line}, host {report['host']}"
     for part in report.get("far", ()):

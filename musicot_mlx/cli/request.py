@@ -21,7 +21,7 @@ from musicot_mlx.texts import lines_of, one_line, read_json
 STANDARD_OUTPUT = "-"
 _LONGEST_NAME = 40  # characters, of three or four bytes at most
 # Options of families that are files, and flags of files that a song could be written over.
-_FILES = ("plan", "keep", "melody", "continuation")
+_FILES = ("plan", "keep", "melody", "continuation", "audio", "image", "video")
 _FIXED = (
     "words prompt prompt_file duration reference reference_weights lyrics_file tags key chords bpm "
     "thought_temperature thought_guidance"

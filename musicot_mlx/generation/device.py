@@ -4,6 +4,7 @@ On a GPU, and on a CPU without that folder, nothing is; the plain networks run a
 A test that wants the GPU's way on a CPU puts another `on_cpu` here, and nothing else.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
@@ -44,6 +45,18 @@ class _Plain:
 def on_cpu() -> bool:
     """Whether MLX computes on the CPU: everything that depends on the device asks this."""
     return mx.default_device() == mx.Device(mx.cpu)
+
+
+def memory_bytes() -> int:
+    """Physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def expands(values: int) -> bool:
+    """Whether packed weights of so many values become float32 on a CPU as they are loaded, because
+    they run several times quicker so: unless that would take more than half of the memory.
+    """
+    return on_cpu() and 4 * values <= memory_bytes() // 2
 
 
 def compute_dtype(stored: mx.Dtype = mx.float16) -> mx.Dtype:

@@ -19,6 +19,7 @@ FAMILIES = {
     "musicot": "musicot_mlx.pipelines.musicot:FAMILY",
     "musicgen": "musicot_mlx.pipelines.musicgen:FAMILY",
     "magenta_rt2": "musicot_mlx.pipelines.magenta_rt2:FAMILY",
+    "mumu_llama": "musicot_mlx.pipelines.mumu_llama:FAMILY",
     "clap": "musicot_mlx.pipelines.alone:CLAP",
     "rvq": "musicot_mlx.pipelines.alone:RVQ",
 }

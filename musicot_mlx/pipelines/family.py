@@ -23,7 +23,8 @@ class Family:
     (training/). readers: of checkpoints (convert/), and what these are in words: reads. check:
     PyTorch beside MLX.
     quantised: the parts that fewer bits go to where none are named, all if empty; embeddings:
-    whether theirs are too. capabilities: "songs", "plan", "ear" (embed_text
+    whether theirs are too, or those of which parts; least_bits: of parts that suffer below.
+    capabilities: "songs", "plan", "ear" (embed_text
     and embed_audio, its own or those of its `clap`), "copies" (reads songs as the tokens that
     copies are looked for in), "batch", "to_pytorch".
     """
@@ -41,7 +42,8 @@ class Family:
     reads: str = ""
     check: str = ""
     quantised: tuple[str, ...] = ()
-    embeddings: bool = True
+    embeddings: bool | tuple[str, ...] = True
+    least_bits: Mapping[str, int] = field(default_factory=dict)
     capabilities: frozenset[str] = frozenset()
 
     def get(self, what: str) -> Any:

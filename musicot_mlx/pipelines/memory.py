@@ -15,10 +15,11 @@ from mlx.utils import tree_flatten
 from safetensors import SafetensorError, safe_open
 
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.generation.device import compute_dtype
+from musicot_mlx.generation.device import compute_dtype, expands
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.pipelines.families import family_of, titles
 from musicot_mlx.pipelines.family import Family
+from musicot_mlx.pipelines.shelf import phase_budget
 from musicot_mlx.weights.checkpoint import quantization_of, read_config
 from musicot_mlx.weights.files import weight_files
 
@@ -35,12 +36,14 @@ class Needs:
     """What a family says of its songs: the most that each stage adds to the weights, in bytes.
 
     pieces: how much may be decoded at once, the quickest first; none where there is no choice.
+    phases: the parts that are in memory together (pipelines/shelf.py); all, if there are none.
     """
 
     stages: dict[str, int]
     channels: int
     sample_rate: int
     pieces: tuple[int, ...] = ()
+    phases: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,14 @@ class MemoryPlan:
         return self.footprint.resident(self.cache_limit)
 
     def apply(self, model: Any = None) -> None:
-        """Bound MLX's buffer cache, which else grows to the largest stage, and how much `model`
-        decodes at once.
+        """Bound MLX's buffer cache, which else grows to the largest stage, how much `model` decodes
+        at once, and what of it stays in memory.
         """
         mx.set_cache_limit(self.cache_limit)
         if model is not None and self.piece is not None:
             model.decode_latents = self.piece
+        if hasattr(model, "keep_within"):
+            model.keep_within(self.footprint.weights)
 
     def line(self) -> str:
         """The plan for people, on one line."""
@@ -115,25 +120,40 @@ def tensors(folder: str | Path) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 
 
 def weight_bytes(folder: str | Path, config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Of each part, bytes stored and bytes as it runs on this device."""
-    arrays = {name: (dtype, shape) for name, dtype, shape in tensors(folder)}
-    expand = compute_dtype() == mx.float32
-    parts: dict[str, tuple[int, int]] = {}
+    """Of each part, bytes stored and bytes as it runs on this device (pipelines/parts.py)."""
+    by_part: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
+    for name, dtype, shape in tensors(folder):
+        part, _, inside = name.partition(".")
+        by_part.setdefault(part, {})[inside] = (dtype, shape)
+    cpu = compute_dtype() == mx.float32
+    return {
+        part: _part_bytes(arrays, quantization_of(config, part) or {}, cpu=cpu)
+        for part, arrays in by_part.items()
+    }
+
+
+def _part_bytes(
+    arrays: dict[str, tuple[str, tuple[int, ...]]], packing: dict[str, Any], *, cpu: bool
+) -> tuple[int, int]:
+    """Bytes stored and bytes as they run, of arrays (dtype, shape) by name."""
+    stored = expanded = packed = dense = 0
+    quantised = any(name.endswith(".scales") for name in arrays)
     for name, (dtype, shape) in arrays.items():
         path, _, leaf = name.rpartition(".")
         values = product(shape)
-        stored = runs = values * _ITEM.get(dtype, 4)
-        if expand and f"{path}.scales" in arrays and leaf in ("weight", "scales", "biases"):
+        size = values * _ITEM.get(dtype, 4)
+        wide = 4 * values if dtype in ("F16", "BF16") else size
+        stored, packed = stored + size, packed + wide
+        if f"{path}.scales" in arrays and leaf in ("weight", "scales", "biases"):
             # packed weights expand to the values that their scales cover; the rest goes
-            packing = quantization_of(config, name.split(".", 1)[0]) or {}
             covered = packing.get("group_size", 64) * product(arrays[f"{path}.scales"][1])
-            runs = 4 * covered if leaf == "weight" else 0
-        elif expand and dtype in ("F16", "BF16"):
-            runs = 4 * values
-        part = name.split(".", 1)[0]
-        before = parts.get(part, (0, 0))
-        parts[part] = (before[0] + stored, before[1] + runs)
-    return parts
+            values, wide = (covered, 4 * covered) if leaf == "weight" else (0, 0)
+        dense, expanded = dense + values, expanded + wide
+    if not cpu:
+        return stored, stored
+    if expands(dense):
+        return stored, expanded
+    return stored, packed if quantised else stored
 
 
 def predict(
@@ -143,23 +163,32 @@ def predict(
     songs: int = 1,
     piece: int | None = None,
     stream: bool = False,
+    within: int | None = None,
 ) -> Footprint:
     """What a song of `duration` seconds will take, from headers and config.json alone.
 
-    piece: how much is decoded at once, None for what is quickest. A checkpoint for PyTorch is
-    converted first, as loading would do. Raises MusicotError for a folder that makes no songs.
+    piece: how much is decoded at once, None for what is quickest. within: bytes that all networks
+    of a model that works in phases may take to stay in memory, None for its own measure. A
+    checkpoint for PyTorch is converted first, as loading would do. Raises MusicotError for a folder
+    that makes no songs.
     """
     folder, family = _family(name_or_path)
     config = read_config(folder, model_types=(family.model_type,))
     sizes = weight_bytes(folder, config)
     needs = family.get("memory")(config, duration, songs=songs, piece=piece)
+    runs = {name: size for name, (_, size) in sizes.items()}
+    weights, loading = sum(runs.values()), _loading(sizes)
+    if needs.phases and weights > (phase_budget() if within is None else within):
+        phases = [{name: sizes[name] for name in p if name in sizes} for p in needs.phases]
+        weights = max(sum(runs for _, runs in phase.values()) for phase in phases)
+        loading = max(map(_loading, phases))
     waveform = 4 * needs.channels * needs.sample_rate * duration
     # a song fills one array; of candidates the best one so far is held beside the next
     held = 1 if songs == 1 else 2
     return Footprint(
         stored=sum(stored for stored, _ in sizes.values()),
-        weights=sum(runs for _, runs in sizes.values()),
-        loading=_loading(sizes),
+        weights=weights,
+        loading=loading,
         stages=needs.stages,
         waveform=0 if stream else int(held * waveform),
         pieces=needs.pieces,
@@ -180,7 +209,12 @@ def plan(
     for stream in (False, True) if songs == 1 else (False,):  # of several the best is kept
         for piece in pieces:
             prediction = predict(
-                name_or_path, duration=duration, songs=songs, piece=piece, stream=stream
+                name_or_path,
+                duration=duration,
+                songs=songs,
+                piece=piece,
+                stream=stream,
+                within=budget // 2,
             )
             wanted = int(_CACHE_SHARE * max(prediction.stages.values()))
             needed = prediction.resident(0)
@@ -212,8 +246,7 @@ def _loading(sizes: dict[str, tuple[int, int]]) -> int:
     """Parts are made ready one after another, and what was stored of each is then dropped."""
     waiting, ready, peak = sum(s for s, _ in sizes.values()), 0, 0
     for stored, runs in sizes.values():
-        expands = runs != stored
-        peak = max(peak, ready + waiting + (runs if expands else 0))
+        peak = max(peak, ready + waiting + (runs if runs != stored else 0))
         ready, waiting = ready + runs, waiting - stored
     return peak
 

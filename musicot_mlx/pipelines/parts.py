@@ -5,7 +5,7 @@ and as it runs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from musicot_mlx.generation import device
 from musicot_mlx.nn.adapters import apply_adapters
 from musicot_mlx.weights.adapters import read_adapters
 from musicot_mlx.weights.checkpoint import (
+    dense_count,
     load_arrays,
     part,
     prepare,
@@ -43,6 +44,7 @@ class Loaded:
     networks: dict[str, Any]
     adapters: tuple[str, ...] = ()
     adapter_keys: int = 0  # keys of the adapters that were applied: all
+    kinds: Mapping[str, mx.Dtype] = field(default_factory=dict)  # of the folder's arrays, by key
 
     def file(self, name: str) -> Path:
         """A file that stands beside the weights; MusicotError where it is missing."""
@@ -94,7 +96,7 @@ def load_parts(
     mx.clear_cache()
     applied = apply_adapters(networks, adapters, model=name or str(folder), stored=kinds)
     specs = tuple(adapter.spec for adapter in adapters)
-    return Loaded(folder, config, networks, specs, applied)
+    return Loaded(folder, config, networks, specs, applied, kinds)
 
 
 @cache
@@ -118,10 +120,13 @@ def load_network(
     where: str,
 ) -> nn.Module:
     """One network filled from its arrays, which are read now; each weight is finite. On a CPU it
-    runs in float32, with the classes of cpu/.
+    runs in float32, with the classes of cpu/; weights that would fill the memory stay packed.
     """
+    fits = device.expands(dense_count(arrays, quantization))
+    packed = not fits and any(key.endswith(".scales") for key in arrays)
+    expand = fits or (packed and device.on_cpu())
     try:
-        prepare(network, quantization, arrays, where=where, expand=device.on_cpu())
+        prepare(network, quantization, arrays, where=where, expand=expand, packed=packed)
     except RuntimeError as error:  # MLX reads now what the file said it has
         raise MusicotError(f"{folder}: the weights are broken ({error})") from error
     weights = tree_flatten(network.parameters())

@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.weights.checkpoint import (
+    has_embeddings,
     load_arrays,
     part,
     quantization_of,
@@ -20,8 +21,8 @@ from musicot_mlx.weights.quantized import dequantised, scale_dtype
 def store_with_bits(folder: Path, target: Path, *, bits: int, group_size: int = 64) -> Path:
     """Write `folder` to `target` with matrices of `bits` bits; 16 is not quantised.
 
-    Fewer bits go to the parts that its family quantises. What was quantised is expanded and rounded
-    again: for speed and memory, not for listening.
+    Fewer bits go to the parts that its family quantises, as few as these bear. What was quantised
+    is expanded and rounded again: for speed and memory, not for listening.
     """
     family = family_of(folder)
     parts = family.get("parts")
@@ -33,14 +34,21 @@ def store_with_bits(folder: Path, target: Path, *, bits: int, group_size: int = 
         if bits < 16 and name in chosen:
             module = network(config_from_dict(config_class, config[name], where=name))
             plain = quantize_arrays(
-                module, plain, group_size=group_size, bits=bits, embeddings=family.embeddings
+                module,
+                plain,
+                group_size=group_size,
+                bits=max(bits, family.least_bits.get(name, 0)),
+                embeddings=has_embeddings(family.embeddings, name),
             )
         stored |= {f"{name}.{key}": value for key, value in plain.items()}
     config.pop("quantization", None)
     if bits < 16:
         whole = {"bits": bits, "group_size": group_size, "mode": "affine"}
         config["quantization"] = whole | {name: False for name in parts if name not in chosen}
-    files = {path.name: path for path in folder.glob("tokenizer.json")}
+        for name, least in family.least_bits.items():
+            if name in chosen and bits < least:
+                config["quantization"][name] = {**whole, "bits": least}
+    files = {path.name: path for path in folder.glob("*tokenizer.json")}
     return save_checkpoint(target, config, stored, files)
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +154,12 @@ def load_strict(module: nn.Module, arrays: Mapping[str, mx.array], *, where: str
     """
     parameters = dict(tree_flatten(module.parameters()))
     problems = []
-    missing = sorted(set(parameters) - set(arrays))
-    if missing:
-        problems.append(f"{len(missing)} missing ({first_few(missing)})")
-    unexpected = sorted(set(arrays) - set(parameters))
-    if unexpected:
-        problems.append(f"{len(unexpected)} unexpected ({first_few(unexpected)})")
+    for words, ours, theirs in (
+        ("missing", parameters, arrays),
+        ("unexpected", arrays, parameters),
+    ):
+        if odd := [f"{key} {tuple(ours[key].shape)}" for key in sorted(set(ours) - set(theirs))]:
+            problems.append(f"{len(odd)} {words} ({first_few(odd)})")
     misshapen = [
         f"{key} is {tuple(arrays[key].shape)}, the config says {tuple(parameters[key].shape)}"
         for key in sorted(set(parameters) & set(arrays))
@@ -191,12 +191,13 @@ def prepare(
     *,
     where: str = "",
     expand: bool = False,
+    packed: bool = False,
 ) -> nn.Module:
     """Load a part and make it ready to run: strict, and in eval mode. Returns `module`.
 
     quantization: this part's, by `quantization_of`; arrays: this part's, prefix off. Layers whose
-    weights have `.scales` become quantised layers; with `expand` their weights are expanded and
-    everything that floats becomes float32.
+    weights have `.scales` become quantised layers; with `expand` their weights are expanded, unless
+    they are to stay `packed`, and everything that floats becomes float32.
     """
     where = where or type(module).__name__
     quantization = quantization or {}
@@ -206,8 +207,9 @@ def prepare(
             f"{where}: {quantised[0]} is quantised but config.json has no quantization entry"
         )
     if expand:
-        arrays = _to_float32(arrays, quantised, quantization, where)
-    elif quantised:
+        expanded = [] if packed else quantised
+        arrays = _to_float32(arrays, expanded, quantization, where)
+    if quantised and not (expand and not packed):
         nn.quantize(
             module,
             group_size=quantization["group_size"],
@@ -260,6 +262,11 @@ def quantization_of(config: Mapping[str, Any], name: str) -> dict[str, Any] | No
     quantization = config.get("quantization") or {}
     own = quantization.get(name, quantization) or {}
     return {key: own[key] for key in ("group_size", "bits", "mode") if key in own} or None
+
+
+def has_embeddings(embeddings: bool | Collection[str], part: str) -> bool:
+    """Whether a part's embeddings are quantised too, where all, none or those of some parts are."""
+    return embeddings if isinstance(embeddings, bool) else part in embeddings
 
 
 def quantize_arrays(
@@ -429,6 +436,11 @@ def _publish(temporary: Path, folder: Path) -> None:
         (temporary / name).replace(folder / name)
     for name in stale - set(names):
         (folder / name).unlink()
+
+
+def dense_count(arrays: Mapping[str, mx.array], quantization: Mapping[str, Any] | None) -> int:
+    """How many values arrays of one part have, a packed matrix counting by those it stands for."""
+    return parameter_count({"quantization": quantization}, arrays)
 
 
 def parameter_count(config: Mapping[str, Any], arrays: Mapping[str, mx.array]) -> int:

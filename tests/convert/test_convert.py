@@ -111,7 +111,7 @@ def test_check_prints_a_line_for_each(
         ("section", "lacks the sections vae"),
         ("key", "vae: 1 keys that the key map doesn't know: surprise"),
         ("part", "1 keys belong to no part: drummer.x"),
-        ("missing", "missing (bias)"),
+        ("missing", "missing (bias ("),
         ("range", "values beyond float16"),
         ("tokenizer", "holds no tokenizer.json"),
         ("itself", "is the checkpoint itself"),

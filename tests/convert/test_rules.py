@@ -101,7 +101,11 @@ def test_first_rule_wins_and_none_drops() -> None:
 @pytest.mark.parametrize(
     ("rules", "keys", "words"),
     [
-        ([], [f"k{i}" for i in range(6)], "clap: 6 keys that the key map doesn't know: k0, k1, k2"),
+        (
+            [],
+            [f"k{i}" for i in range(6)],
+            "clap: 6 keys that the key map doesn't know: k0 (2,), k1 (2,)",
+        ),
         ([Rule(r"a.*", "b")], ["a1", "a2"], "both map to b"),
         ([Rule(r"(?P<part>[qk])", "b", "join2", order=("q", "k"))], ["q"], "b lacks its part k"),
         (

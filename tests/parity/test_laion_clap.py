@@ -280,7 +280,7 @@ class _Hostile:
         ),
         ("filters", "other mel filters"),
         ("extra", "1 keys that the key map doesn't know: audio_branch.surprise"),
-        ("missing", "1 missing (text_projection.linear1.bias)"),
+        ("missing", "1 missing (text_projection.linear1.bias ("),
         ("shape", "the config says"),
         ("tokenizer", "holds no tokenizer, which a text needs: put tokenizer.json of roberta-base"),
         ("vocabulary", "has 262 tokens but clap.text_config.vocab_size is 261"),

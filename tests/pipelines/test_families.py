@@ -106,7 +106,10 @@ def test_lora(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_doctor_and_docs_know_it(capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
-    assert "MusiCoT, MusicGen, Magenta RealTime 2, CLAP, RVQ, Toy" in capsys.readouterr().out
+    assert (
+        "MusiCoT, MusicGen, Magenta RealTime 2, MuMu-LLaMA, CLAP, RVQ, Toy"
+        in capsys.readouterr().out
+    )
     assert "| Toy (`toy`) | hum | yes |  | hum | Toy of toyland |" in families.table()
 
 

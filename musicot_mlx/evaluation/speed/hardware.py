@@ -44,6 +44,8 @@ def facts() -> dict[str, Any]:
     """Chip, cores, memory, system, packages, power source, BLAS: what a figure was measured on."""
     import mlx.core as mx
 
+    from musicot_mlx.generation.device import memory_bytes
+
     packages = {}
     for name in ("mlx", "mlx-lm", "numpy", "torch", "musicot-mlx"):
         try:
@@ -104,11 +106,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def memory_bytes() -> int:
-    """Physical memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_resident() -> int:

@@ -182,6 +182,10 @@ class MusicgenPipeline:
         wish.require_one_candidate()
         return Stream(self._take, wish, self.sample_rate, self._settings)
 
+    def take(self, prompt: str | None = None, **options: Any) -> Take:
+        """A song begun, as `stream` hands it on: for models that MusicGen is a part of."""
+        return self._take(self._wish(options, prompt))
+
     def _take(self, wish: MusicgenOptions) -> Take:
         """The song of a wish, begun."""
         given, codes = self._given(wish), []

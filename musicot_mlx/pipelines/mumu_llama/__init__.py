@@ -1,0 +1,25 @@
+"""MuMu-LLaMA: answers about songs, pictures and films, and captions that MusicGen plays."""
+
+from musicot_mlx.pipelines.family import Family
+
+FAMILY = Family(
+    model_type="mumu_llama",
+    title="MuMu-LLaMA",
+    parts="musicot_mlx.pipelines.mumu_llama.pipeline:PARTS",
+    load="musicot_mlx.pipelines.mumu_llama.pipeline:load",
+    options="musicot_mlx.pipelines.mumu_llama.options:MumuOptions",
+    stages={
+        "media": "listening and looking",
+        "answer": "answer",
+        "text": "text encoding",
+        "tokens": "audio tokens",
+        "decode": "decode",
+    },
+    memory="musicot_mlx.pipelines.mumu_llama.memory:needs",
+    readers=("musicot_mlx.convert.families.mumu_llama:read",),
+    reads="checkpoint.pth of MuMu-LLaMA and M2UGen",
+    quantised=("llama", "words", "bridges", "text_encoder", "decoder"),
+    embeddings=("words",),
+    least_bits={"words": 8, "bridges": 8},
+    capabilities=frozenset({"songs", "answers"}),
+)
