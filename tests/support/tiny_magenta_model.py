@@ -48,6 +48,8 @@ def pipeline(seed: int = 0, **lm_sizes: int) -> MagentaPipeline:
     last, codes = codec.decoder.last, mx.random.randint(0, 32, (1, 12, 26))
     louder = 0.1 / mx.sqrt(codec.decode(codes).square().mean())  # neither silent nor clipped
     last.weight, last.bias = last.weight * louder, last.bias * louder
+    # lazy arrays belong to the thread that made them
+    mx.eval([network.parameters() for network in (coca, rvq, lm, codec)])
     words = {word: i for i, word in enumerate(["[unk]", "[start]", "piano", "drums", "calm"])}
     tokenizer = Tokenizer(WordLevel(words, unk_token="[unk]"))
     tokenizer.pre_tokenizer = Whitespace()
