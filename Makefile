@@ -2,7 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-WITH_TESTS := .[torch,dev,library]
+WITH_TESTS := .[torch,dev,library,studio]
 # the reference of published CLAP files; it declares 49 packages, of which its model class needs none
 WITHOUT_DEPENDENCIES := laion-clap==1.1.7 torchlibrosa==0.1.0
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \

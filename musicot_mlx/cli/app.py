@@ -29,6 +29,10 @@ _PANELS = {
         "ask": "ask about a song, a picture or a film, and get an answer",
         "library": "songs found by how they sound: add, search, similar, stats, remove",
     },
+    "Studio": {
+        "studio": "make songs by looking, in a page on this machine",
+        "serve": "the studio's HTTP API without its page",
+    },
     "Models": {
         "models": "which models are here or can be had, and delete conversions",
         "tags": "what a model plays: styles, instruments, tempi, words",

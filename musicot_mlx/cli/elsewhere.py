@@ -10,9 +10,11 @@ COMMANDS = {
         f"musicot holds no conversation: {GENERATE}, and musicot plan --plan changes its plan",
     ),
     **dict.fromkeys(
-        "serve server api web ui gui app studio webui gradio".split(),
-        "musicot has no server; in Python model.stream(prompt) yields audio while it is being made "
-        "(README, Python)",
+        "web ui gui app webui gradio page browser".split(),
+        "musicot studio opens a page, and musicot serve is its API alone",
+    ),
+    **dict.fromkeys(
+        "server api http daemon".split(), "musicot serve is an HTTP API, musicot studio its page"
     ),
     **dict.fromkeys(
         "play listen hear".split(), "musicot generate --play makes a song and plays it"
@@ -87,7 +89,7 @@ FLAGS = {
         "MLX takes the GPU where there is one; musicot doctor tells what is here",
     ),
     **dict.fromkeys(
-        ("--port", "--host", "--share"), "musicot has no server; in Python there is model.stream"
+        ("--port", "--host", "--share"), "these are of musicot studio and musicot serve"
     ),
     **dict.fromkeys(("--quality", "--num-steps", "--inference-steps"), "more --steps are finer"),
     **dict.fromkeys(

@@ -72,7 +72,9 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("generate x --temp 1", "--thought-temp and --audio-temp"),
         ("generate x --genre jazz", "say it in the prompt; musicot tags"),
         ("generate x --zzyzx", "No such option: --zzyzx (musicot"),  # near none: no guess
-        ("serve", "musicot has no server"),
+        ("webui", "musicot studio opens a page"),
+        ("api", "musicot serve is an HTTP API"),
+        ("generate calm --port 80", "of musicot studio and musicot serve"),
         ("chat", 'musicot generate "relaxing piano"'),
         ("tags --model x y", "unexpected extra argument(s) (y)"),
         ("generate --reference", "argument --reference: expected one argument"),

@@ -1,0 +1,87 @@
+"""A server that is killed in the middle: nothing is lost, nothing doubled, nothing half-written."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from musicot_mlx.cli import main
+from tests.support.studio import serving
+
+
+def test_a_killed_server_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    folder, model = tmp_path / "data", ["--model", str(tiny_model)]
+    with serving(folder, *model) as server:
+        plan = server.plan("piano", duration=20)["id"]
+        server.edit(plan, "lock", segments=[0])
+        first = server.finished(server.ask(plan=plan)[0]["id"])
+        songs = server.ask(prompt="drums", seeds=[1, 2, 3], options={"duration": 20})
+        server.running(songs[0]["id"])
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+    strays = [folder / "songs" / ".s_00000000000000aa.7-x.part.wav", folder / "songs" / "mine.wav"]
+    for stray in strays:
+        stray.write_bytes(b"RIFF")
+    with serving(folder, *model) as server:
+        assert not strays[0].exists() and strays[1].exists()  # of ours, and of somebody
+        assert server.get(f"/plans/{plan}").json()["segments"][0]["locked"]
+        assert server.get(f"/songs/{first['id']}").json()["status"] == "done"
+        listed = server.get("/songs").json()["songs"]
+        assert sorted(song["id"] for song in listed) == sorted(
+            [first["id"], *(song["id"] for song in songs)]
+        )
+        for song in songs:
+            assert server.finished(song["id"])["status"] == "done"
+        # the last one is done before what it was made from is put away
+        server.wait(lambda: not list((folder / "songs").glob("*.live")))
+        whole = sorted(path.name for path in (folder / "songs").glob("s_*"))
+        ids = sorted(song["id"] for song in listed)
+        assert whole == sorted(f"{song}.{kind}" for song in ids for kind in ("wav", "json"))
+        for song in ids:
+            info = soundfile.info(folder / "songs" / f"{song}.wav")
+            assert info.duration == server.get(f"/songs/{song}").json()["duration"]
+
+
+def test_a_stopped_server_gives_its_song_back(tiny_model: Path, tmp_path: Path) -> None:
+    folder, model = tmp_path / "data", ["--model", str(tiny_model)]
+    with serving(folder, *model) as server:
+        (song,) = server.ask(prompt="drums", options={"duration": 300})
+        server.running(song["id"])
+    with serving(folder, *model) as server:
+        found = server.get(f"/songs/{song['id']}").json()
+        assert found["status"] in ("queued", "running")
+        server.post(f"/songs/{song['id']}/cancel")
+
+
+def test_one_server_a_folder_and_one_a_port(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    with serving(folder, "--model", str(tiny_model)) as server:
+        port = server.address.rstrip("/").rpartition(":")[2]
+
+        def refused(*options: str) -> str:
+            assert main(["serve", *options]) == 2
+            line = capsys.readouterr().err
+            assert line.count("\n") == 1, line
+            return line
+
+        assert "another musicot studio" in refused("--port", "0", "--data-dir", str(folder))
+        other = ["--data-dir", str(tmp_path / "other")]
+        assert "pass another --port" in refused("--port", port, *other)
+        assert "a token is needed" in refused("--port", "0", "--host", "0.0.0.0", *other)
+        assert "no model folder" in refused("--port", "0", "--model", "./nothing", *other)
+
+
+def test_without_the_extra_it_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from musicot_mlx.studio import server
+
+    monkeypatch.setattr(server, "NEEDED", ("fastapi", "a_package_that_nobody_has"))
+    for command in ("studio", "serve"):
+        assert main([command]) == 2
+        line = capsys.readouterr().err
+        assert "a_package_that_nobody_has: pip install" in line and line.count("\n") == 1
