@@ -59,6 +59,7 @@ $(VENV)/.test: $(VENV)/.runtime
 	@$(call install,-e '$(WITH_TESTS)')
 	@$(call install,--no-deps $(WITHOUT_DEPENDENCIES))
 	@command -v fluidsynth >/dev/null || { $(call system_packages,fluidsynth fluid-soundfont-gm); }
+	@command -v chromium >/dev/null || { $(call system_packages,chromium); }
 	@touch $@
 
 # Debian packages where we may install them, else a hint: all works without, slower or less tested.

@@ -89,8 +89,7 @@ def read(
     codebooks = musiccoca.read_quantizer(folder, RVQ)
     tokenizer = read_sentencepiece(folder / "spm.model")
     coca = replace(coca, tower_norm=_tower_norm(coca, towers, codebooks, tokenizer, source))
-    if "conditioner.style.weight" in made:  # what is missing is told as it is written
-        _compare_styles(made["conditioner.style.weight"], codebooks, source)
+    _compare_styles(made["conditioner.style.weight"], codebooks, source)
     return Checkpoint(
         config={
             "model_type": "magenta_rt2",

@@ -8,7 +8,7 @@ JAX's layout, known by number; there norms are stored less 1 and queries unscale
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -231,10 +231,17 @@ def read_musiccoca(
     if not (folder / "mapper.tflite").exists():  # bundles of the first weeks
         sizes = replace(sizes, mapper=None)
     arrays: dict[str, mx.array] = {}
-    for name in FILES:
+    for name, tables in FILES.items():
         if name == "mapper.tflite" and sizes.mapper is None:
             continue
-        found = _collected(folder / name, sizes)
+        graphs, found = read_tflite(folder / name), {}
+        for number, table in tables.items():
+            if number >= len(graphs):
+                raise MusicotError(
+                    f"{folder / name} has {len(graphs)} subgraphs and lacks the loop over layers; "
+                    "get the file again"
+                )
+            found |= _collected(graphs[number], table(sizes), folder / name)
         # a file's arrays at a time in memory, however many files there are
         piece = scratch / f"{Path(name).stem}.safetensors"
         mx.save_safetensors(str(piece), found)
@@ -242,36 +249,18 @@ def read_musiccoca(
     return sizes, arrays
 
 
-def constants(where: Path, sizes: MusicCoCaConfig) -> Iterator[tuple[Line, np.ndarray]]:
-    """The constants of a file of FILES, float32, with the lines that they are found by.
-
-    Raises MusicotError for a missing or broken file, and for a tensor that is missing, there twice,
-    or not a finite number.
-    """
-    graphs = read_tflite(where)
-    for number, table in FILES[where.name].items():
-        if number >= len(graphs):
+def _collected(graph: Subgraph, lines: Iterable[Line], where: Path) -> dict[str, mx.array]:
+    out, used = {}, {}
+    for line in lines:
+        tensor = _find(graph, line, where)
+        values = _values(tensor, where)
+        # exporters join constants of one content, which only untrained zeros and ones have
+        other = used.setdefault(tensor.buffer, line.pattern)
+        if other != line.pattern and values.min() != values.max():
             raise MusicotError(
-                f"{where} has {len(graphs)} subgraphs and lacks the loop over layers; get the file "
-                "again"
+                f"{where} holds one tensor for {other} and {line.pattern} ({tensor.name}), "
+                "expected two; it is of another version or damaged"
             )
-        used: dict[int, str] = {}
-        for line in table(sizes):
-            tensor = _find(graphs[number], line, where)
-            values = _values(tensor, where)
-            # exporters join constants of one content, which only untrained zeros and ones have
-            other = used.setdefault(tensor.buffer, line.pattern)
-            if other != line.pattern and values.min() != values.max():
-                raise MusicotError(
-                    f"{where} holds one tensor for {other} and {line.pattern} ({tensor.name}), "
-                    "expected two; it is of another version or damaged"
-                )
-            yield line, values
-
-
-def _collected(where: Path, sizes: MusicCoCaConfig) -> dict[str, mx.array]:
-    out = {}
-    for line, values in constants(where, sizes):
         array = mx.array(values)
         transform = TRANSFORMS[line.transform]
         if "{}" in line.target:
@@ -326,29 +315,7 @@ def read_quantizer(folder: Path, sizes: RVQConfig) -> dict[str, mx.array]:
     MusicotError for a file of another structure, and for products that are not of the codebooks
     looked up, which would mean another order.
     """
-    where = folder / QUANTIZER
-    tables, products = quantizer_tables(where, sizes)
-    for level, (table, (weight, bias)) in enumerate(zip(tables, products, strict=True)):
-        norms = (table * table).sum(axis=-1)
-        if not (
-            np.allclose(weight, -2 * table, rtol=1e-3, atol=1e-6)
-            and bias.shape == norms.shape
-            and np.allclose(bias, norms, rtol=2e-3, atol=1e-5)
-        ):
-            raise MusicotError(
-                f"{where}: the distances of level {level} are not of its codebook; the file is "
-                "damaged or of another version"
-            )
-    return {f"codebooks.{level}.weight": mx.array(table) for level, table in enumerate(tables)}
-
-
-def quantizer_tables(
-    where: Path, sizes: RVQConfig
-) -> tuple[list[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
-    """What the quantiser looks up, (codebook_size, dim) a level, and its products' weights and
-    biases. Raises MusicotError for a file of another structure.
-    """
-    shape = (sizes.codebook_size, sizes.dim)
+    where, shape = folder / QUANTIZER, (sizes.codebook_size, sizes.dim)
     graph = read_tflite(where)[MAIN:1]
     if not graph:
         raise MusicotError(f"{where} has no subgraph; get the file again")
@@ -375,4 +342,15 @@ def quantizer_tables(
             f"expected {sizes.codebooks - 1} and {sizes.codebooks}; it is of another version"
         )
     tables.append(-0.5 * products[-1][0])
-    return tables, products
+    for level, (table, (weight, bias)) in enumerate(zip(tables, products, strict=True)):
+        norms = (table * table).sum(axis=-1)
+        if not (
+            np.allclose(weight, -2 * table, rtol=1e-3, atol=1e-6)
+            and bias.shape == norms.shape
+            and np.allclose(bias, norms, rtol=2e-3, atol=1e-5)
+        ):
+            raise MusicotError(
+                f"{where}: the distances of level {level} are not of its codebook; the file is "
+                "damaged or of another version"
+            )
+    return {f"codebooks.{level}.weight": mx.array(table) for level, table in enumerate(tables)}

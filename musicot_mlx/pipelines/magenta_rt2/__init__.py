@@ -19,7 +19,6 @@ FAMILY = Family(
     tasks={"lm": "musicot_mlx.training.magenta_rt2:DepthformerTask"},
     readers=("musicot_mlx.convert.families.magenta_rt2:read",),
     reads="Magenta RealTime 2",
-    check="musicot_mlx.convert.check.magenta_rt2:comparisons",
     quantised=("lm",),
     embeddings=False,
     capabilities=frozenset({"songs", "plan", "ear"}),

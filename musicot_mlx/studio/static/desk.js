@@ -1,0 +1,447 @@
+/** What to make: the words, the options of the model at hand, and the two buttons. */
+import { fill, h, iconButton } from "./dom.js";
+import { chooseFiles, sourceOf, takesDrops } from "./drag.js";
+import { optionField } from "./fields.js";
+import { fileField } from "./files.js";
+import { awaitSound, eager, expectSound, stopSound } from "./listening.js";
+import { attempt, place, say, sayError } from "./says.js";
+import * as session from "./session.js";
+import { isOpen, modelOf, on, plans, remember, remembered, state, takes, tell } from "./state.js";
+
+/** @typedef {import("./types.js").Plan} Plan */
+/** @typedef {import("./types.js").Model} Model */
+/** @typedef {import("./types.js").Adapter} Adapter */
+/** @typedef {import("./fields.js").OptionField} OptionField */
+/** @typedef {import("./drag.js").Thing} Thing */
+
+/**
+ * @typedef {object} Request what a form can be filled with
+ * @property {string} model
+ * @property {string | null} prompt
+ * @property {number} [seed]
+ * @property {Record<string, unknown>} options
+ * @property {Adapter[]} adapters
+ */
+
+/** Options that stand in the first row where the model has them; all others are a press away. */
+const FIRST = ["duration", "key", "bpm"];
+const EXAMPLES = [
+  "mellow lo-fi hip hop with electric piano",
+  "bossa nova, soft guitar",
+  "dark synth pop in D minor, 110 BPM",
+];
+const MOST_TAKES = 8;
+const LARGEST_SEED = 1e6; // of those that the dice draw
+
+const says = place();
+const examples = h("div", { class: "row", hidden: true });
+const prompt = h("textarea", {
+  class: "prompt",
+  id: "prompt",
+  rows: 1,
+  "aria-label": "What the music should be",
+  placeholder: "What should it be?",
+  autocomplete: "off",
+  spellcheck: "false",
+});
+const models = h("select", { name: "model" });
+const seed = h("input", { type: "number", name: "seed", min: 0, step: 1, value: "0" });
+const count = h("input", {
+  type: "number",
+  name: "takes",
+  min: 1,
+  max: MOST_TAKES,
+  step: 1,
+  value: "1",
+});
+const first = h("div", { class: "first" });
+const more = h("div", { class: "more-options", id: "more-options", hidden: true });
+const moreButton = h(
+  "button",
+  { type: "button", class: "quiet", "aria-expanded": "false", "aria-controls": "more-options" },
+  "Options",
+);
+const planButton = h("button", { type: "button", id: "plan" }, "Plan");
+const renderButton = h("button", { type: "button", id: "render", class: "primary" }, "Render");
+const cancelButton = h("button", { type: "button", id: "cancel", hidden: true }, "Cancel");
+
+/** @type {OptionField[]} */
+let fields = [];
+/** @type {ReturnType<typeof adapterField>[]} */
+let adapters = [];
+/** What the plan that is shown was asked for, to notice that the form asks for another. */
+let asked = "";
+
+/** The model that the form asks. */
+const model = () => /** @type {Model} */ (modelOf(models.value));
+
+/** @param {HTMLElement} root */
+export function mount(root) {
+  fill(root, prompt, examples, first, says, more);
+  fill(
+    models,
+    (state.studio?.models ?? []).map((each) => h("option", { value: each.name }, each.name)),
+  );
+  fill(
+    examples,
+    EXAMPLES.map((text) =>
+      h("button", { type: "button", class: "chip", on: { click: () => example(text) } }, text),
+    ),
+  );
+  models.value = state.studio?.default ?? "";
+  build();
+
+  models.addEventListener("change", () => {
+    const before = request();
+    build();
+    fillForm({ ...before, model: models.value, adapters: [] });
+    changed();
+  });
+  for (const field of [prompt, seed, count]) field.addEventListener("input", changed);
+  prompt.addEventListener("input", grow);
+  prompt.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    if (event.ctrlKey || event.metaKey) void render();
+    else void makePlan();
+  });
+  moreButton.addEventListener("click", () => openMore(more.hidden));
+  planButton.addEventListener("click", () => void makePlan());
+  renderButton.addEventListener("click", () => void render());
+  cancelButton.addEventListener("click", () => void cancel());
+  takesDrops(root, (things) => void borrow(things));
+  on("songs", draw);
+  on("plan", draw);
+  restore();
+  draw();
+}
+
+/** @param {string} text */
+function example(text) {
+  prompt.value = text;
+  grow();
+  changed();
+  void makePlan();
+}
+
+/** Fields of the model that is chosen. */
+function build() {
+  const { options, adapters: known } = model();
+  fields = options.map((option) =>
+    option.kind === "file" ? fileField(option, changed) : optionField(option, changed),
+  );
+  const named = FIRST.flatMap((name) => fields.filter((field) => field.option.name === name));
+  const rest = fields.filter((field) => !named.includes(field));
+  const one = (state.studio?.models.length ?? 0) < 2;
+  fill(
+    first,
+    h("label", { class: "wide", hidden: one }, "Model", models),
+    named.map((field) => field.element),
+    h(
+      "label",
+      null,
+      "Seed",
+      h("span", { class: "with-button" }, seed, iconButton("dice", "Draw a seed", dice)),
+    ),
+    h("label", { title: "Songs of one plan, each by a seed of its own" }, "Takes", count),
+    h("div", { class: "row actions" }, moreButton, cancelButton, planButton, renderButton),
+  );
+  adapters = known.map(adapterField);
+  const group = (
+    /** @type {string} */ title,
+    /** @type {(Node | null)[]} */ nodes,
+    kind = "fields",
+  ) =>
+    nodes.length
+      ? h("section", null, h("h3", null, title), h("div", { class: kind }, nodes))
+      : null;
+  const is = (/** @type {(field: OptionField) => boolean} */ test) =>
+    rest.filter(test).map((field) => field.element);
+  const file = (/** @type {OptionField} */ field) => field.option.kind === "file";
+  fill(
+    more,
+    group("From recordings", is(file), "drops"),
+    group(
+      "Of the plan",
+      is((field) => field.option.planning && !file(field)),
+    ),
+    group(
+      plans(model()) ? "Of the sound" : "Options",
+      is((field) => !field.option.planning && !file(field)),
+    ),
+    group(
+      "Adapters",
+      adapters.map((each) => each.element),
+    ),
+  );
+  planButton.hidden = !plans(model());
+}
+
+/** @param {{name: string}} adapter */
+function adapterField({ name }) {
+  const box = h("input", { type: "checkbox", on: { change: () => changed() } });
+  const weight = h("input", {
+    type: "number",
+    min: 0,
+    max: 2,
+    step: 0.05,
+    value: "1",
+    "aria-label": `Weight of ${name}`,
+    on: { input: () => changed() },
+  });
+  return {
+    name,
+    element: h("span", { class: "row" }, h("label", { class: "tick" }, box, name), weight),
+    get: () => (box.checked ? Number(weight.value) : null),
+    set: (/** @type {number | null} */ value) => {
+      box.checked = value !== null;
+      weight.value = String(value ?? 1);
+    },
+  };
+}
+
+function dice() {
+  seed.value = String(Math.floor(Math.random() * LARGEST_SEED));
+  changed();
+}
+
+/** @param {boolean} open */
+function openMore(open) {
+  more.hidden = !open;
+  moreButton.setAttribute("aria-expanded", String(open));
+}
+
+/** Where the browser doesn't size a field by its text. */
+function grow() {
+  if (CSS.supports("field-sizing", "content")) return;
+  prompt.style.setProperty("height", "auto");
+  prompt.style.setProperty("height", `${prompt.scrollHeight}px`);
+}
+
+/** @param {(field: OptionField) => boolean} which */
+function options(which) {
+  return Object.fromEntries(
+    fields
+      .filter(which)
+      .map((field) => [field.option.name, field.get()])
+      .filter(([, value]) => value !== undefined),
+  );
+}
+
+/** All that the form says. @returns {Request} */
+function request() {
+  return {
+    model: models.value,
+    prompt: prompt.value.trim() || null,
+    seed: Number(seed.value) || 0,
+    options: options(() => true),
+    adapters: adapters.flatMap((each) => {
+      const weight = each.get();
+      return weight === null ? [] : [{ name: each.name, weight }];
+    }),
+  };
+}
+
+/** The part of it that a plan is made by. */
+function planRequest() {
+  return { ...request(), options: options((field) => field.option.planning) };
+}
+
+/** The same as text, without the seed: songs of other seeds may be of one plan. */
+const planKey = () => JSON.stringify({ ...planRequest(), seed: 0 });
+
+/** Whether the form asks for another plan than the one that is shown. */
+export const outdated = () => Boolean(state.plan) && planKey() !== asked;
+
+/** @param {Request} wish */
+function fillForm(wish) {
+  if (modelOf(wish.model) && models.value !== wish.model) {
+    models.value = wish.model;
+    build();
+  }
+  prompt.value = wish.prompt ?? "";
+  if (wish.seed !== undefined) seed.value = String(wish.seed);
+  for (const field of fields) field.set(wish.options[field.option.name]);
+  for (const each of adapters) {
+    each.set(wish.adapters.find((adapter) => adapter.name === each.name)?.weight ?? null);
+  }
+  grow();
+}
+
+/** Make the form say what a plan or a song was made by. @param {Request} wish */
+export function fillFrom(wish) {
+  fillForm(wish);
+  asked = planKey();
+  changed();
+}
+
+/**
+ * The form as a plan was asked for, with the sound's own options as they are.
+ * @param {Plan} plan
+ */
+export function fillFromPlan(plan) {
+  const sound = models.value === plan.model ? options((field) => !field.option.planning) : {};
+  fillFrom({ ...plan, options: { ...sound, ...plan.options } });
+}
+
+/** An empty page. */
+export function clear() {
+  fillForm({ model: models.value, prompt: null, seed: 0, options: {}, adapters: [] });
+  asked = "";
+  changed();
+  prompt.focus();
+}
+
+/** A draft outlives a reload, whether it was planned or not. */
+function changed() {
+  remember("draft", { ...request(), takes: count.value, asked, plan: state.plan?.id ?? null });
+  draw();
+  tell("form");
+}
+
+function restore() {
+  const draft = remembered("draft");
+  if (!draft || !modelOf(draft.model)) return;
+  fillForm(draft);
+  count.value = draft.takes ?? "1";
+  asked = draft.asked ?? "";
+}
+
+/** Whether the draft in this browser was written beside this plan. @param {string} plan id */
+export const drafted = (plan) => remembered("draft")?.plan === plan;
+
+function draw() {
+  const running = takes().some(isOpen);
+  cancelButton.hidden = !running;
+  examples.hidden = Boolean(prompt.value || state.plan);
+  planButton.classList.toggle("primary", !state.plan && plans(model()));
+  renderButton.classList.toggle("primary", Boolean(state.plan) || !plans(model()));
+}
+
+/** @returns {Promise<Plan | null>} */
+export async function makePlan() {
+  if (
+    !prompt.value.trim() &&
+    !fields.some((field) => field.option.planning && field.option.kind === "file" && field.get())
+  ) {
+    sayError(says, "Say what the music should be, or drop a recording it borrows from.");
+    prompt.focus();
+    return null;
+  }
+  return busy(planButton, "Planning …", async () => {
+    const body = planRequest();
+    const key = planKey();
+    const began = performance.now();
+    const plan = await session.makePlan(body);
+    asked = key;
+    changed();
+    say(says, `Planned in ${((performance.now() - began) / 1000).toFixed(1)} s.`);
+    return plan;
+  });
+}
+
+/** A plan of what a recording holds. @param {Thing} thing */
+export async function planFrom(thing) {
+  await busy(planButton, `Listening to ${thing.title} …`, async () => {
+    const from = await sourceOf(thing);
+    fillFromPlan(
+      await session.makePlan({
+        model: models.value,
+        from_audio: from,
+        seed: Number(seed.value) || 0,
+      }),
+    );
+    say(says, `This is what ${thing.title} holds, second by second.`);
+  });
+}
+
+export async function render() {
+  if (renderButton.disabled) return;
+  expectSound(models.value);
+  await busy(renderButton, "Queued …", async () => {
+    const begin = Number(seed.value) || 0;
+    const many = Math.min(MOST_TAKES, Math.max(1, Number(count.value) || 1));
+    const seeds = Array.from({ length: many }, (_, at) => begin + at);
+    const wish = plans(model()) ? await wishOfPlan() : wishWithoutPlan();
+    if (!wish) return;
+    const songs = await session.render({ ...wish, seeds });
+    if (eager.value) awaitSound(songs[0].id);
+    say(says, "");
+  });
+}
+
+/**
+ * The plan that is shown, made anew where the form asks for another; null where it can't be made.
+ */
+async function wishOfPlan() {
+  const there = await session.settled();
+  const plan = there && !outdated() ? there : await makePlan();
+  return (
+    plan && {
+      plan: plan.id,
+      version: plan.version,
+      options: options((field) => !field.option.planning),
+    }
+  );
+}
+
+/** For models that make songs of words alone. */
+function wishWithoutPlan() {
+  session.showPlan(null);
+  const { seed: _, ...wish } = request();
+  return wish;
+}
+
+export async function cancel() {
+  const open = takes().filter(isOpen);
+  for (const song of open) stopSound(song.id);
+  say(says, "Cancelled.");
+  await attempt(says, () => session.cancel(open));
+}
+
+/** Recordings dropped on the desk: the first option that takes files. @param {Thing[]} things */
+async function borrow(things) {
+  const document = things.find((thing) => thing.file?.name.endsWith(".json"));
+  if (document?.file) return openDocument(document.file);
+  const field = fields.find((each) => each.option.kind === "file");
+  if (!field) return sayError(says, "This model takes no recordings.");
+  openMore(true);
+  return /** @type {any} */ (field).take(things);
+}
+
+/**
+ * All of a song or plan again, from the file beside it.
+ * @param {File} [file] asked for where none is given
+ */
+export async function openDocument(file) {
+  const chosen = file ?? (await chooseFiles(".json,application/json"))[0];
+  if (!chosen) return;
+  await attempt(says, async () => {
+    let content;
+    try {
+      content = JSON.parse(await chosen.text());
+    } catch {
+      throw new Error(`${chosen.name} is not JSON; open the .json of a song, or a plan.`);
+    }
+    const lost = await session.openSidecar(content, fillFrom);
+    const without = lost.length
+      ? ` What it had of other files is not in it: ${lost.join(", ")}.`
+      : "";
+    say(says, `Opened ${chosen.name}.${without}`);
+  });
+}
+
+/**
+ * @template T
+ * @param {HTMLButtonElement} button
+ * @param {string} text
+ * @param {() => Promise<T>} act
+ * @returns {Promise<T | null>}
+ */
+async function busy(button, text, act) {
+  button.disabled = true;
+  say(says, text);
+  const done = await attempt(says, act);
+  button.disabled = false;
+  return done;
+}

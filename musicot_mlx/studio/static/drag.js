@@ -1,0 +1,89 @@
+/**
+ * What is dragged from place to place: segments, songs, finds of the library, files. Each of them
+ * can be copied and pasted by keys and menus, too.
+ */
+import * as api from "./api.js";
+
+/** @typedef {import("./types.js").Source} Source */
+
+/**
+ * @typedef {object} Thing
+ * @property {Source} [source] what it is to the server
+ * @property {File} [file] what isn't there yet
+ * @property {string} title
+ * @property {number} [segment] of the plan that is shown
+ */
+
+const TYPE = "application/x-musicot";
+
+/** @param {DragEvent} event @param {Thing} thing */
+export function carry(event, thing) {
+  event.dataTransfer?.setData(TYPE, JSON.stringify(thing));
+  event.dataTransfer?.setData("text/plain", thing.title);
+  if (event.dataTransfer) event.dataTransfer.effectAllowed = "copyMove";
+}
+
+/** @param {DragEvent} event @returns {Thing[]} */
+function carried(event) {
+  const data = event.dataTransfer;
+  const thing = data?.getData(TYPE);
+  if (thing) return [JSON.parse(thing)];
+  return [...(data?.files ?? [])].map((file) => ({ file, title: file.name }));
+}
+
+/** @param {DragEvent} event */
+const holds = (event) =>
+  [...(event.dataTransfer?.types ?? [])].some((type) => type === TYPE || type === "Files");
+
+/**
+ * Let an element take what is dropped on it; it shows so while something is over it.
+ * @param {HTMLElement} element
+ * @param {(things: Thing[]) => void} drop
+ */
+export function takesDrops(element, drop) {
+  const leave = () => element.classList.remove("over");
+  element.addEventListener("dragover", (event) => {
+    if (!holds(event)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    element.classList.add("over");
+  });
+  element.addEventListener("dragleave", (event) => {
+    if (!element.contains(/** @type {Node | null} */ (event.relatedTarget))) leave();
+  });
+  element.addEventListener("drop", (event) => {
+    leave();
+    if (!holds(event)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const things = carried(event);
+    if (things.length) drop(things);
+  });
+}
+
+/**
+ * The thing as the server knows it; a file is uploaded first.
+ * @param {Thing} thing
+ * @returns {Promise<Source>}
+ */
+export async function sourceOf(thing) {
+  if (thing.source) return thing.source;
+  const { id } = await api.upload(/** @type {File} */ (thing.file));
+  return { upload: id };
+}
+
+/**
+ * A file, asked for: the keyboard's way to drop one.
+ * @param {string} accept
+ * @param {boolean} [several]
+ * @returns {Promise<File[]>} none where it was given up
+ */
+export function chooseFiles(accept, several = false) {
+  const input = document.createElement("input");
+  Object.assign(input, { type: "file", accept, multiple: several });
+  return new Promise((resolve) => {
+    input.addEventListener("change", () => resolve([...(input.files ?? [])]));
+    input.addEventListener("cancel", () => resolve([]));
+    input.click();
+  });
+}

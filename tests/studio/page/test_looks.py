@@ -1,0 +1,88 @@
+"""What holds of the whole page: accessibility in both themes, the phone, its size, its sources."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import musicot_mlx
+from tests.support.studio_page import StudioPage, violations
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+STATIC = Path(musicot_mlx.__file__).parent / "studio" / "static"
+SCRIPTS = sorted(path for path in STATIC.iterdir() if path.suffix in (".js", ".css", ".html"))
+MOST_BYTES = 200_000
+UNSAFE = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(")
+
+
+@pytest.fixture(scope="module")
+def plan(browser: "Browser", address: str) -> str:
+    """A plan that became a song."""
+    tab = StudioPage.opened(browser, address)
+    made = tab.made("solo piano", duration=14)
+    tab.close()
+    return made["plan"]["id"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1360, 390])
+def test_axe_finds_nothing_serious(
+    browser: "Browser", address: str, plan: str, theme: str, width: int
+) -> None:
+    size = {"width": width, "height": 844}
+    tab = StudioPage.opened(browser, address, color_scheme=theme, viewport=size)
+    tab.page.get_by_role("button", name="Options").click()
+    found = violations(tab.page)
+    tab.page.goto(f"{address}/#{plan}")
+    tab.page.reload()
+    tab.ready()
+    tab.finished()
+    tab.card(0).locator(".outcome").wait_for()
+    found += violations(tab.page)
+    page = tab.page.evaluate("document.documentElement.scrollWidth")
+    tab.key(0, "m")
+    found += violations(tab.page)
+    tab.page.keyboard.press("Escape")
+    tab.page.get_by_role("button", name="Today: what was made").click()
+    tab.page.locator(".side .find").first.wait_for()
+    tab.page.get_by_role("button", name="This take: what can be done").first.press("Enter")
+    found += violations(tab.page)
+    tab.close()
+    assert found == []
+    assert page <= width  # only the timeline scrolls sideways
+
+
+def test_the_switch_turns_the_theme(studio: StudioPage) -> None:
+    def colour() -> str:
+        return studio.page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    light, button = colour(), studio.page.get_by_role("button", name=re.compile("^Theme"))
+    button.click()  # light
+    assert colour() == light
+    button.click()
+    assert colour() != light
+    studio.page.reload()
+    studio.ready()
+    assert colour() != light  # remembered
+
+
+def test_the_page_is_small() -> None:
+    assert sum(path.stat().st_size for path in STATIC.rglob("*") if path.is_file()) < MOST_BYTES
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_ours_and_make_no_markup_of_text(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not [word for word in UNSAFE if word in text]
+    assert set(re.findall(r"https?://[^\"'\s)]+", text)) <= {"http://www.w3.org/2000/svg"}
+    assert len(text.splitlines()) <= 600
+
+
+def test_nothing_is_loaded_from_elsewhere(studio: StudioPage) -> None:
+    addresses = studio.page.evaluate(
+        "performance.getEntriesByType('resource').map((each) => each.name)"
+    )
+    assert addresses and all(each.startswith(studio.address) for each in addresses)

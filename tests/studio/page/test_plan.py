@@ -1,0 +1,196 @@
+"""A plan on the page: seen at once, and changed by words, by dropping, by keys."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.studio_page import StudioPage, until
+
+PROMPT = "solo piano"
+
+
+def test_a_plan_is_seen_before_a_second_is_made(studio: StudioPage) -> None:
+    studio.page.get_by_role("textbox", name="What the music should be").fill(PROMPT)
+    studio.page.get_by_label("Duration").fill("25")
+    studio.page.keyboard.press("Tab")
+    studio.page.get_by_role("textbox", name="What the music should be").press("Enter")
+    studio.expect_count(".card", 3)
+    assert studio.words() == [PROMPT] * 3
+    assert studio.page.locator(".heat [role=rowheader]").all_inner_texts()[:2] == ["drums", "bass"]
+    piano = studio.page.locator(".heat [role=rowheader]").all_inner_texts().index("piano")
+    drums, played = studio.asked()[0], studio.asked()[piano]
+    assert sum(played) > sum(drums)  # solo piano
+    assert studio.page.locator(".chord").count() > 2
+    assert studio.page.locator(".section").count() >= 1
+    widths = [box.bounding_box()["width"] for box in studio.page.locator(".cards > li").all()]
+    assert widths[2] == pytest.approx(widths[0] / 2, rel=0.03)  # five seconds are half of ten
+
+
+def test_the_heat_map_reads_words_of_ones_own(studio: StudioPage) -> None:
+    studio.plan(PROMPT)
+    rows = len(studio.asked())
+    field = studio.page.get_by_label("A word to read the plan by")
+    field.fill("church organ, vinyl crackle")
+    field.press("Enter")
+    studio.expect_count(".heat", rows + 2)
+    assert studio.page.locator(".heat").last.locator(".label").inner_text() == "vinyl crackle"
+    studio.page.reload()
+    studio.ready()
+    studio.expect_count(".heat", rows + 2)
+    studio.page.get_by_role("button", name="Take out vinyl crackle").click()
+    studio.expect_count(".heat", rows + 1)
+
+
+def test_words_change_a_segment(studio: StudioPage) -> None:
+    studio.plan(PROMPT)
+    before = studio.asked()
+    studio.set_words(1, "full drum kit")
+    assert studio.words() == [PROMPT, "full drum kit"]
+    until(lambda: studio.asked()[0][1] > before[0][1] + 0.2, "drums")
+    assert studio.column(0) == [row[0] for row in before]
+    studio.key(0, "Enter")  # the keyboard's way
+    studio.page.keyboard.type("string quartet")
+    studio.page.keyboard.press("Enter")
+    until(lambda: studio.words()[0] == "string quartet", "the words")
+    assert studio.card(0).evaluate("card => card === document.activeElement")
+
+
+def test_a_file_is_dropped_on_a_segment(studio: StudioPage, recording: Path) -> None:
+    studio.plan(PROMPT)
+    before = studio.asked()
+    studio.drop_file(".cards > li:nth-child(2) .card", recording)
+    studio.says("Segment 2 now follows beat.wav.")
+    assert "beat.wav" in studio.words()[1]
+    assert studio.column(0) == [row[0] for row in before]
+    assert studio.column(1) != [row[1] for row in before]
+
+
+def test_what_is_no_audio_is_told_in_a_sentence(studio: StudioPage, tmp_path: Path) -> None:
+    studio.plan(PROMPT)
+    path = tmp_path / "letter.wav"
+    path.write_bytes(b"Dear listener, " * 40)
+    before = studio.asked()
+    studio.drop_file(".card", path)
+    error = studio.page.locator(".score .says[data-kind=error]")
+    error.wait_for()
+    assert "letter.wav" in error.inner_text() or "audio" in error.inner_text()
+    assert studio.asked() == before
+
+
+def test_a_segment_is_dragged_onto_another(studio: StudioPage) -> None:
+    studio.plan(PROMPT, duration=30)
+    studio.set_words(0, "full drum kit")
+    studio.card(0).drag_to(studio.card(2))
+    studio.page.get_by_role("button", name="Copy it here").click()
+    until(lambda: studio.column(2) == studio.column(0), "the copy")
+    assert studio.words() == ["full drum kit", PROMPT, "full drum kit"]
+    studio.key(1, "c")  # the same by keys
+    studio.key(2, "v")
+    until(lambda: studio.column(2) == studio.column(1), "the paste")
+
+
+def test_a_slider_morphs_and_shows_it_meanwhile(studio: StudioPage) -> None:
+    studio.plan(PROMPT)
+    studio.set_words(0, "full drum kit")
+    begin, end = studio.column(1), studio.column(0)
+    studio.card(0).drag_to(studio.card(1))
+    slider = studio.page.get_by_role("slider", name="How far")
+    slider.fill("80")
+    until(lambda: studio.column(1) not in (begin, end), "the preview")
+    shown = studio.column(1)
+    studio.page.keyboard.press("Escape")  # left as it was
+    until(lambda: studio.column(1) == begin, "what was there")
+    studio.key(1, "m")  # the keyboard's way
+    studio.page.get_by_label("Towards").select_option("0")
+    studio.page.get_by_role("slider", name="How far").fill("80")
+    studio.page.get_by_role("button", name="Morph", exact=True).click()
+    studio.says("80 % of the way")
+    assert studio.column(1) == shown
+
+
+def test_a_locked_segment_stays(studio: StudioPage) -> None:
+    studio.plan(PROMPT, duration=30)
+    before = studio.asked()
+    studio.card(1).get_by_role("button", name="Lock").click()
+    studio.page.locator(".card.locked").wait_for()
+    studio.page.get_by_role("button", name="Draw all that isn't locked anew").click()
+    until(lambda: studio.column(0) != [row[0] for row in before], "new thoughts")
+    assert studio.column(1) == [row[1] for row in before]
+    studio.key(1, "r")
+    studio.page.locator(".score .says[data-kind=error]").wait_for()  # says that it is locked
+    studio.key(1, "l")
+    studio.expect_count(".card.locked", 0)
+    studio.key(1, "r")
+    until(lambda: studio.column(1) != [row[1] for row in before], "its own new thought")
+
+
+def test_segments_are_doubled_moved_deleted_and_brought_back(studio: StudioPage) -> None:
+    studio.plan(PROMPT)
+    studio.set_words(0, "brass band")
+    studio.key(0, "d")
+    studio.expect_count(".card", 3)
+    assert studio.words() == ["brass band", "brass band", PROMPT]
+    studio.key(1, "Alt+ArrowRight")
+    until(lambda: studio.words() == ["brass band", PROMPT, "brass band"], "the move")
+    assert studio.card(2).evaluate("card => card === document.activeElement")
+    studio.key(0, "Delete")
+    studio.expect_count(".card", 2)
+    studio.page.keyboard.press("Control+z")
+    studio.expect_count(".card", 3)
+    studio.page.get_by_role("button", name="Undo").click()
+    until(lambda: studio.words() == ["brass band", "brass band", PROMPT], "the move undone")
+    studio.page.get_by_role("button", name="Redo").click()
+    until(lambda: studio.words() == ["brass band", PROMPT, "brass band"], "the move again")
+    studio.page.get_by_role("button", name="Longer").click()
+    studio.expect_count(".card", 4)
+
+
+def test_every_edit_is_in_the_menu(studio: StudioPage) -> None:
+    studio.plan(PROMPT)
+    studio.card(0).get_by_role("button", name="what can be done").press("Enter")
+    items = studio.page.get_by_role("menuitem").all_inner_texts()
+    assert [text.split("\n")[0] for text in items] == [
+        *("Other words …", "Lock", "Draw anew", "Morph …", "From an audio file …", "Chords …"),
+        *("Copy", "Paste", "Duplicate", "Insert before …", "Earlier", "Later", "Delete"),
+    ]
+    studio.page.keyboard.press("ArrowDown")
+    studio.page.keyboard.press("Enter")
+    studio.page.locator(".card.locked").wait_for()
+    assert studio.page.get_by_role("menu").count() == 0
+    studio.key(1, "Shift+F10")
+    studio.page.get_by_role("menuitem", name="Other words").press("Enter")
+    studio.page.keyboard.type("string quartet")
+    studio.page.keyboard.press("Enter")
+    until(lambda: studio.words()[1] == "string quartet", "the words")
+
+
+def test_key_and_chords_are_changed(studio: StudioPage) -> None:
+    studio.plan("folk in A minor")
+    studio.page.get_by_role("button", name="Harmony").click()
+    studio.page.get_by_label("Chords, one a bar").fill("Am F C G")
+    studio.page.keyboard.press("Enter")
+    until(lambda: studio.page.locator(".chord").nth(1).inner_text() == "F", "the chords")
+    studio.key(1, "h")
+    studio.page.keyboard.type("Dm")
+    studio.page.keyboard.press("Enter")
+    until(lambda: "Dm" in studio.page.locator(".chord").all_inner_texts(), "a segment's chords")
+    assert studio.page.locator(".chord").first.inner_text() == "Am"
+
+
+def test_a_wish_that_can_not_be_is_told_where_it_is_made(studio: StudioPage) -> None:
+    studio.page.get_by_role("button", name="Plan", exact=True).click()
+    studio.says("Say what the music should be")
+    studio.page.get_by_role("textbox", name="What the music should be").fill(PROMPT)
+    studio.page.get_by_label("Key").fill("H minor")
+    studio.page.get_by_role("button", name="Plan", exact=True).click()
+    error = studio.page.locator(".desk .says[data-kind=error]", has_text="H minor")
+    error.wait_for()
+    assert studio.page.locator(".card").count() == 0
+
+
+def test_what_people_write_is_never_markup(studio: StudioPage) -> None:
+    studio.plan('<img src=x onerror="document.title=1">piano')
+    studio.set_words(0, "<b>drums</b>")
+    assert studio.words()[0] == "<b>drums</b>"
+    assert studio.page.locator(".card img, .card b").count() == 0
+    assert studio.page.title() == "musicot studio"
