@@ -147,10 +147,12 @@ class RenderCheck:
         self._sum, self._squares = 0.0, 0.0
         self._rest = np.zeros(0, dtype=np.float32)  # mono samples of the frame begun
         self._power = np.zeros(self.size // 2 + 1)
-        self._levels: list[np.ndarray] = []  # band energies (frames, bands) of each piece
         self._window = np.hanning(self.size).astype(np.float32)
         edges = np.unique(np.geomspace(2, self.size // 2, self.bands + 1).astype(int))
         self._starts, self._stop = edges[:-1], edges[-1]
+        # of the bands' energies: frames, their sum, and mean and squared deviations of their dB
+        self._frames, self._energy = 0, np.zeros(len(edges) - 1)
+        self._mean, self._deviation = np.zeros((2, len(edges) - 1))
 
     def add(self, waveform: np.ndarray) -> None:
         """Take float32 (frames, channels) in -1..1, of any length."""
@@ -171,7 +173,21 @@ class RenderCheck:
         frames = mono[: count * self.size].reshape(count, self.size)
         power = np.abs(np.fft.rfft(frames * self._window, axis=1)) ** 2  # (frames, bins)
         self._power += power.sum(axis=0)
-        self._levels.append(np.add.reduceat(power[:, : self._stop], self._starts, axis=1))
+        if count:
+            self._measure(np.add.reduceat(power[:, : self._stop], self._starts, axis=1))
+
+    def _measure(self, levels: np.ndarray) -> None:
+        """Take the energies of bands (frames, bands), so that hours take no more memory than
+        minutes (Chan, Golub, LeVeque 1979).
+        """
+        levels = levels.astype(np.float64)
+        decibels = 10 * np.log10(levels + 1e-12)
+        new, before = len(levels), self._frames
+        self._frames += new
+        self._energy += levels.sum(axis=0)
+        apart = decibels.mean(axis=0) - self._mean
+        self._mean += apart * new / self._frames
+        self._deviation += decibels.var(axis=0) * new + apart**2 * before * new / self._frames
 
     @property
     def level(self) -> float:
@@ -202,13 +218,12 @@ class RenderCheck:
         clipped = self._clipped / self._samples
         if clipped > 0.02:
             raise RunError(f"the render is clipped ({100 * clipped:.0f} % at full scale); {advice}")
-        levels = np.concatenate(self._levels)  # (frames, bands)
-        if len(levels) * self.size < 2 * self.sample_rate:
+        if self._frames * self.size < 2 * self.sample_rate:
             return  # a short sound may stand still
         spectrum = self._power[2:] + 1e-20
         flatness = float(np.exp(np.log(spectrum).mean()) / spectrum.mean())
-        loud = levels.mean(axis=0) > 1e-6 * levels.mean(axis=0).max()  # within 60 dB of the top
-        motion = (10 * np.log10(levels[:, loud] + 1e-12)).std(axis=0)  # dB, per band
+        loud = self._energy > 1e-6 * self._energy.max()  # within 60 dB of the top
+        motion = np.sqrt(self._deviation[loud] / self._frames)  # dB, per band
         if flatness > 0.6 and float(np.median(motion)) < 3.0:
             raise RunError(f"the render is noise (spectral flatness {flatness:.2f}); {advice}")
         if float(np.median(motion)) < 0.25:

@@ -26,6 +26,7 @@ _PANELS = {
         "generate": "make a song from a text prompt",
         "plan": "make only the plan of a song, and look at it",
         "analyze": "what a song holds over time, and whether it followed its plan",
+        "live": "play without end on the speakers, and type what the music becomes",
         "ask": "ask about a song, a picture or a film, and get an answer",
         "library": "songs found by how they sound: add, search, similar, stats, remove",
     },

@@ -19,9 +19,7 @@ COMMANDS = {
     **dict.fromkeys(
         "play listen hear".split(), "musicot generate --play makes a song and plays it"
     ),
-    **dict.fromkeys(
-        "stream live".split(), "musicot generate --stream writes a song while it is being made"
-    ),
+    **dict.fromkeys(("stream",), "musicot generate --stream writes a song while it is being made"),
     **dict.fromkeys(
         "list ls pull download install remove delete rm cache".split(),
         "musicot models lists models and deletes them; --model NAME fetches one",

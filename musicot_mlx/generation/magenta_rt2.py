@@ -26,8 +26,8 @@ LEFT = 125  # frames that a refresh leaves: 5 s
 class FrameRun:
     """One batch of songs through the model. Rows are songs, or candidates of one.
 
-    requests: int32 (rows, frames, 144), what each frame is asked to be. temperature 0 is greedy;
-    top_k 0 keeps every code.
+    requests: int32 (rows, frames, 144), what each frame is asked to be; of the later ones `ask` may
+    tell when their time comes. temperature 0 is greedy; top_k 0 keeps every code.
     """
 
     def __init__(
@@ -35,11 +35,7 @@ class FrameRun:
     ) -> None:
         check_sampling(temperature, top_k, 1.0)
         self.lm, self.rows, self.temperature = lm, len(requests), temperature
-        flat = requests.reshape(-1, requests.shape[-1])
-        distinct, which = np.unique(flat, axis=0, return_inverse=True)
-        self._which = which.reshape(requests.shape[:2])
-        self._cross = lm.cross(lm.condition(mx.array(distinct))[:, None])
-        self._chosen: tuple[tuple[int, ...], list[Ring]] | None = None
+        self.ask(requests)
 
         def follow(
             ids: mx.array, cross: list[Ring], rings: list, frame: mx.array, first: mx.array
@@ -59,6 +55,14 @@ class FrameRun:
 
         self._follow, self._draw = device.compiled(follow), device.compiled(draw)
         self.begin(0, None)
+
+    def ask(self, requests: np.ndarray, *, first: int = 0) -> None:
+        """Let the frames from `first` on be what requests (rows, frames, 144) say."""
+        flat = requests.reshape(-1, requests.shape[-1])
+        distinct, which = np.unique(flat, axis=0, return_inverse=True)
+        self._which, self._asked = which.reshape(requests.shape[:2]), first
+        self._cross = self.lm.cross(self.lm.condition(mx.array(distinct))[:, None])
+        self._chosen: tuple[tuple[int, ...], list[Ring]] | None = None
 
     def begin(self, frame: int, codes: mx.array | None) -> None:
         """Forget all; the next frame is `frame`, after one of codes (rows, codebooks)."""
@@ -103,7 +107,7 @@ class FrameRun:
 
     def _inputs(self) -> tuple:
         """What the model reads of the frame that comes."""
-        which = tuple(self._which[:, self.frame].tolist())
+        which = tuple(self._which[:, self.frame - self._asked].tolist())
         if self._chosen is None or self._chosen[0] != which:
             rows = list(which)
             self._chosen = which, [(keys[rows], values[rows]) for keys, values in self._cross]

@@ -26,7 +26,7 @@ class Family:
     whether theirs are too, or those of which parts; least_bits: of parts that suffer below.
     capabilities: "songs", "plan", "ear" (embed_text
     and embed_audio, its own or those of its `clap`), "copies" (reads songs as the tokens that
-    copies are looked for in), "batch", "to_pytorch".
+    copies are looked for in), "live" (plays without end), "batch", "to_pytorch".
     """
 
     model_type: str

@@ -21,5 +21,5 @@ FAMILY = Family(
     reads="Magenta RealTime 2",
     quantised=("lm",),
     embeddings=False,
-    capabilities=frozenset({"songs", "plan", "ear"}),
+    capabilities=frozenset({"songs", "plan", "ear", "live"}),
 )

@@ -27,6 +27,7 @@ from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, sc
 from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.magenta_rt2 import FAMILY
 from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
+from musicot_mlx.pipelines.magenta_rt2.live import GLIDE, Live
 from musicot_mlx.pipelines.magenta_rt2.options import MagentaAsked, MagentaOptions
 from musicot_mlx.pipelines.magenta_rt2.planning import (
     THOUGHT_SECONDS,
@@ -160,6 +161,15 @@ class MagentaPipeline(MagentaPlanner):
         blocks = passed(self._codes(plan, wish, start, []), codes)
         chunks = self.waveform(plan, blocks, wish)
         return Take(plan, codes, chunks, self._mastering(plan, wish, start))
+
+    @documented(MagentaOptions)
+    def live(self, prompt: str | None = None, **options: Unpack[MagentaAsked]) -> Live:
+        """Music without end: blocks of a second, float32 (samples, channels), that `take` changes.
+
+        options are those of MagentaOptions that have no end or plan in them; a glide takes 2 s.
+        Raises MusicotError for no words and for bad options.
+        """
+        return Live(self, MagentaOptions.of(self.sampling, prompt, **{"glide": GLIDE, **options}))
 
     def _made_song(
         self,

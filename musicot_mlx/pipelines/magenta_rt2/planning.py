@@ -112,13 +112,14 @@ class MagentaPlanner(Planner):
         lyrics: str = "",
         locked_codes: np.ndarray | None = None,
         variation: float | None = None,
+        first: int = 0,
     ) -> np.ndarray:
         """Codes int32 (songs, levels, segments) of thoughts for a unit vector (dim,).
 
         The noise of a segment is the song's, mixed with some of its own by `variation`; without
         any, the first song's thought is that of upstream's mapper for the same seed. locked_codes:
         (levels, segments) that stay, -1 where free. words: the text that the vector is of, if any.
-        Tags and lyrics are of no account.
+        first: the number of the first segment. Tags and lyrics are of no account.
         """
         own = self.sampling.variation if variation is None else variation
         dim = self.rvq.config.dim
@@ -127,7 +128,7 @@ class MagentaPlanner(Planner):
                 math.sqrt(1 - own**2) * _noise(dim, seed, song)
                 + own * _noise(dim, seed, song, 1 + segment)
                 for song in range(songs)
-                for segment in range(segments)
+                for segment in range(first, first + segments)
             ]
         )
         exact = None if words is None else self.clap.raw_text([words])[0]
