@@ -31,9 +31,11 @@ def chromium() -> Path | None:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """A studio with its data below the folder; the address that it listens on."""
-    command = [sys.executable, "-m", "musicot_mlx", "studio", "--no-open", "--port", "0"]
+def server(folder: Path, port: int = 0, *, crash: bool = False) -> Iterator[str]:
+    """A studio with its data below the folder; the address that it listens on. crash: it is killed
+    in the end, and can tidy up nothing.
+    """
+    command = [sys.executable, "-m", "musicot_mlx", "studio", "--no-open", "--port", str(port)]
     command += ["--data-dir", str(folder / "data"), "--library", str(folder / "library")]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -46,7 +48,7 @@ def server(folder: Path) -> Iterator[str]:
             assert address.startswith("http://"), errors.read().decode()
             yield address.rstrip("/")
         finally:
-            process.terminate()
+            process.kill() if crash else process.terminate()
             process.wait(timeout=20)
             process.stdout.close()
 

@@ -21,7 +21,7 @@ export function openMorph(anchor, at, thing, { says, copy }) {
   const plan = state.plan;
   if (!plan) return;
   const name = `segment ${at + 1}`;
-  const label = thing ? `${thing.title} onto ${name}` : `Morph ${name}`;
+  const label = thing ? `From ${name} to ${thing.title}` : `Morph ${name}`;
   const words = h("input", {
     type: "text",
     placeholder: "words, as full drum kit",
@@ -111,7 +111,7 @@ export function openMorph(anchor, at, thing, { says, copy }) {
             "Morph",
           ),
           copy ? h("button", { type: "button", on: { click: finish } }, "Copy it here") : null,
-          h("button", { type: "button", on: { click: close } }, "Leave as it is"),
+          h("button", { type: "button", on: { click: close } }, "Leave it"),
         ),
       ];
     },

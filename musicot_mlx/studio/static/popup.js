@@ -115,7 +115,7 @@ export function askWords(anchor, label, value, hint, act) {
     });
     queueMicrotask(() => field.select());
     const set = h("button", { type: "button", class: "primary", on: { click: done } }, "Set");
-    const leave = h("button", { type: "button", on: { click: close } }, "Leave as it is");
+    const leave = h("button", { type: "button", on: { click: close } }, "Leave it");
     return [field, h("div", { class: "row" }, set, leave)];
   });
 }
