@@ -16,6 +16,7 @@ from musicot_mlx.errors import MusicotError
 
 HISTORY = 120.0  # seconds that stay on the tape
 FADE = 0.5  # seconds over which a stop fades out
+LATENCY = 0.2  # seconds that the device is to hold, in which Python may be busy elsewhere
 _PATIENCE = 0.05  # seconds between two looks at a tape that is full
 
 
@@ -195,6 +196,7 @@ class Speakers(Sink):
                 samplerate=self.sample_rate,
                 channels=self.channels,
                 dtype="float32",
+                latency=LATENCY,
                 callback=self._hear,
             )
         except device.PortAudioError as error:

@@ -131,7 +131,7 @@ def run(args: Arguments) -> int:
     given = {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None}
     live = model.live(prompt, **given)
     kind = Paced if args.output else Speakers
-    screen = Screen()
+    screen, lines = Screen(), Lines()
     session = Session(
         live,
         kind(live.sample_rate, live.channels, buffer=args.buffer),
@@ -142,7 +142,7 @@ def run(args: Arguments) -> int:
     )
     screen.tell(f"playing {live.wanted}; help lists what may be typed, quit or Ctrl-C ends it")
     try:
-        played = session.run(Lines(), seconds=args.seconds, record=record)
+        played = session.run(lambda: screen.typed(lines()), seconds=args.seconds, record=record)
     finally:
         screen.close()
     print(f"{played}{f' -> {record}' if record else ''}", flush=True)
@@ -183,9 +183,17 @@ class Screen:
         if not self._drawn:
             print(line, flush=True)
             return
-        # what was typed and ended stands on the status's line now, or below it
         print(f"{_CLEAR}{_UP}{_CLEAR}{line}")
         self._begin()
+
+    def typed(self, lines: Iterator[str]) -> Iterator[str]:
+        """Pass lines on; each has left the terminal on the line below it, and stays to be seen."""
+        for line in lines:
+            if self._drawn:
+                shown = "".join(each for each in line if each.isprintable())
+                print(f"{_CLEAR}{_UP}{_CLEAR}{_UP}{_CLEAR}> {shown}")
+                self._begin()
+            yield line
 
     def show(self, session: "Session") -> None:
         if self._drawn:

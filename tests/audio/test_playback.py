@@ -130,7 +130,9 @@ class Device:
         return {"name": "default"}
 
     def OutputStream(self, callback: Callable, **about: object) -> SimpleNamespace:  # noqa: N802
-        assert about == {"samplerate": self.rate, "channels": 2, "dtype": "float32"}
+        assert about == {
+            "samplerate": self.rate, "channels": 2, "dtype": "float32", "latency": 0.2,
+        }  # fmt: skip
         stopping = threading.Event()
         stream = SimpleNamespace(active=False, closed=False)
 

@@ -151,6 +151,7 @@ def test_the_status_is_of_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "40")
         screen = live.Screen()
         screen.show(session)
+        assert list(screen.typed(iter(["more \x1b[2Kstrings"]))) == ["more \x1b[2Kstrings"]
         screen.tell("in 2 s: piano")
         screen.close()
         drawn = ""
@@ -158,7 +159,8 @@ def test_the_status_is_of_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
             drawn += os.read(master, 4096).decode()
     os.close(master)
     assert line[:39] in drawn and line[:40] not in drawn
-    assert drawn.index(line[:39]) < drawn.index("in 2 s: piano") < drawn.rindex("> ")
+    assert drawn.index(line[:39]) < drawn.index("> more [2Kstrings")
+    assert drawn.index("> more") < drawn.index("in 2 s: piano") < drawn.rindex("> ")
 
 
 def test_lines_come_whole(monkeypatch: pytest.MonkeyPatch) -> None:
