@@ -35,8 +35,8 @@ class Arguments(flags.Writing):
     )
     part: str | None = _adapter(
         "NAME",
-        "network to tune: semantic_lm or diffusion, MusicGen's decoder, or lm (default: the "
-        "model's first)",
+        "what to tune: semantic_lm or diffusion, MusicGen's decoder, lm, or MuMu-LLaMA's stage: "
+        "captions, music, answers (default: the model's first)",
     )
     fine_tune_type: Literal["lora", "dora", "full"] | None = _adapter("", "(default: lora)")
     optimizer: Literal["adam", "adamw", "muon", "sgd", "adafactor"] | None = _learning(

@@ -16,6 +16,7 @@ from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 _SHRINK = 1 / (1 + 1e-6)  # upstream weighs the one input of a modality by 1 / (1 + 1e-6)
 
@@ -64,7 +65,10 @@ class Bridge(nn.Module):
         return (weight @ parts.astype(mx.float32)).squeeze(-2) + bias
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = self.proj(x.astype(self.proj.bias.dtype))
+        # of the bias, which is never quantised and may lie a level down, under LoRA
+        floats = tree_flatten(self.proj.parameters())
+        dtype = next(value.dtype for path, value in floats if path.endswith("bias"))
+        x = self.proj(x.astype(dtype))
         for block in self.blocks:
             x = block(x)
         return x

@@ -107,18 +107,10 @@ def add_layers(
             block.unfreeze()
         return [path for path, _ in tree_flatten(module.trainable_parameters())]
 
-    def wrap(layer: nn.Module) -> nn.Module:
-        embedding = isinstance(layer, _EMBEDDINGS)
-        if kind == "dora" and isinstance(layer, nn.QuantizedEmbedding):
-            raise MusicotError("DoRA does not work on a quantised embedding; use LoRA for that key")
-        lora, dora = (LoRAEmbedding, DoRAEmbedding) if embedding else (LoRALinear, DoRALinear)
-        adapter_class = dora if kind == "dora" else lora
-        return adapter_class.from_base(layer, r=rank, scale=scale, dropout=dropout)
-
     wrapped: set[str] = set()
     for owner in [*chosen, module]:
         adapted = [
-            (path, wrap(layer))
+            (path, wear(layer, kind=kind, rank=rank, scale=scale, dropout=dropout))
             for path, layer in owner.named_modules()
             if isinstance(layer, ADAPTABLE) and _wanted(path, keys, within=owner is not module)
         ]
@@ -133,6 +125,20 @@ def add_layers(
             f"{', '.join(p for p, m in blocks[-1].named_modules() if type(m) in ADAPTABLE)}"
         )
     return [path for path, _ in tree_flatten(module.trainable_parameters())]
+
+
+def wear(
+    layer: nn.Module, *, kind: str, rank: int, scale: float, dropout: float, **_: Any
+) -> nn.Module:
+    """A linear layer or embedding with a layer of LoRA or DoRA around it, which draws from
+    mx.random's global state.
+    """
+    embedding = isinstance(layer, _EMBEDDINGS)
+    if kind == "dora" and isinstance(layer, nn.QuantizedEmbedding):
+        raise MusicotError("DoRA does not work on a quantised embedding; use LoRA for that key")
+    lora, dora = (LoRAEmbedding, DoRAEmbedding) if embedding else (LoRALinear, DoRALinear)
+    adapter_class = dora if kind == "dora" else lora
+    return adapter_class.from_base(layer, r=rank, scale=scale, dropout=dropout)
 
 
 def _wanted(path: str, keys: Sequence[str] | None, *, within: bool) -> bool:
@@ -213,7 +219,8 @@ def _changed(
         dtype = layer.weight.dtype
     adds = dtype == mx.float32 and not packed
     adds = adds or (dtype != mx.bfloat16 and math.prod(_dense_shape(layer)) <= _SMALL)
-    if not adds and all(adapter.kind == "lora" for adapter, _ in changes):
+    lora = all(adapter.kind == "lora" and "lora_a" in tensors for adapter, tensors in changes)
+    if not adds and lora:
         return _stacked(layer, changes, embedding, dtype)
     weight = dense_weight(layer)
     total = worn(weight, changes, "weight", embedding=embedding, stored=stored["weight"])
@@ -257,8 +264,8 @@ def _require_match(adapter: Adapter, modules: Mapping[str, nn.Module], model: st
         path
         for path, tensors in layers.items()
         if path not in modules
-        or (adapter.kind != "full" and not isinstance(modules[path], ADAPTABLE))
-        or (adapter.kind == "full" and not set(tensors) <= set(modules[path].keys()))
+        or ("lora_a" in tensors and not isinstance(modules[path], ADAPTABLE))
+        or ("lora_a" not in tensors and not set(tensors) <= set(modules[path].keys()))
     ]
     if len(unknown) == len(layers):
         raise MusicotError(

@@ -182,7 +182,9 @@ def _stored(
 
 def _is_embedding(loaded: Any, path: str) -> bool:
     part, _, inside = path.partition(".")
-    layer = dict(getattr(loaded, part).named_modules())[inside]
+    shelf = getattr(loaded, "shelf", None)  # of a model whose networks take turns in memory
+    network = shelf(part)[0] if shelf else getattr(loaded, part)
+    layer = dict(network.named_modules())[inside]
     return isinstance(layer, (nn.Embedding, nn.QuantizedEmbedding, LoRAEmbedding))
 
 

@@ -15,7 +15,6 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -190,21 +189,26 @@ def _as_json(entries: Sequence[Entry]) -> str:
 
 def _entries(song: KnownSong, folder: Path, options: SetOptions) -> Iterator[tuple[str, Entry]]:
     """All entries of a song, the edits of it rendered where they are not there yet."""
-    makers: dict[str, Callable[[KnownSong, np.random.Generator], Iterator[Entry]]] = {
-        "questions": questions,
-        "captions": captions,
-        "edits": partial(edits, folder=folder, options=options),
-        "instructions": instructions,
-    }
     place = zlib.crc32(_relative(song.path, folder).encode())
-    for name in options.sets:
-        rng = np.random.default_rng([options.seed, place, SETS.index(name)])
-        for entry in makers[name](song, rng):
-            for key in ("input_file", "output_file"):
-                entry[key] = _relative(Path(entry[key]), folder) if entry[key] else ""
-            if name == "questions":
-                entry["audio_name"] = entry["input_file"]
-            yield name, entry
+    drawn = {name: np.random.default_rng([options.seed, place, n]) for n, name in enumerate(SETS)}
+    found: list[tuple[str, Entry]] = []
+    if "questions" in options.sets:
+        found += [("questions", entry) for entry in questions(song, drawn["questions"])]
+    if "captions" in options.sets:
+        found += [("captions", entry) for entry in captions(song, drawn["captions"])]
+    if "edits" in options.sets:
+        for entry, result in edits(song, drawn["edits"], folder=folder, options=options):
+            found.append(("edits", entry))
+            if "questions" in options.sets and result.path != song.path:
+                found += [("questions", each) for each in questions(result, drawn["questions"])]
+    if "instructions" in options.sets:
+        found += [("instructions", entry) for entry in instructions(song, drawn["instructions"])]
+    for name, entry in found:
+        for key in ("input_file", "output_file"):
+            entry[key] = _relative(Path(entry[key]), folder) if entry[key] else ""
+        if name == "questions":
+            entry["audio_name"] = entry["input_file"]
+        yield name, entry
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -285,8 +289,10 @@ def _sentence(words: str) -> str:
 
 def edits(
     song: KnownSong, rng: np.random.Generator, *, folder: Path, options: SetOptions
-) -> Iterator[Entry]:
-    """The song faster, slower, higher or lower, as asked for in words; rendered in folder/audio."""
+) -> Iterator[tuple[Entry, KnownSong]]:
+    """The song faster, slower, higher or lower, as asked for in words, and what is known of that;
+    rendered in folder/audio.
+    """
     kinds = [("speed", value) for value in options.speeds]
     kinds += [("pitch", value) for value in options.cents]
     drawn = rng.permutation(len(kinds))[: options.edits]
@@ -305,7 +311,7 @@ def edits(
         caption = result.facts() or f"{caption_of(song, rng)}, {told}"
         asked = str(rng.choice(CHANGES)).format(told)
         answer = f"Here is the music, {told}: {_sentence(caption)}"
-        yield _entry(song, kind, asked, answer, caption=caption, output=path)
+        yield _entry(song, kind, asked, answer, caption=caption, output=path), result
 
 
 def _interval(cents: int) -> str:

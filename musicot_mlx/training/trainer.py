@@ -278,7 +278,12 @@ class Trainer:
     def arrays(self) -> dict[str, mx.array]:
         """What is tuned, under the names of the adapter file."""
         tuned = tree_flatten(self.task.module.trainable_parameters())
-        return {f"{self.task.part}.{path}": value for path, value in tuned}
+        return {f"{self._prefix}{path}": value for path, value in tuned}
+
+    @property
+    def _prefix(self) -> str:
+        """What keys of the adapter file begin with: the part, where a task tells nothing else."""
+        return getattr(self.task, "prefix", f"{self.task.part}.")
 
     def _write_adapter(self) -> None:
         if self.world.first:
@@ -319,7 +324,7 @@ class Trainer:
         }:
             raise MusicotError(f"{file} is of other layers; train anew in another --adapter-path")
         log = json.loads(self.world.text_from_first(json.dumps(log)))
-        prefix = f"{self.task.part}."
+        prefix = self._prefix
         own = {k.removeprefix(prefix): v for k, v in {**own, **weights}.items()}
         self.task.module.update(tree_unflatten(list(own.items())), strict=False)
         state = [
@@ -362,7 +367,7 @@ class Trainer:
                 f"{file} does not hold the layers that are tuned here; pass the rank, keys and "
                 "layers that it was trained with"
             )
-        prefix = f"{self.task.part}."
+        prefix = self._prefix
         weights = [(name.removeprefix(prefix), value) for name, value in loaded.items()]
         self.task.module.load_weights(weights, strict=False)
 

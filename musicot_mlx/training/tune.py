@@ -96,7 +96,8 @@ def task_of(model: Any, options: LoraOptions, *, judged: bool = False) -> Any:
     task = family.task(part)
     if family.can("ear"):
         return task(model, learning)
-    return task(model, learning, load_embedded() if judged and options.render_seconds else None)
+    judged = judged and bool(options.render_seconds) and getattr(task, "renders", True)
+    return task(model, learning, load_embedded() if judged else None)
 
 
 def songs_of(
@@ -104,8 +105,11 @@ def songs_of(
 ) -> tuple[dict[str, list[Any]], int, int]:
     """Encoded songs by split, and how many files were used and skipped.
 
-    Names every file that can't be used; raises MusicotError where fewer than two can.
+    Names every file that can't be used; raises MusicotError where fewer than two can. A task whose
+    data is of another form reads it itself (`songs`).
     """
+    if own := getattr(task, "songs", None):
+        return own(options, say=say, progress=progress)
     data = read_data(options.data, trigger=options.trigger, max_minutes=options.max_song_minutes)
     encoders, cache = task.encoders(), cache_folder(options.cache_dir)
     pieces = {
@@ -143,10 +147,11 @@ def songs_of(
 
 def base_of(model: Any, task: Any, options: LoraOptions) -> dict[str, Any]:
     """What the adapter is made for, so that another model refuses it."""
+    bases = getattr(task, "bases", {task.part: task.module})
     return {
         "model": options.model,
         "model_type": model.family.model_type,
-        "fingerprints": {task.part: fingerprint(task.module)},
+        "fingerprints": {part: fingerprint(each) for part, each in bases.items()},
     }
 
 
@@ -173,7 +178,7 @@ def tune(
     number = _digest(songs["train"] + songs["valid"])
     world.require_same("the data set", number)
     config = {**options.to_dict(), "part": task.part, "base": base_of(model, task, options)}
-    config["data_digest"] = number
+    config |= {"data_digest": number, **getattr(task, "config", {})}
 
     mx.random.seed(options.seed)
     names = add_layers(
@@ -182,9 +187,12 @@ def tune(
         num_layers=options.num_layers,
         **options.lora_parameters,
     )
+    if opens := getattr(task, "open", None):  # what learns beside layers of blocks
+        names = opens(options)
     say(_trainable(task.module, len(names)))
     prompt = options.render_prompt or task.first_caption
     renders = Renders(options, prompt, folder / "renders")
+    renders.wanted = bool(options.render_seconds) and getattr(task, "renders", True)
 
     def render(step: int) -> None:
         if step:
@@ -199,7 +207,7 @@ def tune(
         options,
         config=config,
         say=say,
-        render=render if options.render_seconds else None,
+        render=render if renders.wanted else None,
         callback=callback,
     )
     log = trainer.run(resume=resume)
@@ -210,7 +218,7 @@ def tune(
     proof = None
     if world.first:
         fresh = load(options.model, adapter_path=str(folder))
-        if options.render_seconds:
+        if renders.wanted:
             renders.several(fresh, "after")
         clap = getattr(fresh, "clap", None) or getattr(task, "listener", None)
         near = {
@@ -269,6 +277,7 @@ class Renders:
 
     def __init__(self, options: LoraOptions, prompt: str, folder: Path) -> None:
         self.options, self.prompt, self.folder = options, prompt, folder
+        self.wanted = bool(options.render_seconds)
 
     def one(self, model: Any, name: str, seed: int) -> None:
         seconds = self.options.render_seconds

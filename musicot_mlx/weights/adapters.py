@@ -3,7 +3,8 @@
 The layout is mlx-lm's: `adapters.safetensors` with `lora_a` (in, rank), `lora_b` (rank, out) and,
 for DoRA, `m` (out,) of every layer that changes, or whole weights for full tuning, and
 `adapter_config.json`. Keys begin with the part they belong to (`semantic_lm.`, `diffusion.`,
-`decoder.`). Where we differ: the config says which model the adapter was made for (`base`), and an
+`decoder.`). Where we differ: beside its LoRA an adapter may hold whole parameters, if its config
+says so; the config says which model the adapter was made for (`base`), and an
 adapter whose keys match nothing is an error instead of a song that sounds as if nothing had
 happened.
 """
@@ -24,6 +25,7 @@ from musicot_mlx.weights.hub import resolve
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapters.safetensors", "adapter_config.json"
 KINDS = ("lora", "dora", "full")
+WHOLE = "whole_parameters"  # in the config: as Adapter.whole
 _LEAVES = {"lora": {"lora_a", "lora_b"}, "dora": {"lora_a", "lora_b", "m"}}
 
 
@@ -50,6 +52,11 @@ class Adapter:
     def scale(self) -> float:
         """What the low-rank product is multiplied by."""
         return float((self.config.get("lora_parameters") or {}).get("scale", 1.0))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it also holds parameters as they are, of layers that wear no LoRA."""
+        return bool(self.config.get(WHOLE))
 
     def layers(self) -> dict[str, dict[str, mx.array]]:
         """Arrays by layer: path with its part in front -> last name -> array."""
@@ -126,7 +133,8 @@ def _check(adapter: Adapter) -> None:
         )
     wanted = _LEAVES.get(adapter.kind)
     for path, leaves in adapter.layers().items():
-        if wanted is not None and set(leaves) != wanted:
+        whole = adapter.whole and not set(leaves) & {"lora_a", "lora_b", "m"}
+        if wanted is not None and set(leaves) != wanted and not whole:
             raise MusicotError(
                 f"adapter {adapter.name}: {path} holds {', '.join(sorted(leaves))}; a "
                 f"{adapter.kind} adapter has {', '.join(sorted(wanted))}"
@@ -167,8 +175,8 @@ Changes = Sequence[tuple[Adapter, Mapping[str, mx.array]]]  # of one layer, adap
 
 def names_of(changes: Changes) -> set[str]:
     """The parameters of a layer that adapters change."""
-    full = {name for adapter, tensors in changes if adapter.kind == "full" for name in tensors}
-    return full if all(adapter.kind == "full" for adapter, _ in changes) else full | {"weight"}
+    whole = {name for _, tensors in changes if "lora_a" not in tensors for name in tensors}
+    return whole | {"weight"} if any("lora_a" in tensors for _, tensors in changes) else whole
 
 
 def kept_as(stored: mx.Dtype) -> mx.Dtype:
@@ -204,9 +212,9 @@ def change(
     """What an adapter adds to one layer's dense weight, float32 of its shape.
 
     weight: float32 (out, in), or (rows, dim) of an embedding. name: of another parameter, which
-    full tuning alone changes.
+    is changed as a whole.
     """
-    if adapter.kind == "full":
+    if "lora_a" not in tensors:
         return adapter.strength * (tensors[name].astype(mx.float32) - weight)
     a, b = tensors["lora_a"].astype(mx.float32), tensors["lora_b"].astype(mx.float32)
     delta = adapter.scale * (a @ b if embedding else b.T @ a.T)

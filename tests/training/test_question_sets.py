@@ -101,7 +101,13 @@ def test_words_beside_a_song_and_settings_that_musicot_wrote(tmp_path: Path) -> 
 
 def test_every_set_is_what_upstream_reads(songs: Path, tmp_path: Path) -> None:
     counts = make_sets(known(songs)[0], tmp_path / "sets", SetOptions())
-    assert counts == {"questions": 21, "captions": 3, "edits": 6, "instructions": 3}
+    files = [file for file in (tmp_path / "sets/audio").iterdir()]
+    assert counts == {
+        "questions": 7 * (3 + len(files)),  # the edits are asked about too
+        "captions": 3,
+        "edits": 6,
+        "instructions": 3,
+    }
     kinds = set()
     for name in counts:
         for entry in [
@@ -120,9 +126,11 @@ def test_every_set_is_what_upstream_reads(songs: Path, tmp_path: Path) -> None:
             kinds.add(entry["kind"])
     assert kinds >= {"instruments", "tempo", "bpm", "key", "style", "presence", "caption",
                      "instruction"}  # fmt: skip
-    train = {entry["input_file"] for entry in read(tmp_path / "sets/questions.json")}
-    valid = {entry["input_file"] for entry in read(tmp_path / "sets/valid/questions.json")}
-    assert len(train) == 2 and len(valid) == 1 and not train & valid
+    train, valid = (  # a song and its edits are on one side: 0.wav, 0-1f2e-speed1.3.flac
+        {Path(entry["input_file"]).name[0] for entry in read(tmp_path / file)}
+        for file in ("sets/questions.json", "sets/valid/questions.json")
+    )
+    assert train == {"1", "2"} and valid == {"0"}
 
 
 def test_answers_are_true(songs: Path, tmp_path: Path) -> None:
@@ -139,6 +147,23 @@ def test_answers_are_true(songs: Path, tmp_path: Path) -> None:
     assert answers["key"] == {"It is in D dorian."} and answers["style"] == {
         "The style is jazz swing."
     }
+
+
+def test_edits_are_asked_about_too(songs: Path, tmp_path: Path) -> None:
+    options = SetOptions(sets=("questions", "edits"), edits=9)
+    make_sets(known(songs)[0], tmp_path / "sets", options)
+    answers = {
+        (Path(entry["input_file"]).name.split("-", 2)[-1], entry["kind"]): entry["conversations"][
+            1
+        ]["value"]
+        for entry in read(tmp_path / "sets/questions.json")
+        if Path(entry["input_file"]).name.startswith("1-")
+    }
+    assert answers["pitch+200.flac", "key"] == "It is in E dorian."
+    assert answers["pitch+200.flac", "bpm"] == "It has about 100 beats a minute."
+    assert answers["speed0.5.flac", "tempo"] == "The tempo is slow."
+    assert answers["speed1.3.flac", "bpm"] == "It has about 130 beats a minute."
+    assert answers["speed1.3.flac", "key"] == "It is in D dorian."
 
 
 def test_edits_are_rendered_and_told(songs: Path, tmp_path: Path) -> None:
@@ -233,7 +258,7 @@ def test_the_command(songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
     command = ["dataset", str(songs), "-o", str(tmp_path / "sets"), "--edits", "1"]
     assert main(command) == 0
     out, err = capsys.readouterr()
-    assert "21 questions, 3 captions, 3 edits, 3 instructions of 3 songs; 3 of unknown" in out
+    assert "questions, 3 captions, 3 edits, 3 instructions of 3 songs; 3 of unknown" in out
     assert "skipped broken.wav" in err and "skipped gone.wav" in err
     assert main(command) == 2 and "finished data set" in capsys.readouterr().err
     assert main([*command, "--overwrite", "--json", "--licence", "CC0"]) == 0

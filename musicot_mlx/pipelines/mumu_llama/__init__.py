@@ -16,6 +16,11 @@ FAMILY = Family(
         "decode": "decode",
     },
     memory="musicot_mlx.pipelines.mumu_llama.memory:needs",
+    tasks={
+        "captions": "musicot_mlx.training.mumu_llama:CaptionsTask",
+        "music": "musicot_mlx.training.mumu_llama:MusicTask",
+        "answers": "musicot_mlx.training.mumu_llama:AnswersTask",
+    },
     readers=("musicot_mlx.convert.families.mumu_llama:read",),
     reads="checkpoint.pth of MuMu-LLaMA and M2UGen",
     quantised=("llama", "words", "bridges", "text_encoder", "decoder"),
