@@ -200,6 +200,10 @@ class Library:
             self.store.delete(gone)
         return len(gone)
 
+    def __len__(self) -> int:
+        """How many songs."""
+        return self.store.table.count_rows("number = 0") if self.store.begun else 0
+
     def path(self, song: str) -> Path:
         """The file of a song, by its id; MusicotError where there is no such song."""
         return Path(self._facts(song)["path"])

@@ -223,8 +223,7 @@ class Store:
 
     def _rows(self, columns: Sequence[str], where: str | None) -> Any:
         query = self.table.search().select(list(columns))
-        query = query.where(where) if where else query
-        return query.limit(max(1, self.table.count_rows())).to_arrow()
+        return (query.where(where) if where else query).to_arrow()
 
 
 def _schema(dim: int) -> Any:

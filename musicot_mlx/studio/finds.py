@@ -34,7 +34,7 @@ class Finds:
         self, words: str | None, like: Path | None, limit: int, **filters: Any
     ) -> list[dict[str, Any]]:
         """The songs nearest to words or to audio; none where the library is empty."""
-        if not self.stats()["songs"]:
+        if not self._do(len):
             return []
         return self._found(lambda library: library.search(words, like=like, limit=limit, **filters))
 

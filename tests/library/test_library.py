@@ -32,7 +32,9 @@ def music(tmp_path: Path) -> Path:
 @pytest.fixture
 def library(tmp_path: Path, music: Path) -> Library:
     made = Library(tmp_path / "library", BandEar())
+    assert len(made) == 0
     assert made.add_folder(music) == Added(new=4)
+    assert len(made) == 4
     return made
 
 
