@@ -3,6 +3,7 @@
 Runs in the engine's thread.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from musicot_mlx.evaluation.measures.agreement import analyze, nearness
 from musicot_mlx.pipelines.plans.anchors import anchors_of
 
 
-def heard(path: Path, plan: Any, model: Any) -> dict[str, Any]:
-    """Asked and heard of each segment, on the plan's usual anchors. Raises MusicotError where the
-    audio can't be held against the plan.
+def heard(
+    path: Path, plan: Any, model: Any, anchors: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Asked and heard of each segment, by these anchors or the plan's usual ones. Raises
+    MusicotError where the audio can't be held against the plan.
     """
-    anchors = anchors_of(plan)
+    anchors = list(anchors or anchors_of(plan))
     found = analyze(path, model=model, plan=plan, anchors=anchors)
     segments = [
         {

@@ -53,6 +53,10 @@ def test_the_events_of_a_song(server: Server) -> None:
     assert done["plan"] is not None  # a plan was drawn for it, and is there
     assert server.get(f"/plans/{done['plan']['id']}").json()["prompt"] == "drums"
     assert server.song(song["id"])["heard"] == heard
+    own = server.get(f"/songs/{song['id']}", params={"anchors": "drums,church organ"}).json()
+    assert own["heard"]["anchors"] == ["drums", "church organ"]
+    for mine, usual in zip(own["heard"]["segments"], heard["segments"], strict=True):
+        assert mine["cosine"] == usual["cosine"] and mine["heard"][0] == usual["heard"][0]
     # from the middle on, what was missed comes again
     middle = told[len(told) // 2]
     headers = {"last-event-id": middle[0]}

@@ -22,6 +22,9 @@ router = APIRouter(tags=["songs"])
 ONE = {200: {"model": bodies.Song}}
 AUDIO = {200: {"content": {"audio/wav": {}}}, 206: {"content": {"audio/wav": {}}}}
 Format = Literal["wav", "flac", "mp3", "ogg"]
+Anchors = Annotated[
+    str | None, Query(max_length=4000, description="words to hear the song by, commas between")
+]
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 PAUSE = 0.05  # seconds between two looks at a song whose turn has not come
 
@@ -111,9 +114,24 @@ def list_songs(
 
 
 @router.get("/songs/{song}", responses=ONE)
-def show(song: str, studio: Use) -> Answer:
-    """A song."""
-    return Answer(studio.queue.document(studio.store.song(checked_id("song", song))))
+def show(song: str, studio: Use, anchors: Anchors = None) -> Answer:
+    """A song; with anchors it is heard once more, by these words."""
+    from musicot_mlx.studio.plans import asked_anchors
+
+    row, words = studio.store.song(checked_id("song", song)), asked_anchors(anchors)
+    document = studio.queue.document(row)
+    if words and document["heard"]:
+        document["heard"] = studio.engine.run(_heard_by, studio, row, words)
+    return Answer(document)
+
+
+def _heard_by(studio: Studio, row: SongRow, words: list[str]) -> dict[str, Any]:
+    from musicot_mlx import Plan
+    from musicot_mlx.studio.hearing import heard
+
+    model = studio.engine.loaded(row.body["model"], row.body["adapters"])
+    plan = Plan.load(studio.store.plan_file(row.id), model)
+    return heard(studio.files.song(row.id), plan, model, words)
 
 
 @router.patch("/songs/{song}", responses=ONE)

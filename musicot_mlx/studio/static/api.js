@@ -106,8 +106,9 @@ export const render = (body) =>
 /** @param {string} query @returns {Promise<{songs: Song[], queue: string[]}>} */
 export const songs = (query) => json(ask("GET", `/v1/songs?${query}`));
 
-/** @param {string} id @returns {Promise<Song>} */
-export const song = (id) => json(ask("GET", `/v1/songs/${id}`));
+/** @param {string} id @param {string[] | null} [anchors] @returns {Promise<Song>} */
+export const song = (id, anchors = null) =>
+  json(ask("GET", asked(`/v1/songs/${id}`, reading(anchors))));
 
 /** @param {string} id @param {"cancel" | "again"} what @returns {Promise<Song>} */
 export const tellSong = (id, what) => json(ask("POST", `/v1/songs/${id}/${what}`));

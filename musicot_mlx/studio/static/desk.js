@@ -296,7 +296,6 @@ export function clear() {
 function changed() {
   remember("draft", { ...request(), takes: count.value, asked, plan: state.plan?.id ?? null });
   draw();
-  tell("form");
 }
 
 function restore() {

@@ -4,7 +4,7 @@
  */
 import * as api from "./api.js";
 import { announce } from "./says.js";
-import { forgetSong, loadSongs, refreshPlan, takeSong } from "./session.js";
+import { forgetSong, hearAgain, loadSongs, refreshPlan, takeSong } from "./session.js";
 import { isOpen, state, tell } from "./state.js";
 
 /** @typedef {import("./types.js").Song} Song */
@@ -63,6 +63,7 @@ export function follow(connection) {
     const before = state.songs.get(song.id);
     if (song.status === "queued" && before?.status !== "queued") forgetPeaks(song.id);
     takeSong(song);
+    if (state.take === song.id) void hearAgain();
     if (before && isOpen(before) && !isOpen(song))
       announce(`${song.title}, seed ${song.seed}: ${song.error ?? song.status}`);
   });
@@ -83,6 +84,7 @@ export function follow(connection) {
   hear("heard", ({ song: id, heard }) => {
     const song = state.songs.get(id);
     if (song) takeSong({ ...song, heard });
+    if (state.take === id) void hearAgain();
   });
   hear("deleted", ({ song }) => forgetSong(song));
   hear("plan", ({ plan: id, version }) => {

@@ -35,6 +35,17 @@ export function chooseTake(id) {
   if (id === state.take) return;
   state.take = id;
   tell("take");
+  void hearAgain();
+}
+
+/** The chosen take by the words of one's own, unless it is so already. */
+export async function hearAgain() {
+  const song = state.songs.get(state.take ?? "");
+  const known = song?.heard?.anchors;
+  if (!song || !known || !state.anchors || state.anchors.every((word) => known.includes(word)))
+    return;
+  const found = await api.song(song.id, state.anchors).catch(() => null);
+  if (found) takeSong(found);
 }
 
 /** @param {object} body @returns {Promise<Plan>} */
@@ -104,7 +115,7 @@ export async function readBy(anchors) {
     throw error;
   }
   remember("anchors", anchors);
-  tell("anchors");
+  void hearAgain();
 }
 
 /**
@@ -151,7 +162,7 @@ const STEPS = { queued: 0, running: 1, done: 2, failed: 2, cancelled: 2 };
 function meet(song) {
   const known = state.songs.get(song.id);
   if (known && STEPS[song.status] < STEPS[known.status]) return;
-  state.songs.set(song.id, { ...song, heard: song.heard ?? known?.heard ?? null });
+  state.songs.set(song.id, { ...song, heard: known?.heard ?? song.heard });
 }
 
 /** @param {Song} song */

@@ -9,7 +9,7 @@
 /** @typedef {import("./types.js").Studio} Studio */
 /** @typedef {import("./drag.js").Thing} Thing */
 
-/** @typedef {"plan" | "songs" | "progress" | "take" | "anchors" | "form"} Topic */
+/** @typedef {"plan" | "songs" | "progress" | "take"} Topic */
 
 export const state = {
   /** @type {Studio | null} */

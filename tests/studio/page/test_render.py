@@ -43,6 +43,11 @@ def test_only_what_follows_a_change_is_made_anew(studio: StudioPage) -> None:
     first = studio.page.locator(".take").first.get_attribute("data-song")
     assert studio.page.locator(".outcome").count() == 2  # what was heard against what was asked
     assert studio.page.locator(".cell .heard").count() == len(studio.asked()) * 2
+    own = studio.page.get_by_label("A word to read the plan by")
+    own.fill("church organ")
+    own.press("Enter")  # heard by words of one's own, too
+    cells = studio.page.locator(".cell .heard")
+    until(lambda: cells.count() == len(studio.asked()) * 2 > 12, "what is heard of the word")
     studio.set_words(1, "full drum kit")
     until(
         lambda: studio.page.locator(".outcome").nth(1).inner_text() == "changed since this take",
