@@ -23,6 +23,8 @@ from musicot_mlx.weights.config import config_from_dict
 FFT, HOP = 960, 480
 STFT_FRAMES = 4  # a frame of codes
 REACH = 15  # frames of codes that a sample hears before its own
+ENCODER_REACH = 14  # frames before its own that a frame of codes is heard from
+ENCODED = 50  # frames of codes that are heard at a time: the first convolutions are large
 Size = tuple[int, int]  # time, frequency
 
 # kernel and stride of each unit from the codes to the sound; the encoder has them the other way
@@ -271,6 +273,17 @@ class SpectroStream(nn.Module):
         """Sound (batch, samples, 2) to codes; a frame for each 1920 samples that begin."""
         spectra = [stft(waveform[..., channel]) for channel in range(2)]
         return self.quantizer.encode(self.encoder(mx.concatenate(spectra)))
+
+    def encode_long(self, waveform: mx.array, frames: int = ENCODED) -> mx.array:
+        """`encode` of a waveform of any length, so many frames at a time: memory stays the same."""
+        hop, codes = self.config.hop_length, []
+        for first in range(0, -(-waveform.shape[1] // hop), frames):
+            start = max(0, first - ENCODER_REACH)
+            # the last spectrum of a frame hears half a window beyond it
+            piece = waveform[:, start * hop : (first + frames) * hop + FFT - HOP]
+            codes.append(self.encode(piece)[..., first - start : first - start + frames])
+            mx.eval(codes[-1])
+        return mx.concatenate(codes, axis=-1)
 
 
 def _window() -> mx.array:

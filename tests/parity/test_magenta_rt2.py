@@ -17,7 +17,12 @@ from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.generation.magenta_rt2 import FrameRun, generate_codes
 from musicot_mlx.models.depthformer import MRT2_BASE, MRT2_SMALL, Depthformer, DepthformerConfig
-from musicot_mlx.models.spectrostream import SpectroStream, SpectroStreamConfig
+from musicot_mlx.models.spectrostream import (
+    ENCODER_REACH,
+    SpectroStream,
+    SpectroStreamConfig,
+    stft,
+)
 from musicot_mlx.tokens.magenta_rt2 import frame_ids
 from musicot_mlx.weights.checkpoint import load_strict
 from tests.support import tiny_magenta as tiny
@@ -151,6 +156,25 @@ def test_heard_codes(codec: SpectroStream) -> None:
     np.testing.assert_array_equal(codec.encode(mx.array(wave))[0], EXPECTED["heard"])
     assert codec.encode(mx.array(wave[:, :9599])).shape == (1, 12, 5)
     assert codec.decode(codec.encode(mx.array(wave))).shape == (1, 4 * 1920, 2)
+
+
+@pytest.mark.parametrize("frames", [1, 7, 50])
+def test_heard_in_pieces(codec: SpectroStream, frames: int) -> None:
+    """The same codes as of the whole; embeddings with a frame less before them are not the same."""
+    wave = np.random.RandomState(2).standard_normal((1, 40 * 1920 - 700, 2)).astype(np.float32)
+    wave *= np.linspace(0.01, 0.3, wave.shape[1])[None, :, None].astype(np.float32)
+    whole = codec.encode(mx.array(wave))
+    assert whole.shape == (1, 12, 40)
+    np.testing.assert_array_equal(codec.encode_long(mx.array(wave), frames), whole)
+
+    def heard(reach: int) -> mx.array:
+        """The embedding of frame 30 from so many frames before it."""
+        piece = mx.array(wave[:, (30 - reach) * 1920 : 31 * 1920 + 480])
+        spectra = mx.concatenate([stft(piece[..., side]) for side in range(2)])
+        return codec.encoder(spectra)[0, reach]
+
+    np.testing.assert_allclose(heard(ENCODER_REACH), heard(30), atol=1e-5)
+    assert mx.abs(heard(ENCODER_REACH - 1) - heard(30)).max() > 1e-4
 
 
 @pytest.mark.parametrize(("name", "config"), [("small", MRT2_SMALL), ("base", MRT2_BASE)])

@@ -261,7 +261,7 @@ class MagentaPipeline(MagentaPlanner):
         whole = len(waveform) // self.codec.config.hop_length * self.codec.config.hop_length
         if not whole:
             raise MusicotError("the recording to go on from is shorter than 40 ms")
-        return np.array(self.codec.encode(mx.array(waveform[None, :whole])))[0]
+        return np.array(self.codec.encode_long(mx.array(waveform[None, :whole])))[0]
 
     # --- codes ------------------------------------------------------------------------------------
 
