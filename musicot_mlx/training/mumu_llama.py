@@ -358,6 +358,13 @@ class ListenerTask:
                 layer.unfreeze()
         return [path for path, _ in tree_flatten(module.trainable_parameters())]
 
+    def findings(self) -> list[str]:
+        """What the run did to the gates, in words."""
+        gates = mx.tanh(mx.abs(self.module.llama.gates.astype(mx.float32)))
+        return [
+            f"gates are open to {gates.max().item():.3g} of 1, {gates.mean().item():.3g} on average"
+        ]
+
     def draw(self, songs: Sequence[Exchange], rng: np.random.Generator) -> Exchange:
         return songs[rng.integers(len(songs))]
 

@@ -191,8 +191,8 @@ def tune(
         names = opens(options)
     say(_trainable(task.module, len(names)))
     prompt = options.render_prompt or task.first_caption
+    wanted = bool(options.render_seconds) and getattr(task, "renders", True)
     renders = Renders(options, prompt, folder / "renders")
-    renders.wanted = bool(options.render_seconds) and getattr(task, "renders", True)
 
     def render(step: int) -> None:
         if step:
@@ -207,7 +207,7 @@ def tune(
         options,
         config=config,
         say=say,
-        render=render if renders.wanted else None,
+        render=render if wanted else None,
         callback=callback,
     )
     log = trainer.run(resume=resume)
@@ -218,7 +218,7 @@ def tune(
     proof = None
     if world.first:
         fresh = load(options.model, adapter_path=str(folder))
-        if renders.wanted:
+        if wanted:
             renders.several(fresh, "after")
         clap = getattr(fresh, "clap", None) or getattr(task, "listener", None)
         near = {
@@ -240,7 +240,8 @@ def tune(
         )
         write_text(folder / "proof.json", json.dumps(asdict(proof), indent=1) + "\n")
         plot_losses(log, f"{options.model}, {task.part}: {used} songs", folder / "losses.png")
-        for line in proof.lines():
+        findings = getattr(task, "findings", list)
+        for line in [*proof.lines(), *findings()]:
             say(line)
     return proof
 
@@ -277,7 +278,6 @@ class Renders:
 
     def __init__(self, options: LoraOptions, prompt: str, folder: Path) -> None:
         self.options, self.prompt, self.folder = options, prompt, folder
-        self.wanted = bool(options.render_seconds)
 
     def one(self, model: Any, name: str, seed: int) -> None:
         seconds = self.options.render_seconds

@@ -94,6 +94,7 @@ def test_answers_open_the_gates_and_are_worn(
     folder = tmp_path / "adapter"
     assert tune(model, sets, folder, "--part", "answers", "--iters", "80") == 0
     out = capsys.readouterr().out
+    assert "gates are open to 0." in out
     assert "5 exchanges" in out and "adapter keys applied to a freshly loaded model" in out
     losses = json.loads((folder / "losses.json").read_text())["train"]
     assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
