@@ -12,12 +12,16 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, RunError
 
 HISTORY = 120.0  # seconds that stay on the tape
 FADE = 0.5  # seconds over which a stop fades out
 LATENCY = 0.2  # seconds that the device is to hold, in which Python may be busy elsewhere
 _PATIENCE = 0.05  # seconds between two looks at a tape that is full
+
+
+class DeviceLost(RunError):
+    """The speakers are gone while music plays."""
 
 
 class Clock(Protocol):
@@ -190,7 +194,7 @@ class Speakers(Sink):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        device = sound_device()
+        device, self._begun = sound_device(), False
         try:
             self._stream = device.OutputStream(
                 samplerate=self.sample_rate,
@@ -202,13 +206,21 @@ class Speakers(Sink):
         except device.PortAudioError as error:
             raise _no_output(error) from error
 
-    def _hear(self, out: np.ndarray, frames: int, *_: object) -> None:
+    def _hear(self, out: np.ndarray, frames: int, time: Any, status: Any) -> None:
         with self._lock:
             out[:] = self._take(frames)
+            if status and status.output_underflow:  # this process came too late
+                self.underruns += 1
 
     def _begin(self) -> None:
-        if not self._stream.active:
+        if not self._begun:
+            self._begun = True
             self._stream.start()
+
+    def _wait(self, frames: int) -> None:
+        super()._wait(frames)
+        if self._begun and not self._stream.active:
+            raise DeviceLost("the sound device is gone; plug it in, and begin again")
 
     def close(self) -> None:
         self._stream.stop()  # when all that was handed over is heard

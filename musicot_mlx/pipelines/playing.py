@@ -16,7 +16,7 @@ import numpy as np
 
 from musicot_mlx.atomic import require_free
 from musicot_mlx.audio.files import RenderCheck, audio_writer, check_render
-from musicot_mlx.audio.playback import Sink
+from musicot_mlx.audio.playback import DeviceLost, Sink
 from musicot_mlx.errors import MusicotError, RunError
 from musicot_mlx.pipelines.lines import HELP, Asks, Line, read_line
 
@@ -105,7 +105,7 @@ class Session:
         """Play until `quit`, Ctrl-C, or `seconds` of music; lines() gives what was typed since.
 
         record: a file for what is heard, without the pauses. Raises RunError where that is no
-        music, and then no file is left.
+        music, and then no file is left; DeviceLost where the speakers are gone.
         """
         stopped: BaseException | None = None
         with ExitStack() as stack:
@@ -117,13 +117,15 @@ class Session:
                 except (KeyboardInterrupt, SystemExit) as error:
                     stopped = error
                     self.sink.stop()
+                except DeviceLost as error:
+                    stopped = error
             if write:
                 write(self.sink.collect())
                 if not self.sink.played:
                     raise RunError("nothing was played, so there is nothing to record")
                 self.live.check.finish()
         self._tell_saved(wait=True)
-        if isinstance(stopped, SystemExit):
+        if isinstance(stopped, (SystemExit, DeviceLost)):
             raise stopped
         sink = self.sink
         rate = sink.sample_rate

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from musicot_mlx.audio.playback import Paced, Sink, Speakers, sound_device
+from musicot_mlx.audio.playback import DeviceLost, Paced, Sink, Speakers, sound_device
 from musicot_mlx.errors import MusicotError
 
 RATE = 1000
@@ -122,6 +122,7 @@ class Device:
 
     def __init__(self, outputs: bool = True, rate: int = RATE) -> None:
         self.outputs, self.rate = outputs, rate
+        self.status = SimpleNamespace(output_underflow=False)
         self.heard: list[np.ndarray] = []
 
     def query_devices(self, kind: str) -> dict:
@@ -139,7 +140,7 @@ class Device:
         def play() -> None:
             while not stopping.wait(1e-4):
                 out = np.full((64, 2), np.nan, np.float32)
-                callback(out, 64, None, None)
+                callback(out, 64, None, self.status)
                 self.heard.append(out)
 
         thread = threading.Thread(target=play)
@@ -171,6 +172,21 @@ def test_speakers_ask_for_what_they_play(monkeypatch: pytest.MonkeyPatch) -> Non
     count = len(music) - 1  # the last one is faded
     np.testing.assert_array_equal(music[:count], ramp(1, count))
     assert count >= 2800 - 1 and device.stream.closed and np.isfinite(heard).all()
+
+
+def test_a_device_that_goes_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device()
+    monkeypatch.setitem(sys.modules, "sounddevice", device)
+    with Speakers(RATE, 2, buffer=0.2) as sink:
+        sink.write(ramp(0, 1000))
+        before, device.status.output_underflow = sink.underruns, True
+        sink.write(ramp(0, 1000))  # sixteen calls
+        assert sink.underruns >= before + 8
+        device.stream.stop()
+        device.stream.active = False
+        for end in (lambda: sink.write(ramp(0, 1000)), sink.stop):
+            with pytest.raises(DeviceLost, match="the sound device is gone"):
+                end()
 
 
 def test_what_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

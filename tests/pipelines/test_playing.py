@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from musicot_mlx.audio.files import RenderCheck
-from musicot_mlx.audio.playback import Paced
+from musicot_mlx.audio.playback import DeviceLost, Paced
 from musicot_mlx.errors import MusicotError, RunError, SilentRender
 from musicot_mlx.pipelines.lines import HELP, Line
 from musicot_mlx.pipelines.playing import Played, Session
@@ -176,6 +176,12 @@ def test_what_is_no_music_is_not_recorded(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nothing was played"):
         other.session.run(record=tmp_path / "b.wav")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_is_kept_where_the_speakers_are_gone(room: Room, tmp_path: Path) -> None:
+    with pytest.raises(DeviceLost):
+        room.session.run(room.typed((4.0, DeviceLost("gone"))), record=tmp_path / "a.wav")
+    assert soundfile.info(tmp_path / "a.wav").frames == 4 * RATE
 
 
 def test_notes_are_told(room: Room) -> None:
