@@ -141,7 +141,7 @@ class Session:
         sink, rate = self.sink, self.sink.sample_rate
         last, told = math.inf if seconds is None else round(seconds * rate), False
         for block in self.live:
-            if not told:
+            if not told and self.live.rtf:
                 self._tell_speed()
                 told = True
             block = block[: int(min(len(block), last - sink.written))]
