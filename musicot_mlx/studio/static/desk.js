@@ -6,7 +6,7 @@ import { fileField } from "./files.js";
 import { awaitSound, eager, expectSound, stopSound } from "./listening.js";
 import { attempt, place, say, sayError } from "./says.js";
 import * as session from "./session.js";
-import { isOpen, modelOf, on, plans, remember, remembered, state, takes, tell } from "./state.js";
+import { isOpen, modelOf, on, plans, remember, remembered, state, takes } from "./state.js";
 
 /** @typedef {import("./types.js").Plan} Plan */
 /** @typedef {import("./types.js").Model} Model */

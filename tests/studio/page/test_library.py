@@ -1,25 +1,36 @@
 """Songs found by how they sound, and what is found put on a segment."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.studio_page import StudioPage, until
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 pytest.importorskip("lancedb", reason="the library needs the extra [library]")
 
 
-@pytest.fixture
-def made(studio: StudioPage) -> StudioPage:
+@pytest.fixture(scope="module")
+def drums(browser: "Browser", address: str) -> None:
     """A song of drums is in the library: songs that are made are added by themselves."""
-    song = studio.made("full drum kit")["id"]
+    tab = StudioPage.opened(browser, address)
+    song = tab.made("full drum kit")["id"]
     body = {"words": "drums", "limit": 50}
-    until(
-        lambda: any(
-            find["song"] == song for find in studio.api("/v1/library/search", "POST", body)["found"]
-        ),
-        "the song in the library",
-    )
+
+    def added() -> bool:
+        found = tab.api("/v1/library/search", "POST", body)["found"]
+        return any(find["song"] == song for find in found)
+
+    until(added, "the song in the library")
+    tab.close()
+
+
+@pytest.fixture
+def made(drums: None, studio: StudioPage) -> StudioPage:
+    """A plan beside the library, which is open."""
     studio.plan("solo piano")
     studio.page.get_by_role("button", name="Library: find songs by how they sound").click()
     return studio
