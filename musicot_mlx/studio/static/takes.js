@@ -102,7 +102,7 @@ function about(song) {
     return parts.join(" · ");
   }
   if (song.render_seconds) parts.push(`made in ${song.render_seconds.toFixed(1)} s`);
-  if (song.chosen) parts.push(`the best of ${song.chosen.kept ?? 1}`);
+  if (song.chosen) parts.push(`the best of ${song.chosen.scores.length}, seed ${song.chosen.kept}`);
   if (song.heard?.mean_cosine) parts.push(`like its plan: ${song.heard.mean_cosine.toFixed(2)}`);
   return [...parts, ...song.warnings].join(" · ");
 }

@@ -122,7 +122,7 @@
  * @property {number | null} render_seconds
  * @property {{song: string, seconds: number, saved_seconds: number | null} | null} kept
  * @property {Heard | null} heard
- * @property {{of_seed: number, kept: number} | null} [chosen]
+ * @property {{of_seed: number, kept: number, scores: unknown[]} | null} [chosen] kept: a seed
  * @property {string[]} warnings
  * @property {string[]} stems
  * @property {string | null} error

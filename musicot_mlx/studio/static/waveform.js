@@ -6,6 +6,7 @@ import { h } from "./dom.js";
 
 const BAR = 3; // CSS pixels from one bar to the next
 const GAP = 1;
+const WIDEST = 16000; // pixels of a canvas that all browsers draw
 
 export class Waveform {
   /**
@@ -50,7 +51,7 @@ export class Waveform {
     const { clientWidth: width, clientHeight: height } = this.element;
     const context = this.element.getContext("2d");
     if (!context || !width || !height) return;
-    const scale = devicePixelRatio || 1;
+    const scale = Math.min(devicePixelRatio || 1, WIDEST / width);
     if (this.element.width !== Math.round(width * scale)) {
       this.element.width = Math.round(width * scale);
     }
