@@ -6,6 +6,7 @@ hold.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -45,9 +46,9 @@ class Thoughts:
     origins: Sequence[Origin]
 
 
-class Planner:
+class Planner(ABC):
     """The base of a family's planner. wishes: its options; drawing: those of them that say how
-    thoughts are drawn. `draw_thoughts` is the family's own.
+    thoughts are drawn.
     """
 
     wishes: ClassVar[type[PlannedOptions]]
@@ -60,7 +61,21 @@ class Planner:
         self.clap, self.rvq, self.sampling = embedder, rvq, sampling
         self.name, self.space = name, space
 
-    # --- what a family says otherwise -------------------------------------------------------------
+    # --- what is a family's own -------------------------------------------------------------------
+
+    @abstractmethod
+    def plan(self, prompt: str | None = None, **options: Any) -> Plan:
+        """The thoughts of a song, by those options of `wishes` that belong to planning."""
+
+    @abstractmethod
+    def draw_thoughts(self, vector: np.ndarray, **options: Any) -> np.ndarray:
+        """Codes int32 (songs, levels, segments) of thoughts for a vector (dim,)."""
+
+    @abstractmethod
+    def _require_own(self, plan: Plan, where: str) -> None:
+        """Raise MusicotError for what a plan may not hold beside its thoughts."""
+
+    # --- what a family may say otherwise ----------------------------------------------------------
 
     def segments(self, duration: float) -> int:
         """Thoughts of a song of `duration` seconds."""
@@ -69,12 +84,6 @@ class Planner:
     def text_vector(self, words: str) -> np.ndarray:
         """The vector (dim,) of what words ask for."""
         return self.clap.embed_text([words])[0]
-
-    def plan(self, prompt: str | None = None, **options: Any) -> Plan:
-        raise NotImplementedError
-
-    def draw_thoughts(self, vector: np.ndarray, **options: Any) -> np.ndarray:
-        raise NotImplementedError
 
     def _tags(self, vector: np.ndarray, wish: PlannedOptions) -> Sequence[str]:
         """The tags of a song."""
@@ -87,9 +96,6 @@ class Planner:
     def _completed(self, plan: Plan, wish: PlannedOptions) -> Plan:
         """A plan with what belongs to it beside its thoughts."""
         return plan
-
-    def _require_own(self, plan: Plan, where: str) -> None:
-        """Raise MusicotError for what a plan may not hold beside its thoughts."""
 
     # --- settings ---------------------------------------------------------------------------------
 
