@@ -7,8 +7,8 @@ writer does meanwhile; a writer that is killed leaves the table as it was before
 Every song that is added alone is a fragment of its own, which readers open one by one, so the
 fragments are joined every JOIN_EVERY commits. An index pays from INDEX_FROM windows on
 (benchmarks/library.py): IVF of whole vectors, which is exact within the lists that it looks at (up
-to some 80,000 windows these are all), and is made in a second where product quantisation takes
-minutes.
+to some 80,000 windows these are all, and behind PROBES of them as many as the finds take), and is
+made in a second where product quantisation takes minutes.
 """
 
 import os
@@ -32,7 +32,7 @@ TABLE = "windows"
 JOIN_EVERY = 32  # commits between two joins of small fragments
 INDEX_FROM = 20_000  # windows; fewer are compared one by one
 OLD = timedelta(seconds=60)  # age of versions that are dropped: no query takes as long
-PROBES = 20  # lists of the index that are looked at, more where a filter leaves too little
+PROBES = 20  # lists of the index that are looked at, and more where these hold too little
 FACTS = (
     "song", "path", "content", "size", "mtime", "duration", "tempo", "key", "tags", "title",
     "prompt", "licence", "space", "model",
