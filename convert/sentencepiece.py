@@ -20,6 +20,7 @@ from musicot_mlx.errors import MusicotError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types of pieces
 UNIGRAM, BPE = 1, 2  # model types
 SPACE = "\u2581"  # what stands for a space in pieces
+_MANY = 1 << 20  # spaces
 KEPT, _HIDDEN = "\uff5e", "\U0010fffd"  # the full-width tilde, and a place of no character
 
 
@@ -93,16 +94,18 @@ def _tokenizer(data: bytes) -> Tokenizer:
         raise _Broken(f"is of model type {kind}, expected unigram (1) or bpe (2)")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = _normalizer(normalizer)
-    tokenizer.decoder = _decoder(prefixed=bool(normalizer.get(3, 1)), bytes_too=bytes_too)
+    tokenizer.decoder = _decoder(normalizer, bytes_too=bytes_too)
     return tokenizer
 
 
-def _decoder(*, prefixed: bool, bytes_too: bool) -> decoders.Decoder:
-    """Pieces to text: a space for each SPACE but the first, which stands before every text; bytes
-    of a character that no piece has are that character.
+def _decoder(spec: dict[int, int | bytes], *, bytes_too: bool) -> decoders.Decoder:
+    """Pieces to text: a space for each SPACE but the one that is put before every text, or all that
+    stand there, where spaces that are too many are none; bytes of a character that no piece has are
+    that character.
     """
+    spaces = _MANY if spec.get(4, 1) else 1 if spec.get(3, 1) else 0
     steps = [decoders.Replace(SPACE, " "), *([decoders.ByteFallback()] if bytes_too else [])]
-    strip = [decoders.Strip(" ", 1, 0)] if prefixed else []
+    strip = [decoders.Strip(" ", spaces, 0)] if spaces else []
     return decoders.Sequence([*steps, decoders.Fuse(), *strip])
 
 

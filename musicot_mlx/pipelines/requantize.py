@@ -30,6 +30,8 @@ def store_with_bits(folder: Path, target: Path, *, bits: int, group_size: int = 
     arrays, stored = load_arrays(folder), {}
     chosen = family.quantised or tuple(parts)
     for name, (network, config_class) in parts.items():
+        if name not in config:  # which a model may be without
+            continue
         plain = _expanded(part(arrays, name), quantization_of(config, name))
         if bits < 16 and name in chosen:
             module = network(config_from_dict(config_class, config[name], where=name))

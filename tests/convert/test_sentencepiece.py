@@ -105,6 +105,21 @@ def test_ids_are_the_library_s(trained, tmp_path):
     assert not wrong, (kind, len(wrong), wrong[:30])
 
 
+def test_texts_of_ids_are_the_library_s(trained):
+    """Of pieces in any order too: bytes make characters, or what stands for half of one."""
+    kind, path, theirs = trained
+    ours, rng = read_sentencepiece(path), random.Random(2)
+    plain = [n for n in range(theirs.vocab_size()) if not theirs.is_control(n)
+             and not theirs.is_unknown(n)]  # fmt: skip
+    rows = [theirs.encode(text) for text in strings()]
+    rows = [row for row in rows if all(n in plain for n in row)]
+    rows += [rng.choices([n for n in plain if not theirs.is_byte(n)], k=9) for _ in range(100)]
+    assert len(rows) > 150
+    wrong = [(row, ours.decode(row), theirs.decode(row)) for row in rows
+             if ours.decode(row) != theirs.decode(row)]  # fmt: skip
+    assert not wrong, (kind, len(wrong), wrong[:9])
+
+
 def test_ids_of_what_is_no_text(tmp_path):
     """`<s>` has its id and is never read from a text; unknown text has the id that the model says,
     0 here, which is also what fills up rows.

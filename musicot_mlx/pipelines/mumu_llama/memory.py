@@ -33,10 +33,12 @@ def needs(
     return Needs(found, channels, rate, phases=PHASES)
 
 
-def answer(config: dict[str, Any], item: int) -> int:
-    """Keys and values of the longest text, what a pass over the question holds, and the logits."""
+def answer(config: dict[str, Any], item: int, *, positions: int | None = None) -> int:
+    """Keys and values of a text of so many tokens, question and answer together (None: the longest
+    there is), and what a pass over the question holds. item: bytes of a value.
+    """
     llama = config["llama"]
-    positions = llama.get("max_position_embeddings", 1024)
+    positions = positions or llama.get("max_position_embeddings", 1024)
     section = {**llama, "num_key_value_heads": llama["num_attention_heads"]}
     cache = lm_cache_bytes(section, positions, 1, item)
     layer = 4 * llama["hidden_size"] + 3 * llama["intermediate_size"]

@@ -358,14 +358,13 @@ class MumuPipeline:
                 raise MusicotError("the caption is empty; leave it out, and the model writes one")
             return wish, {}
         answer = self._captioned(wish)
-        if not answer.caption:
-            raise RunError(f"{self.name} answers nothing to {wish.prompt!r}; try another seed")
         if not (answer.music or wish.music):
             raise RunError(
                 f"{self.name} answers without asking for music: {answer.caption!r}; say that music "
                 "is to be made, or ask for it in any case (--music)"
             )
-        return replace(wish, caption=answer.caption), answer.timings
+        # one that asks for music and says nothing takes the instruction for the caption
+        return replace(wish, caption=answer.caption or wish.prompt), answer.timings
 
     def _captioned(self, wish: MumuOptions) -> Answer:
         return self._answer(wish, {name: getattr(wish, name) for name in MODALITIES})

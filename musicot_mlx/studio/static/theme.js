@@ -4,7 +4,7 @@
   const root = document.documentElement;
   let theme = "auto";
   try {
-    theme = JSON.parse(localStorage.getItem("studio.theme") ?? "null") ?? theme;
+    theme = localStorage.getItem("theme") || "auto";
   } catch {
     // storage is shut: the system's theme it is
   }
