@@ -7,7 +7,7 @@ heard when what is buffered has been. Nothing that is typed stops the music but 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,7 +116,8 @@ class Session:
                     self._play(lines, seconds, write, saver)
                 except (KeyboardInterrupt, SystemExit) as error:
                     stopped = error
-                    self.sink.stop()
+                    with suppress(DeviceLost):
+                        self.sink.stop()
                 except DeviceLost as error:
                     stopped = error
             if write:
