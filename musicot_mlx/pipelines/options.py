@@ -50,6 +50,7 @@ def option(
     needs: Sequence[str] = (),
     listed: bool = False,
     by_segment: bool = False,
+    holds: str = "audio",
 ) -> Any:
     """A field of a family's options.
 
@@ -60,7 +61,7 @@ def option(
     is made. off: a number may be False, which turns off what it is of. saved: "always", "given"
     (only where it is not None) or "never" stands in the sidecar of a song. takes: what objects are
     given, in words, and needs: the attributes that tell them. by_segment: a plan may say it of each
-    of its segments (Plan.set).
+    of its segments (Plan.set). holds: what a file is of, "audio", "picture" or "film".
     """
     about = {
         "help": help,
@@ -79,6 +80,7 @@ def option(
         "takes": takes,
         "needs": tuple(needs),
         "listed": listed,
+        "holds": holds,
         "by_segment": by_segment,
     }
     return field(default=default, metadata=about)

@@ -143,6 +143,12 @@ class Extend(Edit):
     seconds: float = Field(gt=0, le=600)
 
 
+class Set(Edit):
+    edit: Literal["set"]
+    segments: Segments
+    controls: Annotated[dict[str, Any], Field(min_length=1, max_length=20)]
+
+
 AnyEdit = Annotated[
     Replace
     | Morph
@@ -155,7 +161,8 @@ AnyEdit = Annotated[
     | Delete
     | Duplicate
     | Insert
-    | Extend,
+    | Extend
+    | Set,
     Field(discriminator="edit"),
 ]
 
@@ -241,6 +248,7 @@ class PlanSegment(BaseModel):
     origin: Origin
     locked: bool
     tags: list[str]
+    controls: dict[str, Any]
     activity: list[float]
 
 
@@ -423,6 +431,7 @@ class OptionDocument(BaseModel):
     choices: list[str]
     several: bool
     planning: bool
+    by_segment: bool
     can_be_off: bool
     help: str
 

@@ -52,8 +52,13 @@ class Model:
     def options(self) -> dict[str, Field]:
         """What its songs can be asked for in a request's `options`, by name."""
         about = self.family.get("options").about()
-        kinds = {name: each.metadata["kind"] for name, each in about.items()}
-        return {n: about[n] for n in about if kinds[n] in _KINDS and n not in _OF_REQUESTS}
+        return {
+            name: each
+            for name, each in about.items()
+            if each.metadata["kind"] in _KINDS
+            and each.metadata["holds"] == "audio"  # what uploads take
+            and name not in _OF_REQUESTS
+        }
 
     @property
     def plans(self) -> bool:
@@ -66,7 +71,8 @@ class Model:
         if not self.plans:
             return []
         harmony = _OF_HARMONY if "chords" in self.options else ()
-        return [*_EDITS, "insert", "extend", *harmony]
+        controls = any(each.metadata["by_segment"] for each in self.options.values())
+        return [*_EDITS, "insert", "extend", *harmony, *(["set"] if controls else [])]
 
     def split(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Options that a plan is made by, and those of its song; some are of both."""
@@ -258,6 +264,7 @@ def _described(each: Field) -> dict[str, Any]:
         "choices": list(about["offered"]),
         "several": about["several"],
         "planning": about["planning"],
+        "by_segment": about["by_segment"],
         "can_be_off": about["off"],
         "help": about["help"],
     }

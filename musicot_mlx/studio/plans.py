@@ -8,9 +8,8 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatchmethod
+from itertools import zip_longest
 from typing import Any
-
-import numpy as np
 
 from musicot_mlx import Plan
 from musicot_mlx.errors import MusicotError
@@ -110,6 +109,7 @@ def _segments(
             "origin": _origin(origin),
             "locked": locked[index],
             "tags": list(tags[index]),
+            "controls": dict(plan.controls_of(index)),
             "activity": [_rounded(value) for value in activity[index]],
         }
         for index, origin in enumerate(plan.origins)
@@ -158,13 +158,20 @@ def _chords(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _changed(version: Version) -> list[int]:
-    """The segments whose thoughts differ from those of the version before."""
+    """The segments whose thoughts, or what is asked beside them, differ from those of the version
+    before.
+    """
     if version.previous is None:
         return []
-    now, before = (np.array(each["codes"]) for each in (version.value, version.previous))
-    shared = min(now.shape[1], before.shape[1])
-    differs = (now[:, :shared] != before[:, :shared]).any(axis=0)
-    return [*np.flatnonzero(differs).tolist(), *range(shared, now.shape[1])]
+    now, before = (_by_segment(each) for each in (version.value, version.previous))
+    pairs = zip_longest(now, before[: len(now)])
+    return [index for index, (ours, theirs) in enumerate(pairs) if ours != theirs]
+
+
+def _by_segment(value: dict[str, Any]) -> list[tuple]:
+    """Codes and controls of each segment of a plan as JSON."""
+    codes = list(zip(*value["codes"], strict=True))
+    return list(zip(codes, value.get("controls") or [{}] * len(codes), strict=True))
 
 
 def _pairs(values: Sequence) -> list[tuple]:
@@ -309,6 +316,14 @@ class Editor:
     def _(self, edit: bodies.Extend) -> Edited:
         plan = self.plan.extend(edit.seconds, seed=edit.seed)
         return Edited(plan, self.locked + [False] * (plan.segments - self.plan.segments))
+
+    @_make.register
+    def _(self, edit: bodies.Set) -> Plan:
+        known = self._model.family.get("options").about()
+        for name in edit.controls:
+            if name not in known:
+                raise Refused(422, f"there is no control {name[:60]!r}", param="controls")
+        return self.plan.set(edit.segments, **edit.controls)
 
     def _require_free(self, places: Sequence[int]) -> None:
         held = [place for place in places if self.locked[place]]

@@ -81,8 +81,9 @@ class Server:
         return sentence
 
     def complaints(self) -> str:
-        """What it wrote on standard error."""
-        return (self.folder.parent / f"{self.folder.name}.err").read_text()
+        """What it wrote on standard error, but for conversions, which begin before it listens."""
+        told = (self.folder.parent / f"{self.folder.name}.err").read_text()
+        return "\n".join(line for line in told.splitlines() if not line.startswith("converting "))
 
 
 @contextmanager

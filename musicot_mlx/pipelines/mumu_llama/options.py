@@ -38,8 +38,9 @@ class MumuAsked(Asked, total=False):
     progress: Progress | None
 
 
-def _file(what: str, flag: str) -> str | Path | None:
-    return option(None, what, kind=Path, flags=(flag,), metavar="FILE", saved="given")
+def _file(what: str, flag: str, holds: str) -> str | Path | None:
+    about = {"flags": (flag,), "metavar": "FILE", "saved": "given", "holds": holds}
+    return option(None, what, kind=Path, **about)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,10 @@ class MumuOptions(Options):
     """Options of `generate` and `stream`; `ask` takes those of the answer."""
 
     audio: str | Path | None = _file(
-        "audio that is listened to before the music is made", "--audio"
+        "audio that is listened to before the music is made", "--audio", "audio"
     )
-    image: str | Path | None = _file("picture that the music is made for", "--image")
-    video: str | Path | None = _file("film that the music is made for", "--video")
+    image: str | Path | None = _file("picture that the music is made for", "--image", "picture")
+    video: str | Path | None = _file("film that the music is made for", "--video", "film")
     music: bool = option(
         False,
         "make music of the answer even where the model does not ask for it",
