@@ -96,10 +96,10 @@ def read(
     says the sizes that shapes do not tell. keep_lora: LoRA is not merged. Raises MusicotError for
     tensors that are missing, odd or of another shape, and where there is no tokenizer.
     """
-    file = None if config else _file(source)
+    file = None if config else checkpoint_file(source)
     if file is None:
         return None
-    tensors = _tensors(file)
+    tensors = checkpoint_tensors(file)
     if tensors is None:
         return None
     lacking = [key for key in _LEAST if key not in tensors]
@@ -140,7 +140,7 @@ def read(
     )
 
 
-def _file(source: Path) -> Path | None:
+def checkpoint_file(source: Path) -> Path | None:
     """The file of weights: the source itself, checkpoint.pth of a folder, or its only .pth."""
     if source.is_file():
         return source if source.suffix in PICKLES else None
@@ -150,7 +150,7 @@ def _file(source: Path) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def _tensors(file: Path) -> dict[str, Any] | None:
+def checkpoint_tensors(file: Path) -> dict[str, Any] | None:
     """Plain name -> tensor of what stands under `model`; None for a file of another kind."""
     state = unpickle(file)
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):

@@ -138,17 +138,16 @@ class MumuLlama(nn.Module):
 
         Norms are float32 and their results become the embeddings' dtype again.
         """
-        x, dtype = embeddings, embeddings.dtype
         caches = [None] * len(self.layers) if cache is None else cache
-        mask = attention_mask(x, caches[0])
-        for number, (layer, own) in enumerate(zip(self.layers, caches, strict=True)):
-            normed = layer.input_layernorm(x).astype(dtype)
-            attended = layer.self_attn(normed, mask, own)
-            if offsets is not None and offsets[number] is not None:
-                attended = attended + offsets[number].astype(dtype)
-            x = x + attended
-            x = x + layer.mlp(layer.post_attention_layernorm(x).astype(dtype))
+        added = [None] * len(self.layers) if offsets is None else offsets
+        x, mask = embeddings, attention_mask(embeddings, caches[0])
+        for layer, own, offset in zip(self.layers, caches, added, strict=True):
+            x = _through(layer, x, mask, own, offset)
         return x
+
+    def through(self, number: int, x: mx.array, offset: mx.array | None) -> mx.array:
+        """One layer alone, over all of (batch, time, hidden)."""
+        return _through(self.layers[number], x, attention_mask(x), None, offset)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -226,6 +225,20 @@ class Words(nn.Module):
     def logits(self, hidden: mx.array) -> mx.array:
         """(batch, time, hidden) -> (batch, time, vocabulary), float32."""
         return self.lm_head(self.norm(hidden).astype(hidden.dtype)).astype(mx.float32)
+
+
+def _through(
+    layer: nn.Module,
+    x: mx.array,
+    mask: mx.array | str | None,
+    cache: KVCache | None,
+    offset: mx.array | None,
+) -> mx.array:
+    """mlx-lm's block, with what the adapter adds to its attention."""
+    dtype = x.dtype
+    attended = layer.self_attn(layer.input_layernorm(x).astype(dtype), mask, cache)
+    x = x + (attended if offset is None else attended + offset.astype(dtype))
+    return x + layer.mlp(layer.post_attention_layernorm(x).astype(dtype))
 
 
 def _keep_lora(layer: nn.Module, rank: int) -> None:

@@ -201,25 +201,13 @@ class MumuLlama(nn.Module):
             x = x + f2(F.silu(f1(normed)) * f3(normed))
         return x
 
-    def adapters(
-        self, features: Mapping[str, torch.Tensor], batch: int
-    ) -> list[torch.Tensor | None]:
-        """The adapter of each layer, (batch, 1, hidden) or None: query and features it is given."""
-        config, rows = self.config, self.config.query_rows
-        found: list[torch.Tensor | None] = [None] * (config.num_hidden_layers - rows)
-        for row in range(rows):
-            own = (MODALITIES[row * 3 // rows],) if config.routing == "split" else MODALITIES
-            adapter = self.prefix_query.weight[row].expand(batch, 1, -1)
-            found.append(adapter + sum(features[name] for name in own if name in features))
-        return found
-
     def hidden(
         self, ids: torch.Tensor, features: Mapping[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """Last hidden states (batch, time, hidden) before the final norm."""
         x = self.llama.tok_embeddings(ids)
-        adapters = self.adapters(features or {}, len(ids))
-        for layer, adapter in zip(self.llama.layers, adapters, strict=True):
+        found = adapters(self.config, self.prefix_query.weight, features or {}, len(ids))
+        for layer, adapter in zip(self.llama.layers, found, strict=True):
             x = layer(x, adapter)
         return x
 
@@ -249,6 +237,21 @@ class MumuLlama(nn.Module):
             logits = self(torch.tensor([found]), features)[0, -1]
             found.append(int(logits.argmax()))
         return found[len(ids) :]
+
+
+def adapters(
+    config: MumuConfig, queries: torch.Tensor, features: Mapping[str, torch.Tensor], batch: int
+) -> list[torch.Tensor | None]:
+    """The adapter of each layer, (batch, 1, hidden) or None: its query and the features it is given
+    of those there are, (batch, 1, hidden) each.
+    """
+    rows = config.query_rows
+    found: list[torch.Tensor | None] = [None] * (config.num_hidden_layers - rows)
+    for row in range(rows):
+        own = (MODALITIES[row * 3 // rows],) if config.routing == "split" else MODALITIES
+        adapter = queries[row].expand(batch, 1, -1)
+        found.append(adapter + sum(features[name] for name in own if name in features))
+    return found
 
 
 def _normalised(x: torch.Tensor) -> torch.Tensor:

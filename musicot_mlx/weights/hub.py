@@ -18,10 +18,11 @@ _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+(?::[a-z]\w*)?)(?:@([\w./-]+))
 _SIZED = re.compile(r"(.+?):([a-z]\w*)(@[\w./-]+)?")
 
 # What to fetch: the words around the weights, then the first kind of weights that the model has.
-# Safetensors need no PyTorch, so they come first; the last is audiocraft's own format.
+# Safetensors need no PyTorch, so they come first; the last are audiocraft's own
+# format and MuMu-LLaMA's.
 _WORDS = ["*.json", "README.md", "*.txt"]
 _USUAL = ("*.json", "*.safetensors")
-_WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin"], ["*state_dict.bin"])
+_WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin"], ["*state_dict.bin"], ["checkpoint.pth"])
 
 
 def resolve(name_or_path: str | Path) -> Path:

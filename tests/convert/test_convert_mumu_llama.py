@@ -9,16 +9,24 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentencepiece")
 
 import musicot_mlx as mc  # noqa: E402
+from musicot_mlx.cli import main  # noqa: E402
+from musicot_mlx.convert.check import check  # noqa: E402
 from musicot_mlx.convert.convert import convert  # noqa: E402
+from musicot_mlx.convert.families import mumu_llama as family  # noqa: E402
+from musicot_mlx.convert.families import musicgen  # noqa: E402
 from musicot_mlx.errors import MusicotError  # noqa: E402
+from musicot_mlx.pipelines.mumu_llama.pipeline import MUSIC  # noqa: E402
 from musicot_mlx.reference import mumu_llama as reference  # noqa: E402
 from musicot_mlx.weights.checkpoint import load_arrays  # noqa: E402
+from musicot_mlx.weights.config import config_from_dict  # noqa: E402
 from tests.support import tiny_mumu_checkpoint as tiny  # noqa: E402
+from tests.support import tiny_musicgen  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -67,21 +75,57 @@ def test_every_generation(generation: str, keep: bool, music: Path, tmp_path: Pa
     assert "Llama 2 Community License" in card and "not the folder" in card
 
 
-def test_four_bits_spare_what_suffers(music: Path, tmp_path: Path) -> None:
+def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What someone with the published file can hold against PyTorch, layer by layer."""
+    source = tiny.write(tmp_path / "source", "sum")
+    command = ["convert", "--hf-path", str(source), "--mlx-path", str(tmp_path / "out")]
+    assert main([*command, "--check"]) == 0
+    told = capsys.readouterr().out
+    for what in ("layer 0", "layer 2", "layer 3", "embeddings", "logits", "audio", "video"):
+        assert what in told
+    # an MLX folder of other weights does not pass
+    other = tiny.twin("sum", seed=7).state_dict()
+    wrong = tiny.write(tmp_path / "wrong", tensors=tiny.state("sum", None) | other)
+    found = check(wrong, tmp_path / "out", progress=lambda *step: None)
+    assert not any(each.passed for each in found if each.part != "words") and len(found) == 8
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["merged", "kept"])
+def test_four_bits_spare_what_suffers(keep: bool, music: Path, tmp_path: Path) -> None:
     source = tiny.write(tmp_path / "source", music=music)
     options = {"text_encoder": str(music), "quantize": True, "group_size": 32}
-    convert(source, tmp_path / "out", bits=4, **options)
+    convert(source, tmp_path / "out", bits=4, keep_lora=keep, **options)
     config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]
     assert config["bits"] == 4 and config["words"]["bits"] == config["bridges"]["bits"] == 8
     arrays = load_arrays(tmp_path / "out")
     kinds = {key: str(value.dtype).removeprefix("mlx.core.") for key, value in arrays.items()}
     assert kinds["words.embed_tokens.weight"] == kinds["words.lm_head.weight"] == "uint32"
     assert arrays["words.lm_head.weight"].shape[1] == 64 * 8 // 32
-    assert arrays["llama.layers.0.mlp.up_proj.weight"].shape[1] == 64 * 4 // 32
+    up = f"llama.layers.0.mlp.up_proj.{'linear.' if keep else ''}weight"
+    assert arrays[up].shape[1] == 64 * 4 // 32
     for key in ("llama.gates", "llama.queries", "llama.layers.0.input_layernorm.weight"):
         assert kinds[key] == "float32"
     assert kinds["decoder.embed_tokens.weight"] == "float16"  # MusicGen's stay as they are
     assert mc.load(tmp_path / "out").ask("What plays?", answer_tokens=3).timings["answer"] > 0
+
+
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_sizes_of_published_music(size: str) -> None:
+    """MusicGen's sections by the shapes of its tensors: those of transformers' own config."""
+    upstream = tiny_musicgen.upstream_config(tiny_musicgen.PUBLISHED[size])
+    with torch.device("meta"):
+        model = tiny_musicgen.upstream_model(upstream)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    lazy = {key: mx.zeros(shape) for key, shape in shapes.items()}
+    found, arrays = musicgen.networks(family._music_sizes(shapes), dict(lazy))
+    expected, _ = musicgen.networks(upstream.to_dict(), dict(lazy))
+    for name, (network, kind) in MUSIC.items():
+        ours, theirs = (
+            config_from_dict(kind, config[name], where=name) for config in (found, expected)
+        )
+        assert ours == theirs
+        wanted = {k: v.shape for k, v in tree_flatten(network(ours).parameters())}
+        assert {key: value.shape for key, value in arrays[name].items()} == wanted
 
 
 def test_a_file_without_music_answers_alone(tmp_path: Path) -> None:
@@ -186,7 +230,6 @@ def test_memory_is_that_of_the_largest_group(
 ) -> None:
     """The peak of MLX's arrays, of a file ten times as large."""
     from musicot_mlx.convert import pickles
-    from musicot_mlx.convert.families import mumu_llama as family
 
     wide = replace(tiny.config("split"), hidden_size=512, intermediate_size=768)
     tensors = tiny.state("split", None) | reference.MumuLlama(wide).state_dict()

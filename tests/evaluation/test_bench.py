@@ -276,6 +276,6 @@ def test_memory_of_what_makes_no_song(tmp_path: Path) -> None:
     arrays = {"rvq.codebooks.0.weight": ResidualVQ(RVQConfig(**sizes)).codebooks[0].weight}
     folder = save_checkpoint(tmp_path / "rvq", {"model_type": "rvq", "rvq": sizes}, arrays)
     with pytest.raises(
-        MusicotError, match="makes no songs; pass a MusiCoT, MusicGen or Magenta RealTime 2 model"
+        MusicotError, match="makes no songs; pass a MusiCoT, MusicGen, Magenta RealTime 2 or MuMu"
     ):
         memory.predict(folder, duration=5)

@@ -19,6 +19,7 @@ import musicot_mlx as mc  # noqa: E402
 from musicot_mlx.cli import main  # noqa: E402
 from musicot_mlx.convert.convert import convert  # noqa: E402
 from musicot_mlx.errors import MusicotError, RunError  # noqa: E402
+from musicot_mlx.evaluation.speed import bench as speed  # noqa: E402
 from musicot_mlx.generation.mumu_llama import draw_tokens  # noqa: E402
 from musicot_mlx.pipelines import memory  # noqa: E402
 from musicot_mlx.pipelines.mumu_llama import wording  # noqa: E402
@@ -319,6 +320,13 @@ def test_generate(place: Path, tmp_path: Path, capsys) -> None:
     assert "image file no.png doesn't exist" in capsys.readouterr().err
     assert main(["generate", "-p", "piano", "--caption-only", "--duration", "1"]) == 2
     assert "writes no captions" in capsys.readouterr().err
+
+
+def test_bench_counts_its_stages(place: Path) -> None:
+    order = {"model": str(place / "plain"), "duration": 1, "seed": 1, "songs": 1, "batch": 1}
+    report = speed.one_run({**order, "counts": False, "save": False})
+    assert {"listening and looking", "answer", "audio tokens", "decode"} <= set(report["cold"])
+    assert report["cold"]["answer"] > 0 and report["first_audio_seconds"] > 0
 
 
 # --- words ---

@@ -46,13 +46,16 @@ def one_run(order: dict[str, Any]) -> dict[str, Any]:
     loaded = time.perf_counter() - began
     ready = mx.get_peak_memory()
     options = {"duration": order["duration"], "seed": order["seed"]}
+    if "music" in model.options:  # or the model may answer instead of playing
+        options["music"] = True
     if order["batch"] > 1:
         options["candidates"] = order["batch"]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) if order.get("save", True) else None  # random weights make no song
         songs = [_song(model, options, place) for _ in range(1 + order["songs"])]
     began = time.perf_counter()
-    next(model.stream(PROMPT, duration=order["duration"], seed=order["seed"]))
+    whole = {name: value for name, value in options.items() if name != "candidates"}
+    next(model.stream(PROMPT, **whole))
     first_audio = time.perf_counter() - began
     report = {
         "load_seconds": loaded,

@@ -23,6 +23,7 @@ FAMILY = Family(
     },
     readers=("musicot_mlx.convert.families.mumu_llama:read",),
     reads="checkpoint.pth of MuMu-LLaMA and M2UGen",
+    check="musicot_mlx.convert.check.mumu_llama:comparisons",
     quantised=("llama", "words", "bridges", "text_encoder", "decoder"),
     embeddings=("words",),
     least_bits={"words": 8, "bridges": 8},
