@@ -47,7 +47,18 @@ export function draw(plan, outcomes) {
     list,
     plan.segments.map((segment, at) => card(plan, segment, outcomes[at])),
   );
+  roam();
   if (focused) focus(current);
+}
+
+/** The Tab key stops at one card and what is in it; the arrows go from card to card. */
+function roam() {
+  for (const each of list.querySelectorAll(".card")) {
+    const stop = Number(/** @type {HTMLElement} */ (each).dataset.segment) === current ? "0" : "-1";
+    for (const part of [each, ...each.querySelectorAll("button, [role=button]")]) {
+      part.setAttribute("tabindex", stop);
+    }
+  }
 }
 
 /** @param {Plan} plan @param {Segment} segment @param {Outcome | undefined} outcome */
@@ -62,7 +73,6 @@ function card(plan, segment, outcome) {
     {
       class: "card",
       role: "group",
-      tabindex: at === current ? 0 : -1,
       draggable: "true",
       data: { segment: at },
       "aria-label": `Segment ${at + 1}, ${span}: ${segment.label}${locked}`,
@@ -79,28 +89,24 @@ function card(plan, segment, outcome) {
       { class: "card-head" },
       h("span", { class: "time" }, clock(segment.start)),
       segment.locked || can("lock")
-        ? iconButton(
-            segment.locked ? "lock" : "unlock",
-            segment.locked ? "Unlock" : "Lock",
-            () => lock(at),
-            {
-              "aria-pressed": String(segment.locked),
-              class: "quiet lock",
-            },
-          )
+        ? iconButton(segment.locked ? "lock" : "unlock", "Lock", () => lock(at), {
+            "aria-pressed": String(segment.locked),
+            class: "quiet lock",
+          })
         : null,
       iconButton("more", `Segment ${at + 1}: what can be done`, () => menu(at), {
         "aria-haspopup": "menu",
         class: "quiet",
       }),
     ),
+    // no <button>: in Firefox nothing can be dragged by one
     h(
-      "button",
+      "div",
       {
-        type: "button",
         class: "words",
+        role: "button",
         title: `${segment.label}: press to write other words`,
-        on: { click: () => editWords(at) },
+        on: { click: () => editWords(at), keydown: pressed },
       },
       h("span", null, segment.label),
     ),
@@ -117,6 +123,14 @@ function card(plan, segment, outcome) {
   box.classList.toggle("changed", plan.preview && plan.changed.includes(at));
   takesDrops(box, (things) => void dropped(things[0], at));
   return h("li", null, box);
+}
+
+/** What the keyboard does to a button. @param {KeyboardEvent} event */
+function pressed(event) {
+  if (event.key !== "Enter" && event.key !== " ") return;
+  event.preventDefault();
+  event.stopPropagation();
+  /** @type {HTMLElement} */ (event.currentTarget).click();
 }
 
 /** @param {Outcome} outcome */
@@ -144,9 +158,8 @@ const cardAt = (at) =>
 
 /** @param {number} at */
 function focus(at) {
-  for (const each of list.querySelectorAll(".card")) each.setAttribute("tabindex", "-1");
   current = at;
-  cardAt(at)?.setAttribute("tabindex", "0");
+  roam();
   cardAt(at)?.focus();
 }
 
@@ -155,8 +168,7 @@ function follow(event) {
   const card = /** @type {HTMLElement} */ (event.target).closest(".card");
   if (!(card instanceof HTMLElement)) return;
   current = Number(card.dataset.segment);
-  for (const each of list.querySelectorAll(".card"))
-    each.setAttribute("tabindex", each === card ? "0" : "-1");
+  roam();
 }
 
 /**

@@ -78,7 +78,6 @@ export function byId(id) {
 const PATHS = {
   play: "M7 4.5v15l12-7.5z",
   pause: "M8 5v14M16 5v14",
-  stop: "M6 6h12v12H6z",
   lock: "M6 11h12v9H6zM8.5 11V8a3.5 3.5 0 0 1 7 0v3",
   unlock: "M6 11h12v9H6zM8.5 11V7.5a3.5 3.5 0 0 1 6.6-1.6",
   more: "M5 11.9v.2M12 11.9v.2M19 11.9v.2",
@@ -94,8 +93,7 @@ const PATHS = {
   theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
   drop: "M12 15V4M7.5 8.5 12 4l4.5 4.5M5 14v5h14v-5",
   plus: "M12 5v14M5 12h14",
-  grip: "M9 6h.01M15 6h.01M9 12h.01M15 12h.01M9 18h.01M15 18h.01",
-  star: "m12 4 2.4 5.2 5.6.6-4.2 3.8 1.2 5.6-5-2.9-5 2.9 1.2-5.6L4 9.8l5.6-.6z",
+  keys: "M3 7h18v10H3zM7 11v.1M11 11v.1M15 11v.1M8 14h8",
 };
 
 /** @typedef {keyof typeof PATHS} IconName */

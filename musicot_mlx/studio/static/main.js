@@ -2,6 +2,7 @@
 import * as api from "./api.js";
 import * as desk from "./desk.js";
 import { byId, clock, fill, h, iconButton } from "./dom.js";
+import { keysButton } from "./keys.js";
 import { follow } from "./live.js";
 import { sayError } from "./says.js";
 import * as score from "./score.js";
@@ -32,6 +33,7 @@ async function begin() {
     iconButton("plus", "New song", startAnew),
     iconButton("open", "Open a song's .json, or a plan", () => void desk.openDocument()),
     panels,
+    keysButton(),
     themeButton(),
   );
   side.mount(byId("side"), panels);
@@ -98,7 +100,7 @@ function themeButton() {
     const next =
       THEMES[(THEMES.indexOf(/** @type {any} */ (root.dataset.theme)) + 1) % THEMES.length];
     root.dataset.theme = next;
-    localStorage.setItem("theme", next);
+    remember("theme", next);
     name();
   });
   const name = () => {

@@ -4,7 +4,7 @@
   const root = document.documentElement;
   let theme = "auto";
   try {
-    theme = localStorage.getItem("theme") || "auto";
+    theme = JSON.parse(localStorage.getItem("studio.theme") ?? "null") ?? theme;
   } catch {
     // storage is shut: the system's theme it is
   }

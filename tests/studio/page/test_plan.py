@@ -164,6 +164,32 @@ def test_every_edit_is_in_the_menu(studio: StudioPage) -> None:
     until(lambda: studio.words()[1] == "string quartet", "the words")
 
 
+def test_all_of_it_is_reached_by_the_keyboard(studio: StudioPage) -> None:
+    studio.plan(PROMPT, duration=30)
+
+    def focused() -> str:
+        return studio.page.evaluate("document.activeElement.ariaLabel ?? ''")
+
+    studio.page.locator(".score").focus()
+    stops = []
+    while not (stops and "A word" in stops[-1]):
+        studio.page.keyboard.press("Tab")
+        stops.append(focused())
+        assert len(stops) < 30, stops
+    assert [each[:9] for each in stops if each.startswith("Segment")] == ["Segment 1"] * 2
+    studio.card(0).focus()  # one card is a stop, with what is in it; the arrows go on
+    studio.page.keyboard.press("ArrowRight")
+    studio.page.keyboard.press("End")
+    assert focused().startswith("Segment 3")
+    studio.page.keyboard.press("Tab")
+    studio.page.keyboard.press("Enter")
+    studio.page.locator(".card.locked").wait_for()
+    assert focused().startswith("Segment 3")
+    studio.page.keyboard.press("m")
+    studio.page.keyboard.press("Escape")  # given up, back where it was
+    until(lambda: focused().startswith("Segment 3"), "the focus")
+
+
 def test_key_and_chords_are_changed(studio: StudioPage) -> None:
     studio.plan("folk in A minor")
     studio.page.get_by_role("button", name="Harmony").click()
@@ -181,7 +207,7 @@ def test_a_wish_that_can_not_be_is_told_where_it_is_made(studio: StudioPage) -> 
     studio.page.get_by_role("button", name="Plan", exact=True).click()
     studio.says("Say what the music should be")
     studio.page.get_by_role("textbox", name="What the music should be").fill(PROMPT)
-    studio.page.get_by_label("Key").fill("H minor")
+    studio.page.locator("#desk [name=key]").fill("H minor")
     studio.page.get_by_role("button", name="Plan", exact=True).click()
     error = studio.page.locator(".desk .says[data-kind=error]", has_text="H minor")
     error.wait_for()
