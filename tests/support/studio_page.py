@@ -31,12 +31,13 @@ def chromium() -> Path | None:
 
 
 @contextmanager
-def server(folder: Path, port: int = 0, *, crash: bool = False) -> Iterator[str]:
+def server(folder: Path, *options: str, port: int = 0, crash: bool = False) -> Iterator[str]:
     """A studio with its data below the folder; the address that it listens on. crash: it is killed
     in the end, and can tidy up nothing.
     """
     command = [sys.executable, "-m", "musicot_mlx", "studio", "--no-open", "--port", str(port)]
     command += ["--data-dir", str(folder / "data"), "--library", str(folder / "library")]
+    command += options
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ}

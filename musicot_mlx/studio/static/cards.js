@@ -2,6 +2,7 @@
  * The segments as cards: each takes words, files, finds and other segments, by dropping, by its
  * menu, and by keys while it has the focus.
  */
+import { controlsOf, openControls } from "./controls.js";
 import { clock, fill, h, iconButton } from "./dom.js";
 import { carry, chooseFiles, sourceOf, takesDrops } from "./drag.js";
 import { openMorph } from "./morph.js";
@@ -66,6 +67,7 @@ function card(plan, segment, outcome) {
   const at = segment.index;
   const locked = segment.locked ? ", locked" : "";
   const span = `${clock(segment.start)} to ${clock(segment.end)}`;
+  const controls = controlsOf(segment);
   const guest =
     segment.words !== null || segment.origin.kind === "audio" || segment.origin.kind === "morph";
   const box = h(
@@ -110,6 +112,7 @@ function card(plan, segment, outcome) {
       },
       h("span", null, segment.label),
     ),
+    controls ? h("p", { class: "controls" }, controls) : null,
     outcome
       ? h(
           "p",
@@ -316,6 +319,18 @@ function chords(at) {
 }
 
 /** @param {number} at */
+function ownSettings(at) {
+  const segment = state.plan?.segments[at];
+  if (!segment) return;
+  openControls(
+    () => cardAt(at),
+    segment,
+    (controls) =>
+      void edit(at, { edit: "set", segments: [at], controls }, `Segment ${at + 1} is set.`),
+  );
+}
+
+/** @param {number} at */
 function morph(at) {
   return openMorph(() => cardAt(at), at, null, { says });
 }
@@ -335,6 +350,7 @@ function menu(at) {
     ["Morph …", "M", "morph", () => morph(at), locked],
     ["From an audio file …", "F", "replace", () => chooseFile(at), locked],
     ["Chords …", "H", "chords", () => chords(at)],
+    ["Its own settings …", "S", "set", () => ownSettings(at)],
     ["Copy", "C", "replace", () => copy(at)],
     [
       state.clipboard ? `Paste ${state.clipboard.title}` : "Paste",
@@ -374,6 +390,7 @@ const KEYS = {
   m: ["morph", morph],
   f: ["replace", chooseFile],
   h: ["chords", chords],
+  s: ["set", ownSettings],
   c: ["replace", copy],
   v: ["replace", (at) => put(state.clipboard, at)],
   i: ["insert", insert],

@@ -334,7 +334,8 @@ export async function makePlan() {
     const plan = await session.makePlan(body);
     asked = key;
     changed();
-    say(says, `Planned in ${((performance.now() - began) / 1000).toFixed(1)} s.`);
+    const took = `Planned in ${((performance.now() - began) / 1000).toFixed(1)} s.`;
+    say(says, [took, ...(plan.warnings ?? [])].join(" "));
     return plan;
   });
 }

@@ -13,6 +13,7 @@ const KEYS = [
       ["M", "morph"],
       ["F", "from an audio file"],
       ["H", "chords"],
+      ["S", "its own settings, where the model has some"],
       ["L", "lock"],
       ["R", "draw anew"],
       ["D", "duplicate"],

@@ -147,7 +147,8 @@ export function mount(root) {
     }
     const found = outcomes(plan, state.songs.get(state.take ?? ""));
     legend.hidden = !found.length;
-    fill(top, chordLane(plan), sectionLane(plan));
+    const timed = plan.chords.length > 0 || plan.bars.length > 0;
+    fill(top, timed ? chordLane(plan) : null, sectionLane(plan));
     cards.draw(plan, found);
     fill(
       heat,

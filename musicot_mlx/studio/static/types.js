@@ -13,6 +13,7 @@
  * @property {boolean} several a list is taken, too
  * @property {boolean} planning part of a plan: a change of it asks for a new one
  * @property {boolean} can_be_off
+ * @property {boolean} by_segment what a single segment of a plan can be asked for, too
  * @property {string} help
  *
  * @typedef {object} Model
@@ -55,6 +56,7 @@
  * @property {string | null} words
  * @property {Origin} origin
  * @property {boolean} locked
+ * @property {Record<string, unknown>} controls options that are its own
  * @property {number[]} activity by anchor
  *
  * @typedef {object} Plan
@@ -79,6 +81,7 @@
  * @property {string[]} anchors
  * @property {Segment[]} segments
  * @property {number[]} changed
+ * @property {string[]} warnings
  *
  * @typedef {{id: string, prompt: string | null, duration: number, updated: string}} PlanLine
  *

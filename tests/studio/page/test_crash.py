@@ -23,7 +23,7 @@ def test_a_killed_server_loses_nothing(browser: "Browser", tmp_path: Path) -> No
         tab.expect_count(".take[data-status=running]", 1)
     queue = tab.page.locator("#queue")
     until(lambda: "does not answer" in queue.inner_text(), "the sentence of the loss")
-    with server(tmp_path, urlsplit(address).port or 0):
+    with server(tmp_path, port=urlsplit(address).port or 0):
         tab.finished()  # the queue goes on, and the page with it
         assert tab.words() == ["brass band"] and tab.asked() == asked
         until(lambda: "does not answer" not in queue.inner_text(), "the connection")

@@ -1,9 +1,14 @@
 """What a model takes, the page offers: by its record, never by its name."""
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tests.support.studio_page import StudioPage, until
+from tests.support import tiny_magenta_model
+from tests.support.studio_page import StudioPage, server, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 def _told(studio: StudioPage, change: Callable[[dict[str, Any]], None]) -> None:
@@ -71,30 +76,45 @@ def test_adapters_go_with_a_plan(studio: StudioPage) -> None:
     assert sent[0]["adapters"] == [{"name": "my songs", "weight": 0.5}]
 
 
-def test_a_model_without_plans_makes_songs_of_words(studio: StudioPage) -> None:
-    def with_another(told: dict[str, Any]) -> None:
-        wanted = ("duration", "top_k", "loudness")
-        options = [each for each in told["models"][0]["options"] if each["name"] in wanted]
-        other = {**told["models"][0], "name": "words alone", "edits": [], "options": options}
-        told["models"].append({**other, "capabilities": ["songs"]})
+def test_a_model_without_plans_makes_songs_of_words(
+    browser: "Browser", tiny_musicgen_upstream: Path, tmp_path: Path
+) -> None:
+    with server(tmp_path, "--model", str(tiny_musicgen_upstream)) as address:
+        tab = StudioPage.opened(browser, address)
+        assert tab.page.get_by_role("button", name="Plan", exact=True).count() == 0
+        tab.page.get_by_role("textbox", name="What the music should be").fill("techno")
+        tab.page.locator("#desk [name=duration]").fill("2")
+        tab.page.locator("#desk [name=takes]").fill("2")
+        tab.page.get_by_role("button", name="Options").click()
+        tab.page.locator("#desk [name=loudness]").fill("off")
+        tab.render()
+        tab.expect_count(".take[data-status=done]", 2)
+        assert tab.page.locator(".take-name").all_inner_texts() == ["Seed 0", "Seed 1"]
+        assert tab.page.locator(".card").count() == 0
+        songs = tab.api("/v1/songs")["songs"]
+        assert {song["options"]["loudness"] for song in songs} == {False}
+        tab.close()
+    assert tab.faults == []
 
-    _told(studio, with_another)
-    sent = _asked(studio, "**/v1/songs")
-    studio.page.get_by_label("Model").select_option("words alone")
-    assert studio.page.get_by_role("button", name="Plan", exact=True).count() == 0
-    assert studio.page.locator("#desk [name=key]").count() == 0
-    studio.page.get_by_role("textbox", name="What the music should be").fill("techno")
-    studio.page.locator("#desk [name=duration]").fill("8")
-    studio.page.locator("#desk [name=takes]").fill("2")
-    studio.page.get_by_role("button", name="Options").click()
-    studio.page.locator("#desk [name=loudness]").fill("off")
-    studio.render()
-    studio.says("Not here.")
-    (body,) = sent
-    assert body == {
-        "model": "words alone",
-        "prompt": "techno",
-        "options": {"duration": 8, "loudness": False},
-        "adapters": [],
-        "seeds": [0, 1],
-    }
+
+def test_a_segment_has_settings_of_its_own(browser: "Browser", tmp_path: Path) -> None:
+    model = tiny_magenta_model.write(tmp_path / "magenta", seed=1)
+    with server(tmp_path, "--model", str(model)) as address:
+        tab = StudioPage.opened(browser, address)
+        tab.page.get_by_role("textbox", name="What the music should be").fill("jazz")
+        tab.page.locator("#desk [name=duration]").fill("5")
+        tab.page.get_by_role("button", name="Plan", exact=True).click()
+        tab.card(1).wait_for()
+        assert tab.page.get_by_role("button", name="Harmony").count() == 0  # it knows no chords
+        tab.key(1, "s")
+        tab.page.locator(".popup [name=drums]").select_option("none")
+        tab.page.get_by_role("button", name="Set", exact=True).click()
+        tab.says("Segment 2 is set.")
+        assert tab.card(1).locator(".controls").inner_text() == "drums: none"
+        assert tab.card(0).locator(".controls").count() == 0
+        tab.key(1, "s")
+        tab.page.locator(".popup [name=drums]").select_option("")  # as in the whole song again
+        tab.page.get_by_role("button", name="Set", exact=True).click()
+        tab.expect_count(".controls", 0)
+        tab.close()
+    assert tab.faults == []
