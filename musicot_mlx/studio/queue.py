@@ -296,10 +296,10 @@ class Queue:
         if value is None or earlier.status != "done":
             raise Refused(422, "the song to keep is not finished, or has no plan")
         old = in_worker(Plan.load, value, model)
-        seconds = min(old.changed(job.plan) * job.plan.thought_seconds, old.duration)
+        glide = options.get("glide") or getattr(model.sampling, "glide", 0.0)
+        seconds = old.shared_seconds(job.plan, glide=glide)
         if seconds > 0:
             options["keep"] = job.names.file(Source(song=earlier.id))
-            seconds = min(seconds, job.plan.duration)
             job.kept = {"song": earlier.id, "seconds": seconds, "saved_seconds": None}
         elif wanted != AUTO:
             raise Refused(422, "nothing of that song can be kept: the plans differ from the start")

@@ -12,6 +12,7 @@ import soundfile
 import musicot_mlx as mc
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.magenta_rt2 import pipeline
 from musicot_mlx.pipelines.magenta_rt2.options import MagentaOptions
 from musicot_mlx.pipelines.magenta_rt2.pipeline import MagentaPipeline
 from musicot_mlx.tokens.magenta_rt2 import frame_ids
@@ -165,6 +166,47 @@ def test_a_song_is_kept_up_to_the_first_that_changed(
     np.testing.assert_array_equal(from_file.waveform, again.waveform)
     with pytest.raises(MusicotError, match="differs from its first segment on"):
         model.generate(plan=plan.set(0, drums="play"), keep=song)
+
+
+def test_what_the_song_is_asked_for_counts_where_it_is_kept(
+    model: MagentaPipeline, song: mc.Song, plan: mc.Plan, tmp_path: Path
+) -> None:
+    """Options of the whole song, of which the plan says nothing, and glides."""
+    edited = plan.set(2, drums="play")
+    for other in ({"style_strength": 6}, {"style_levels": 3}, {"glide": 1}):
+        name, value = next(iter(other.items()))
+        with pytest.raises(MusicotError, match=f"{name} was .* and is {value}.* now; ask for"):
+            model.generate(plan=edited, keep=song, **other)
+    whole = model.generate(plan=edited, seed=3, drums="play")  # the plan says it of the first
+    again = model.generate(plan=edited, seed=3, drums="play", keep=song)
+    np.testing.assert_array_equal(again.codes, whole.codes)
+    assert (whole.codes[:, 25:50] != song.codes[:, 25:50]).any()
+    replace(song, fault=None).save(tmp_path / "a.wav")
+    with pytest.raises(MusicotError, match="style_levels was 12 and is 3 now"):
+        model.generate(plan=edited, keep=tmp_path / "a.wav", style_levels=3)
+    settings = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps({**settings, "drums": "loud"}))
+    with pytest.raises(MusicotError, match="the settings of .*a.wav: drums is 'loud'"):
+        model.generate(plan=edited, keep=tmp_path / "a.wav")
+
+
+def test_a_glide_to_what_changed_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_magenta_model.pipeline()
+    style = model.lm.conditioner.style
+    style.weight = 30 * style.weight  # heard amid random weights
+    plan = model.plan("calm piano", duration=3, seed=3)
+    earlier = model.generate(plan=plan, seed=3, glide=0.4)
+    edited = plan.replace(2, "drums")
+    again = model.generate(plan=edited, keep=earlier, seed=3, glide=0.4)
+    np.testing.assert_array_equal(again.codes, model.generate(plan=edited, seed=3, glide=0.4).codes)
+    np.testing.assert_array_equal(again.codes[:, :40], earlier.codes[:, :40])
+    assert (again.codes[:, 40:50] != earlier.codes[:, 40:50]).any()
+    assert plan.shared_seconds(edited, glide=0.4) == pytest.approx(1.6)
+    assert plan.shared_seconds(plan, glide=0.4) == 3 and plan.shared_seconds(plan[:2]) == 2
+    monkeypatch.setattr(pipeline, "GLIDE_STEPS", 1)  # half the way from the first frame on
+    earlier = model.generate(plan=plan, seed=3, glide=1)
+    with pytest.raises(MusicotError, match="its first segment glides to one that differs"):
+        model.generate(plan=plan.replace(1, "drums"), keep=earlier, seed=3, glide=1)
 
 
 def test_whatever_draws_asks_for_them(

@@ -156,3 +156,5 @@ class MagentaOptions(PlannedOptions):
 
 PLANNED = MagentaOptions.planned()  # what `plan` takes
 DRAWING = ("variation",)
+# what frames are asked for by, beside the plan
+REQUESTED = ("drums", "style_strength", "style_levels", "glide")

@@ -28,7 +28,7 @@ from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.magenta_rt2 import FAMILY
 from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
 from musicot_mlx.pipelines.magenta_rt2.live import GLIDE, Live
-from musicot_mlx.pipelines.magenta_rt2.options import MagentaAsked, MagentaOptions
+from musicot_mlx.pipelines.magenta_rt2.options import REQUESTED, MagentaAsked, MagentaOptions
 from musicot_mlx.pipelines.magenta_rt2.planning import (
     THOUGHT_SECONDS,
     MagentaPlanner,
@@ -36,7 +36,7 @@ from musicot_mlx.pipelines.magenta_rt2.planning import (
 )
 from musicot_mlx.pipelines.mastering import Mastered, Mastering
 from musicot_mlx.pipelines.parts import AdapterPath, load_parts
-from musicot_mlx.pipelines.plans.earlier import earlier_song
+from musicot_mlx.pipelines.plans.earlier import EarlierSong, earlier_song
 from musicot_mlx.pipelines.plans.origin import Origin
 from musicot_mlx.pipelines.plans.plan import Plan
 from musicot_mlx.pipelines.plans.thoughts import SHORTEST_WINDOW, embed_windows, quantised, slerp
@@ -212,20 +212,35 @@ class MagentaPipeline(MagentaPlanner):
         return self._plan(wish, clock), self._kept(wish)
 
     def _kept(self, wish: MagentaOptions) -> "Begun":
-        """The codes of an earlier song up to the first thought that changed."""
+        """The codes of an earlier song up to the first frame that is asked for otherwise."""
         if wish.keep is None:
             return Begun()
         if wish.plan is None:
             raise MusicotError("an earlier song is kept where an edited plan says; pass the plan")
         earlier = earlier_song(wish.keep, self, codebooks=self.lm.config.codebooks)
-        changed = earlier.plan.changed(wish.plan) * self.space.seconds
-        frames = min(round(changed * self.frame_rate), self.frames(wish.plan.duration))
+        theirs, plan = self._requested(wish, earlier), earlier.plan
+        frames = min(self.frames(wish.plan.duration), earlier.codes.shape[1])
+        before, now = self.requests(plan, frames, theirs), self.requests(wish.plan, frames, wish)
+        differ = (before != now).any(axis=1)
+        frames = int(np.argmax(differ)) if differ.any() else frames
         if not frames:
-            raise MusicotError(
-                f"nothing of {earlier.where} can be kept: the plan differs from its first segment "
-                "on"
-            )
+            why = "the plan differs from its first segment on"
+            if plan.changed(wish.plan):
+                why = "its first segment glides to one that differs"
+            if plan.changed(wish.plan) and (name := _first_other(theirs, wish)):
+                here, there = getattr(wish, name), getattr(theirs, name)
+                why = f"{name} was {there} and is {here} now; ask for the same"
+            raise MusicotError(f"nothing of {earlier.where} can be kept: {why}")
         return Begun(earlier.codes[:, :frames], earlier.gain)
+
+    def _requested(self, wish: MagentaOptions, earlier: EarlierSong) -> MagentaOptions:
+        """The wish with what the frames of an earlier song were asked for beside its plan."""
+        given = {name: earlier.settings.get(name) for name in REQUESTED}
+        try:
+            made = MagentaOptions.of(self.sampling, **given)
+        except MusicotError as error:
+            raise MusicotError(f"the settings of {earlier.where}: {error}") from None
+        return replace(wish, **{name: getattr(made, name) for name in REQUESTED})
 
     def _continued(self, wish: MagentaOptions, clock: Clock) -> tuple[Plan, "Begun"]:
         """A plan whose first thoughts are those of a recording, and its codes."""
@@ -452,6 +467,11 @@ class Begun:
 
     codes: np.ndarray | None = None
     gain: float | None = None
+
+
+def _first_other(a: MagentaOptions, b: MagentaOptions) -> str | None:
+    """The first option that frames are asked for by and two wishes differ in."""
+    return next((each for each in REQUESTED if getattr(a, each) != getattr(b, each)), None)
 
 
 def _seconds(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -74,7 +74,7 @@ def kept_of(earlier: Song | str | Path, plan: Plan | None, model: Continuing) ->
     lasts = len(waveform) / rate
     if "fade_out" in known.settings and not known.settings.get("loop"):  # that is made anew
         lasts -= fade_out_seconds(known.settings["fade_out"], lasts)
-    seconds = min(old.changed(plan) * plan.thought_seconds, old.duration, plan.duration)
+    seconds = old.shared_seconds(plan)
     if not seconds > 0:
         raise MusicotError(
             f"nothing of {where} can be kept: the plan differs from its first segment on"

@@ -131,6 +131,16 @@ class Plan(Edits):
         first = int(np.argmax(differ)) if differ.any() else shared
         return min(first, harmony.parted(self, other))
 
+    def shared_seconds(self, other: "Plan", *, glide: float = 0.0) -> float:
+        """Seconds that songs of both plans have in common: up to the first segment that changed,
+        less the `glide` to it in seconds.
+        """
+        changed = self.changed(other)
+        shared = changed * self.thought_seconds
+        if changed < max(self.segments, other.segments):
+            shared -= glide
+        return min(shared, self.duration, other.duration)
+
     # --- keep -------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
