@@ -197,6 +197,16 @@ class StudioPage:
         song = self.api("/v1/songs", "POST", {"plan": plan})["songs"][0]["id"]
         return until(lambda: (found := self.api(f"/v1/songs/{song}"))["heard"] and found, "a song")
 
+    def waveform_is_tall(self) -> bool:
+        """Whether the first waveform has more than the line of what isn't made yet."""
+        return self.page.evaluate(
+            """() => {
+                const {width, height} = document.querySelector(".waveform");
+                const context = document.querySelector(".waveform").getContext("2d");
+                return context.getImageData(0, 0, width, height / 3).data.some((it) => it > 0);
+            }"""
+        )
+
     def close(self) -> None:
         """Nothing that this tab asked for holds up the next one."""
         for song in self.api("/v1/songs?limit=100")["songs"]:

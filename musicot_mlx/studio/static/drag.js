@@ -3,6 +3,7 @@
  * can be copied and pasted by keys and menus, too.
  */
 import * as api from "./api.js";
+import { state } from "./state.js";
 
 /** @typedef {import("./types.js").Source} Source */
 
@@ -68,7 +69,14 @@ export function takesDrops(element, drop) {
  */
 export async function sourceOf(thing) {
   if (thing.source) return thing.source;
-  const { id } = await api.upload(/** @type {File} */ (thing.file));
+  const file = /** @type {File} */ (thing.file);
+  const most = state.studio?.max_upload_bytes ?? Infinity;
+  if (file.size > most) {
+    throw new Error(
+      `${file.name} is larger than the ${Number((most / 2 ** 20).toFixed(1))} MB that are taken.`,
+    );
+  }
+  const { id } = await api.upload(file);
   return { upload: id };
 }
 

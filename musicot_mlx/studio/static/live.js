@@ -28,8 +28,8 @@ export async function needPeaks(song) {
   asked.add(song.id);
   const found = await api.peaks(song.id).catch(() => null);
   if (!found) return;
-  const here = peaks.get(song.id) ?? [];
-  peaks.set(song.id, found.peaks.length > here.length ? found.peaks : here);
+  const later = (peaks.get(song.id) ?? []).slice(found.peaks.length);
+  peaks.set(song.id, [...found.peaks, ...later]);
   paces.set(song.id, found.per_second);
   tell("progress", song.id);
 }
@@ -41,10 +41,38 @@ export function forgetPeaks(song) {
 }
 
 /**
- * Follow the server's events for as long as the page is open.
+ * Follow the server's events while the page is seen. One that is hidden holds no connection, of
+ * which a browser has six for all its tabs; seen again it fetches what it missed.
  * @param {(connected: boolean) => void} connection
  */
 export function follow(connection) {
+  /** @type {EventSource | null} */
+  let events = null;
+  const look = () => {
+    if (document.hidden) {
+      events?.close();
+      events = null;
+    } else {
+      events ??= connect(connection);
+    }
+  };
+  document.addEventListener("visibilitychange", look);
+  look();
+}
+
+/** The songs as the server has them; those that it has no more are forgotten. */
+async function reload() {
+  asked.clear();
+  const songs = await loadSongs("limit=100");
+  const oldest = Math.min(...songs.map((song) => song.number));
+  const there = new Set(songs.map((song) => song.id));
+  for (const { id, number } of [...state.songs.values()]) {
+    if (!there.has(id) && (number >= oldest || !songs.length)) forgetSong(id);
+  }
+}
+
+/** @param {(connected: boolean) => void} connection @returns {EventSource} */
+function connect(connection) {
   const events = new EventSource("/v1/events");
   /** @param {string} name @param {(data: any) => void} act */
   const hear = (name, act) =>
@@ -55,8 +83,7 @@ export function follow(connection) {
   events.addEventListener("open", () => connection(true));
   events.addEventListener("error", () => connection(false));
   hear("reset", () => {
-    asked.clear();
-    void loadSongs("limit=100").catch(() => connection(false));
+    void reload().catch(() => connection(false));
     void refreshPlan();
   });
   hear("song", (song) => {
@@ -76,7 +103,9 @@ export function follow(connection) {
   });
   hear("audio", ({ song: id, from, per_second: pace, peaks: more }) => {
     const there = peaks.get(id) ?? [];
-    there.splice(Math.round(from * pace), more.length, ...more);
+    const at = Math.round(from * pace);
+    while (there.length < at) there.push(0); // what was missed is asked for (needPeaks)
+    there.splice(at, more.length, ...more);
     peaks.set(id, there);
     paces.set(id, pace);
     tell("progress", id);
@@ -90,4 +119,5 @@ export function follow(connection) {
   hear("plan", ({ plan: id, version }) => {
     if (state.plan?.id === id && state.plan?.version !== version) void refreshPlan();
   });
+  return events;
 }

@@ -28,6 +28,7 @@
  * @typedef {object} Studio
  * @property {string} default
  * @property {boolean} library
+ * @property {number} max_upload_bytes
  * @property {string[]} export_formats
  * @property {Model[]} models
  *

@@ -61,6 +61,17 @@ def test_candidates_are_made_and_the_best_is_kept(studio: StudioPage) -> None:
     until(lambda: studio.loudness() > 0.01, "sound")  # heard when it is whole, no sooner
 
 
+def test_a_file_that_is_too_large_is_not_sent(studio: StudioPage, recording: Path) -> None:
+    def small(told: dict[str, Any]) -> None:
+        told["max_upload_bytes"] = 2**18
+
+    _told(studio, small)
+    sent = _asked(studio, "**/v1/uploads*")
+    studio.drop_file("#desk", recording)
+    studio.says("beat.wav is larger than the 0.3 MB that are taken.")
+    assert sent == []
+
+
 def test_adapters_go_with_a_plan(studio: StudioPage) -> None:
     def with_adapter(told: dict[str, Any]) -> None:
         told["models"][0]["adapters"] = [{"name": "my songs"}]

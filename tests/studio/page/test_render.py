@@ -21,6 +21,7 @@ def test_a_song_is_heard_while_it_is_made_and_cancelled_at_once(studio: StudioPa
     studio.plan(PROMPT, duration=120)
     studio.render()
     until(lambda: studio.loudness() > 0.02, "the first second")
+    until(studio.waveform_is_tall, "the waveform")
     assert _lane(studio) == "running"  # two minutes take longer than that
     assert studio.page.get_by_role("button", name="Pause").is_enabled()
     progress = studio.page.locator(".take .take-text")
@@ -113,6 +114,29 @@ def test_all_is_there_after_a_reload(studio: StudioPage) -> None:
     assert prompt.input_value() == PROMPT and studio.words() == ["brass band"]
     studio.page.keyboard.press("Control+z")
     until(lambda: studio.words() == [PROMPT], "the undo of another browser")
+
+
+def test_a_hidden_tab_holds_no_connection_and_catches_up(studio: StudioPage) -> None:
+    studio.plan(PROMPT, duration=4)
+    hide = """(hidden) => {
+        Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    studio.page.evaluate(hide, True)
+    plan = studio.page.url.rpartition("#")[2]
+    song = studio.api("/v1/songs", "POST", {"plan": plan})["songs"][0]["id"]
+    edit = {"edit": "replace", "segments": [0], "source": {"words": "brass band"}}
+    studio.api(f"/v1/plans/{plan}/edits", "POST", edit)  # another tab's
+    until(lambda: studio.api(f"/v1/songs/{song}")["heard"], "the song")
+    assert studio.page.locator(".take").count() == 0 and studio.words() == [PROMPT]
+    studio.page.evaluate(hide, False)
+    studio.finished()
+    until(lambda: studio.words() == ["brass band"], "the edit")
+    until(studio.waveform_is_tall, "the waveform")
+    studio.page.evaluate(hide, True)
+    studio.api(f"/v1/songs/{song}", "DELETE")
+    studio.page.evaluate(hide, False)
+    studio.expect_count(".take", 0)
 
 
 def test_a_song_goes_on_after_its_tab_is_closed(studio: StudioPage) -> None:
