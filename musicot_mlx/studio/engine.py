@@ -23,7 +23,8 @@ from musicot_mlx.studio.errors import Refused
 from musicot_mlx.studio.settings import Settings
 
 Made = TypeVar("Made")
-IN_MEMORY = 2  # models that stay loaded, the ones used last
+MOST_MODELS = 4  # in memory; those used longest ago go first
+SHARE = 3  # the part of the machine's memory that weights of several models may take
 MOST_JOBS = 8  # plans that wait for the thread; more are told to come again
 
 # Options that are fields of a request, or that only Python can pass.
@@ -59,6 +60,11 @@ class Model:
             and each.metadata["holds"] == "audio"  # what uploads take
             and name not in _OF_REQUESTS
         }
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
 
     @property
     def plans(self) -> bool:
@@ -165,12 +171,23 @@ class Engine:
         model, paths = self.model(name), self.adapter_path(adapters)
         key = (model.source, *(paths or ()))
         if key not in self._loaded:
-            while len(self._loaded) >= IN_MEMORY:
-                self._loaded.popitem(last=False)
+            self._make_room(model)
             options = {} if paths is None else {"adapter_path": paths}
             self._loaded[key] = mc.load(model.source, **options)
         self._loaded.move_to_end(key)
         return self._loaded[key]
+
+    def _make_room(self, model: Model) -> None:
+        """Let go of the models used longest ago until there is room for another one."""
+        from musicot_mlx.generation.device import memory_bytes
+
+        sizes = {each.source: each.size for each in self.models()}
+        while self._loaded:
+            taken = sum(sizes.get(source, 0) for source, *_ in self._loaded)
+            fits = taken + model.size <= memory_bytes() / SHARE
+            if fits and len(self._loaded) < MOST_MODELS:
+                return
+            self._loaded.popitem(last=False)
 
     def is_loaded(self, model: Model) -> Any | None:
         """The model, if it is in memory without adapters."""
@@ -221,14 +238,14 @@ class Engine:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("always", MusicotWarning)
-            show = warnings.showwarning
+            show, here = warnings.showwarning, f"{self.settings.data_dir.absolute()}/"
 
             def hear(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
                 told = self._hears["song"] if self._hears["job"] is None else self._hears["job"]
                 if not issubclass(category, MusicotWarning) or told is None:
                     show(message, category, *where, **more)
-                elif str(message) not in told:
-                    told.append(str(message))
+                elif (line := str(message).replace(here, "")) not in told:
+                    told.append(line)
 
             warnings.showwarning = hear
             yield

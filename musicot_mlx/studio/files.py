@@ -5,13 +5,15 @@ settings that are handed out it is called by a label, "upload:u_0f3a/beat.wav", 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.studio.bodies import Source
-from musicot_mlx.studio.errors import Refused
+from musicot_mlx.studio.errors import Refused, status_of
 from musicot_mlx.studio.store import Store
 
 _LABEL = re.compile(r"(upload|song|library):([\w.:-]{1,100})/(.{1,200})")
@@ -93,6 +95,23 @@ class Names:
         path, label = self.files.located(source)
         self.labels[str(path)] = label
         return path
+
+    def told(self, text: str) -> str:
+        """A sentence that speaks of files by what people call them."""
+        for path, label in self.labels.items():
+            text = text.replace(path, shown(label))
+        return text.replace(f"{self.files.folder}/", "")
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Within it errors speak of files by what people call them."""
+        try:
+            yield
+        except MusicotError as error:
+            told = self.told(str(error))
+            if told == str(error):
+                raise
+            raise Refused(status_of(error), told) from error
 
     def outside(self, value: Any) -> Any:
         """JSON in which all files of the job are called by their labels, and by their own names

@@ -192,7 +192,8 @@ def drawn(engine: Engine, body: bodies.NewPlan, options: dict[str, Any], names: 
     given = resolved(about, options, names)
     seed = {} if body.seed is None else {"seed": body.seed}
     if body.from_audio is None:
-        return model.plan(body.prompt, **given, **seed)
+        with names.telling():
+            return model.plan(body.prompt, **given, **seed)
     hear = getattr(model, "plan_from_audio", None)
     known = inspect.signature(hear).parameters if hear else {}
     for name in given:
@@ -202,7 +203,9 @@ def drawn(engine: Engine, body: bodies.NewPlan, options: dict[str, Any], names: 
             )
     if hear is None:
         raise Refused(422, f"a {about.family.title} model hears no plan", param="from_audio")
-    return hear(names.file(body.from_audio), body.prompt, **given, **seed)
+    file = names.file(body.from_audio)
+    with names.telling():
+        return hear(file, body.prompt, **given, **seed)
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,8 @@ class Editor:
                         f"there is no segment {place}; the plan has 0 to {self.plan.segments - 1}",
                         param=name,
                     )
-        made = self._make(edit)
+        with self.names.telling():
+            made = self._make(edit)
         return made if isinstance(made, Edited) else Edited(made, self.locked)
 
     @singledispatchmethod

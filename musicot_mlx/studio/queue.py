@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from musicot_mlx.atomic import explain
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.studio.bodies import Source
 from musicot_mlx.studio.engine import Engine, Model
@@ -142,9 +144,9 @@ class Queue:
         places = self.store.queue() if places is None else places
         live = self.live(row.id) if row.status == "running" else None
         position = places.index(row.id) if row.id in places else None
-        making = self._live and self._live.song
-        if position is not None and row.status == "queued" and making not in places:
-            position += 1  # 0 is being made
+        making = self._live
+        if row.status == "queued" and not (making and making.song in places):
+            position = position if position is None else position + 1  # 0 is being made
         body = {name: value for name, value in row.body.items() if name not in _INSIDE}
         return {
             "id": row.id,
@@ -186,14 +188,14 @@ class Queue:
 
     def _make(self, row: SongRow) -> None:
         """Make one song, whatever comes of it."""
-        live, told = Live(row.id, self.files.live(row.id), self._added(row.id)), []
-        self._live, done = live, False
+        live, names = Live(row.id, self.files.live(row.id), self._added(row.id)), self.files.names()
+        self._live, done, told = live, False, []
         if self._stop.is_set():
             live.cancelled.set()
         self._moved(row.id)
         try:
             about = self.engine.model(row.body["model"])
-            job = Job(row, about, live, self.files.names(), told)
+            job = Job(row, about, live, names, told)
             with self.engine.song(told):
                 self._render(job)
                 done = self._finish(job)
@@ -208,14 +210,16 @@ class Queue:
                 changes = {"tries": tries, "started": None}
                 self.store.update_song(row.id, status="queued", only=("running",), **changes)
         except MusicotError as error:
-            self._failed(row.id, str(error), warnings=told)
+            self._failed(row.id, names.told(str(error)), warnings=told)
+        except OSError as error:
+            self._failed(row.id, str(explain(error, Path("the song"))))
         except MemoryError:
             self._failed(row.id, "out of memory; try a shorter duration or close other programs")
         finally:
             live.end(failed=not done)
             self._live = None
             live.path.unlink(missing_ok=True)
-            if not done:
+            if not done or row.id not in self.store.song_ids():  # or was deleted meanwhile
                 self.files.remove_song(row.id)
             self._moved(row.id)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from musicot_mlx import __version__
 from musicot_mlx.errors import MusicotError
@@ -70,7 +71,7 @@ def create_app(settings: Settings) -> Any:
 
     @app.exception_handler(MusicotError)
     async def refused(request: Any, error: MusicotError) -> Any:
-        return _answer(error)
+        return _answer(error, studio.files.names().told(str(error)))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Any, error: RequestValidationError) -> Any:
@@ -146,12 +147,12 @@ def _bound(settings: Settings) -> socket.socket:
 def _address(settings: Settings, port: int) -> str:
     """Where the page is, for whoever started the server."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    query = f"?token={settings.token}" if settings.token else ""
+    query = f"?token={quote(settings.token)}" if settings.token else ""
     return f"http://{host}:{port}/{query}"
 
 
-def _answer(error: MusicotError) -> Any:
-    """The answer to a request that is not done."""
+def _answer(error: MusicotError, told: str | None = None) -> Any:
+    """The answer to a request that is not done; told: its sentence, if not the error's own."""
     from musicot_mlx.studio.answers import Answer
 
     status, param = status_of(error), getattr(error, "param", None)
@@ -162,7 +163,7 @@ def _answer(error: MusicotError) -> Any:
         headers["www-authenticate"] = "Bearer"
     if status in (408, 413):  # what is still coming is not read
         headers["connection"] = "close"
-    return Answer(body(status, str(error), param), status_code=status, headers=headers)
+    return Answer(body(status, told or str(error), param), status_code=status, headers=headers)
 
 
 def _first(error: Any) -> Refused:

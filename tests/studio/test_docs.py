@@ -29,6 +29,56 @@ def test_the_commands_of_the_page(server: Server, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "generated.json").read_text())["data"][0]["b64_json"]
 
 
+def _figures() -> str:
+    """What was measured, from what benchmarks/studio.py wrote."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "studio.json").read_text())
+    heard, crowd, fire = found["heard"], found["crowd"], found["fire"]
+    first, stopped, kept = heard["first_audio_seconds"], heard["cancelled_seconds"], heard["kept"]
+    memory, huge, chip = crowd["memory_mb"], fire["upload_of_two_gigabytes"], found["machine"]
+    answered = " and ".join(f"{count} by {status}" for status, count in crowd["statuses"].items())
+    rows = [
+        ("from the command to the first answer", f"{heard['ready_seconds']:.1f} s"),
+        ("first audio after the request, a 30 s song", f"{first['least']:.1f} s at least, "
+         f"{first['median']:.1f} s in the middle"),
+        ("a song of 30 s with another last third", f"{kept['render_seconds']:.1f} s; "
+         f"{kept['saved_seconds']:.1f} s saved"),
+        ("from a cancel to the next song's turn", f"{stopped['median']:.2f} s"),
+        (f"{crowd['clients']} clients at once, {crowd['requests_answered']} requests, `kill -9` "
+         "among them", f"answered {answered}; {crowd['songs_done']} of {crowd['songs_promised']} "
+         f"songs done, {crowd['lost']} lost, {crowd['doubled']} doubled"),
+        ("memory after 10 songs, before the kill, at the end",
+         f"{memory['after_10_songs']:.0f}, {memory['before_the_kill']:.0f}, "
+         f"{memory['at_the_end']:.0f} MB"),
+        (f"{fire['requests']:,} requests made from the OpenAPI document",
+         f"{fire['answers_of_500']} answered by 500, {fire['tracebacks']} tracebacks"),
+        ("an upload of two gigabytes, its length untold",
+         f"refused after {huge['sent_mb']} MB, {huge['seconds']:.1f} s"),
+    ]  # fmt: skip
+    load = heard["load"]
+    head = (
+        f"On an {chip['chip']} with {chip['cores']} cores and no GPU, other work beside it (load "
+    )
+    lines = [
+        f"{head}{load:.0f}), by `benchmarks/studio.py`:",
+        "",
+        "| what | measured |",
+        "|---|---|",
+    ]
+    return "\n".join([*lines, *(f"| {what} | {measured} |" for what, measured in rows)])
+
+
+def _with_figures(text: str) -> str:
+    head, mark, rest = text.partition("<!-- figures -->\n")
+    rest = re.sub(r"\A(?:On an .*\n\n)?(?:\|.*\n)*", "", rest)
+    return f"{head}{mark}{_figures()}\n{rest}"
+
+
+def test_the_figures_are_those_measured() -> None:
+    assert PAGE.read_text() == _with_figures(PAGE.read_text()), (
+        "run: python -m tests.studio.test_docs"
+    )
+
+
 def test_every_route_of_the_page_is_there(server: Server) -> None:
     paths = server.client.get("/openapi.json").json()["paths"]
     told = re.findall(r"^\| `(/v1/[\w/]+)`", PAGE.read_text(), flags=re.MULTILINE)
@@ -44,3 +94,7 @@ def test_the_documents_load_nothing_from_elsewhere(server: Server) -> None:
     for source in sources:
         assert server.client.get(source).status_code == 200
     assert "<style" not in page and "style=" not in page and "onclick" not in page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(_with_figures(PAGE.read_text()))

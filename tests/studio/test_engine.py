@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+import musicot_mlx as mc
 from musicot_mlx.pipelines import families
-from musicot_mlx.studio.engine import Model
+from musicot_mlx.studio.engine import Engine, Model
 from musicot_mlx.studio.errors import Refused
+from musicot_mlx.studio.settings import Settings
 from musicot_mlx.studio.wishes import checked_options
 
 SONGS = [name for name, each in zip(families.FAMILIES, families.known(), strict=True)
@@ -39,6 +41,25 @@ def test_every_family_is_described_and_its_defaults_are_taken(
         if each["kind"] == "file":
             with pytest.raises(Refused, match="takes audio"):
                 checked_options(model, {each["name"]: "/etc/passwd"})
+
+
+def test_models_used_longest_ago_make_room(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    monkeypatch.setattr(mc, "load", lambda source: loads.append(source) or source, raising=False)
+    models = {name: str(tiny_model) + "/" * (k + 1) for k, name in enumerate("abc")}
+    given = Engine(Settings(tmp_path, models=models))
+    size = given.model("a").size
+    monkeypatch.setattr("musicot_mlx.generation.device.memory_bytes", lambda: 7 * size)
+    for name in "aabab":
+        given.loaded(name)
+    assert loads == [models["a"], models["b"]]
+    assert given.is_loaded(given.model("a")) and not given.is_loaded(given.model("c"))
+    given.loaded("c")  # there is room for two
+    assert not given.is_loaded(given.model("a")) and given.is_loaded(given.model("b"))
+    given.loaded("b")
+    assert loads == [models[name] for name in "abc"]
 
 
 def test_pictures_and_films_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

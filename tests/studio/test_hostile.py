@@ -1,5 +1,6 @@
 """What strangers send: refused early, in one sentence, and nothing is left behind."""
 
+import asyncio
 import http.client
 import io
 import json
@@ -7,7 +8,7 @@ import os
 import socket
 import struct
 import wave
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from musicot_mlx.studio.errors import Refused
+from musicot_mlx.studio.files import Files
+from musicot_mlx.studio.settings import Settings
+from musicot_mlx.studio.store import Store
+from musicot_mlx.studio.uploads import AT_ONCE, Uploads
 from tests.support.studio import Server, serving
 
 
@@ -145,6 +151,7 @@ def test_bodies_are_json_and_small(server: Server) -> None:
 def test_a_token_lets_in(tiny_model: Path, tmp_path: Path) -> None:
     options = ["--host", "0.0.0.0", "--token", "open sesame", "--allow-host", "studio.lan"]
     with serving(tmp_path / "data", "--model", str(tiny_model), *options) as server:
+        assert server.address.endswith("/?token=open%20sesame")
         place = urlsplit(server.address)
         client = server.client
         client.base_url = f"http://127.0.0.1:{place.port}"
@@ -195,6 +202,9 @@ def test_a_file_is_taken_and_used(server: Server) -> None:
     heard = server.post("/plans", {"from_audio": {"upload": upload["id"]}})
     assert heard.json()["duration"] == 12
     assert str(server.folder) not in server.get(f"/plans/{heard.json()['id']}/file").text
+    long = {"from_audio": {"upload": upload["id"]}, "options": {"duration": 40}}
+    told = server.error(server.post("/plans", long), 422)
+    assert told == "my beat.wav lasts 12 s, less than the 40 s asked for."
     late = {"upload": upload["id"], "start": 60}
     server.error(server.edit(plan, "replace", segments=[0], source=late), 422)
     assert server.client.delete(f"/v1/uploads/{upload['id']}").status_code == 204
@@ -281,3 +291,37 @@ def test_a_file_that_is_too_large_is_refused_before_it_has_come(server: Server) 
     assert sent < 64 << 20  # what the system holds between the two ends
     assert _files(server.folder) == before
     assert server.get("/models").status_code == 200
+
+
+def test_a_file_has_its_time_and_its_place(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    files = Files(tmp_path, store, lambda found: (tmp_path, found))
+    files.clean()
+    uploads = Uploads(Settings(tmp_path, decode_seconds=0.01), store, files)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield _wav(1)
+
+    with pytest.raises(Refused, match="took longer than 0.01 s to read"):
+        asyncio.run(uploads.take(chunks(), "a.wav", None))
+    assert not list(files.uploads.iterdir()) and not list(files.temporary.iterdir())
+
+    async def crowd() -> None:
+        come = asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            await come.wait()
+            yield b"no audio"
+
+        waiting = [asyncio.create_task(uploads.take(slow(), "a", None)) for _ in range(AT_ONCE)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="try again") as refused:
+            await uploads.take(chunks(), "a.wav", None)
+        assert refused.value.status == 429
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(crowd())
+    assert not list(files.temporary.iterdir())
+    store.close()

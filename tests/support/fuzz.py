@@ -17,9 +17,9 @@ SHUT = 501  # the library, where it is left out
 STATUSES = {200, 201, 202, 204, 206, 400, 404, 405, 409, 413, 415, 422, 429, SHUT}
 
 
-def fuzz(server: Server, requests: int, *, bodies: bool = False) -> Counter[int]:
+def fuzz(server: Server, requests: int, *, bodies: bool = False, number: int = 0) -> Counter[int]:
     """Send about so many requests, half of them against the document; how many had each status.
-    bodies: those alone that have one.
+    bodies: those alone that have one; another number sends others.
 
     Asserts that each answer is one that the document knows, that no refusal is more than a
     sentence, and that none tells of a fault of the server's own.
@@ -40,12 +40,18 @@ def fuzz(server: Server, requests: int, *, bodies: bool = False) -> Counter[int]
     share = requests / sum(weight for *_, weight in jobs)
     found: Counter[int] = Counter()
     for operation, mode, weight in jobs:
-        _job(server, operation, mode, max(1, round(share * weight)), ids, found)
+        _job(server, operation, mode, max(1, round(share * weight)), number, ids, found)
     return found
 
 
 def _job(
-    server: Server, operation: Any, mode: Any, count: int, ids: dict[str, str], found: Counter[int]
+    server: Server,
+    operation: Any,
+    mode: Any,
+    count: int,
+    number: int,
+    ids: dict[str, str],
+    found: Counter[int],
 ) -> None:
     """Requests of one operation, half of them of a plan that is there."""
     quiet = settings(
@@ -56,7 +62,7 @@ def _job(
         suppress_health_check=list(HealthCheck),
     )
 
-    @seed(0)
+    @seed(number)
     @quiet
     @given(case=operation.as_strategy(generation_mode=mode))
     def one(case: Any) -> None:

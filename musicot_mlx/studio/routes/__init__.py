@@ -6,10 +6,19 @@ from typing import Any
 from fastapi import APIRouter
 
 from musicot_mlx.studio.answers import ERRORS
-from musicot_mlx.studio.routes import events, generations, library, models, plans, songs, uploads
+from musicot_mlx.studio.routes import (
+    events,
+    generations,
+    library,
+    models,
+    plans,
+    sidecars,
+    songs,
+    uploads,
+)
 
 router = APIRouter(prefix="/v1", responses=ERRORS)
-for _part in (models, plans, songs, events, uploads, library, generations):
+for _part in (models, plans, songs, sidecars, events, uploads, library, generations):
     router.include_router(_part.router)
 
 
