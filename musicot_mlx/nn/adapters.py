@@ -58,7 +58,8 @@ def fingerprint(module: nn.Module) -> list[float]:
 
     Sums over equal pieces of its first linear weight by name, scaled to length 1.
     """
-    layers = {p: m for p, m in module.named_modules() if type(m) in (nn.Linear, nn.QuantizedLinear)}
+    linear = (nn.Linear, nn.QuantizedLinear)
+    layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, linear)}
     weight = np.array(dense_weight(layers[min(layers)])).reshape(-1).astype(np.float64)
     pieces = np.array([piece.sum() for piece in np.array_split(weight, _FINGERPRINT)])
     return [round(float(v), 5) for v in pieces / max(np.linalg.norm(pieces), 1e-12)]

@@ -88,6 +88,28 @@ def test_what_is_heard_and_seen_changes_the_answer(model: MumuPipeline, place: P
     assert str(answer) == answer.text and set(answer.timings) == {"media", "answer"}
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_pictures_of_any_kind(model: MumuPipeline, place: Path, tmp_path: Path, mode: str) -> None:
+    Image.open(place / "picture.png").convert(mode).save(tmp_path / "picture.png")
+    options = {"answer_temperature": 0.0, "answer_tokens": 4}
+    assert model.ask(QUESTION, image=tmp_path / "picture.png", **options).timings["media"] > 0
+
+
+def test_a_film_of_one_frame_without_sound(model: MumuPipeline, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 48
+        frame = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+            container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    options = {"answer_temperature": 0.0, "answer_tokens": 24}
+    seen = model.ask(QUESTION, video=tmp_path / "film.mp4", **options)
+    assert seen.text != model.ask(QUESTION, **options).text
+
+
 def test_turns_and_pieces(model: MumuPipeline) -> None:
     heard: list[str] = []
     first = model.ask(QUESTION, hear=heard.append, **GREEDY)

@@ -139,7 +139,7 @@ class Answer:
 
     @property
     def caption(self) -> str:
-        """What MusicGen is told: the first paragraph on one line."""
+        """What MusicGen is told: the first line."""
         return caption_of(self.text)
 
 

@@ -1,5 +1,8 @@
 """The words around a question and an answer: the prompt MuMu-LLaMA was trained on, where an answer
 ends, and the caption in it that music is made of.
+
+Upstream goes on past </s>, cuts an answer at its first line break, and hands all of it to MusicGen,
+"[AUD0]" and the ids behind </s> too. Here an answer keeps its lines, and a caption is its first.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -91,6 +94,6 @@ def _ready(text: str) -> str:
 
 
 def caption_of(answer: str) -> str:
-    """What MusicGen is told: the answer's first paragraph on one line, without tokens of music."""
+    """What MusicGen is told: the answer's first line, without tokens of music."""
     text = answer.partition("[AUD")[0].strip()
     return " ".join(text.partition("\n")[0].split())
