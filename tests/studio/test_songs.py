@@ -137,6 +137,15 @@ def test_a_cancelled_song_breaks_off_and_leaves_nothing(server: Server) -> None:
     server.error(server.get(f"/songs/{again['id']}"), 404)
 
 
+def test_a_song_deleted_while_it_is_listened_to_leaves_nothing(server: Server) -> None:
+    (song,) = server.ask(prompt="piano", options={"duration": 12})
+    server.finished(song["id"])  # and what it holds is only being found out
+    assert server.client.delete(f"/v1/songs/{song['id']}").status_code == 204
+    (later,) = server.ask(prompt="piano", options={"duration": 2})
+    server.finished(later["id"])
+    assert not list((server.folder / "songs").glob(f"*{song['id']}*"))
+
+
 def test_the_same_click_twice_is_one_song(server: Server) -> None:
     body, headers = {"prompt": "piano", "options": {"duration": 2}}, {"idempotency-key": "a click"}
     first = server.post("/songs", body, headers=headers)
