@@ -218,9 +218,11 @@ def test_an_answer_that_comes_late_undoes_nothing(studio: StudioPage) -> None:
         if route.request.method != "POST":
             return route.continue_()
         answer = route.fetch()  # "queued", as it was then
-        until(lambda: studio.api("/v1/songs?limit=1")["songs"][0]["status"] == "done", "the song")
+        until(lambda: studio.api("/v1/songs?limit=1")["songs"][0]["heard"], "the song")
         return route.fulfill(response=answer)
 
     studio.page.route("**/v1/songs", late)
-    studio.render()
-    studio.finished()
+    with studio.page.expect_response("**/v1/songs"):
+        studio.render()
+    studio.page.wait_for_timeout(200)
+    assert _lane(studio) == "done"
