@@ -37,6 +37,13 @@ KINDS = {
     "bpe-identity": {"model_type": "bpe", "normalization_rule_name": "identity"},
     "bpe-bytes": {"model_type": "bpe", "byte_fallback": True, "vocab_size": 500},
     "bpe-bare": {"model_type": "bpe", "add_dummy_prefix": False},
+    "bpe-llama": {  # LLaMA-2's kind: spaces as they are, a byte for what no piece has
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "vocab_size": 500,
+    },
     "bpe-across": {"model_type": "bpe", "split_by_whitespace": False, "vocab_size": 300},
 }
 ODD = [
