@@ -4,11 +4,13 @@
 
 A server of its own and a headless Chromium, both warm: the page is loaded, a song of 30 s planned
 and rendered, and a segment changed and rendered again, so many times. Heard is what the page's own
-meter shows of the sound that comes out. Each figure is the median of its runs, beside the best.
+meter shows of the sound that comes out. Each figure is the median of its runs, beside the best;
+`load` says what else the machine did (1 is one busy core): the medians hold for that alone.
 """
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -60,6 +62,7 @@ def main() -> int:
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
+    load = round(os.getloadavg()[0], 1)
     with (
         tempfile.TemporaryDirectory() as folder,
         server(Path(folder)) as address,
@@ -80,6 +83,7 @@ def main() -> int:
     results = {
         "recipe": f"{args.runs} warm runs, songs of {DURATION:g} s, headless Chromium {version}",
         "machine": hardware.facts(),
+        "load": load,
         "bytes": sum(path.stat().st_size for path in files),
         "files": len(files),
         "seconds": seconds,
