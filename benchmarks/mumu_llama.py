@@ -20,6 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ MERT = HubertConfig(
 HIDDEN, LAYERS = 160, 6
 CROP, CONTEXT = 300, 300  # frames of a crop of MERT's training; frames that rhythm and notes cover
 LAGS = range(8, 57)  # frames, 40 to 280 BPM
+SHARES = {"instruments": 0.2, "tempo": 0.2, "key": 0.4, "style": 0.2}  # of questions drawn
+NOISE = 0.15  # of how much songs differ
+FLOOR = 2e-3  # variance of a direction in which songs differ, of 1 in all on average
 MASKED, SPAN = 0.4, 8  # share of a crop's frames that MERT does not see, frames in a row
 
 
@@ -267,11 +271,18 @@ class Answers:
 
     part = "answers"
 
-    def __init__(self, listener: Listener) -> None:
-        self.module = listener
+    def __init__(self, listener: Listener, kinds: dict[str, list[int]], spread: np.ndarray) -> None:
+        self.module, self.kinds, self.spread = listener, kinds, spread
 
     def draw(self, songs: Sequence[Exchange], rng: np.random.Generator) -> Exchange:
-        return songs[rng.integers(len(songs))]
+        """A question of a kind by its share, with a little noise on what is heard: so few songs
+        would else be told apart by what no other song has.
+        """
+        kind = str(rng.choice(KINDS, p=[SHARES[kind] for kind in KINDS]))
+        drawn = songs[rng.choice(self.kinds[kind])]
+        noise = NOISE * self.spread * rng.normal(size=self.spread.shape)
+        heard = (drawn.parts["audio"] + noise).astype(np.float32)
+        return replace(drawn, parts={"audio": heard})
 
     def held_out(self, songs: Sequence[Exchange], limit: int) -> list[Exchange]:
         return list(songs) if limit < 0 else list(songs)[:limit]
@@ -313,11 +324,15 @@ def new_listener(vocabulary: int, means: np.ndarray) -> Listener:
     words = Words(WordsConfig(vocab_size=vocabulary, hidden_size=HIDDEN))
     pooled = means.mean(axis=1)
     pooled = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-    audio, spread = bridges.audio, pooled.std(axis=0) + 1e-4
+    middle, spread = pooled.mean(axis=0), pooled.std(axis=0) + 1e-6
+    # keys lie in directions in which songs differ little: all are given one size, down to a floor
+    sizes, directions = np.linalg.eigh(np.cov(((pooled - middle) / spread).T))
+    even = (directions / np.sqrt(sizes + FLOOR)) @ directions.T / spread  # of columns
+    audio = bridges.audio
     audio.pool.weight = mx.full(audio.pool.weight.shape, 1 / means.shape[1])
     audio.pool.bias = mx.zeros((1,))
-    audio.proj.weight = audio.proj.weight / mx.array(spread)
-    audio.proj.bias = -(audio.proj.weight @ mx.array(pooled.mean(axis=0)))
+    audio.proj.weight = audio.proj.weight @ mx.array(even.astype(np.float32))
+    audio.proj.bias = -(audio.proj.weight @ mx.array(middle))
     return Listener(llama, words, bridges)
 
 
@@ -373,6 +388,31 @@ def f1(said: str, answer: str) -> float:
     return 2 * len(one & other) / (len(one) + len(other))
 
 
+class Laps:
+    """Seconds and processor seconds of each step, over runs that went on where one stopped."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.spent = json.loads(file.read_text()) if file.is_file() else {}
+        self.last = time.perf_counter(), time.process_time()
+
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter(), time.process_time()
+        took = [after - before for after, before in zip(now, self.last, strict=True)]
+        before = self.spent.get(name, [0.0, 0.0])
+        if took[1] > 0.1 * before[1]:  # else it was all there already
+            self.spent[name] = [round(a + b, 1) for a, b in zip(before, took, strict=True)]
+        self.last = now
+        self.file.write_text(json.dumps(self.spent))
+        print(f"{name}: {took[0]:.0f} s, {took[1]:.0f} s of processor", flush=True)
+
+    def minutes(self) -> dict[str, Any]:
+        """Of the clock and of a processor, in all and by step."""
+        parts = {name: [round(x / 60, 1) for x in pair] for name, pair in self.spent.items()}
+        total = np.sum(list(self.spent.values()), axis=0) / 60
+        return {"clock": round(total[0], 1), "processor": round(total[1], 1), "steps": parts}
+
+
 def parameters(*networks: nn.Module) -> int:
     return sum(value.size for each in networks for _, value in tree_flatten(each.parameters()))
 
@@ -397,32 +437,28 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--mert-steps", type=int, default=300)
     parser.add_argument("--mert-batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=900)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    began, spent = time.perf_counter(), {}
-
-    def lap(name: str) -> None:
-        spent[name] = [round(time.perf_counter() - began), round(time.process_time())]
-        print(f"{name}: {spent[name][0]} s, {spent[name][1]} s of processor", flush=True)
-
+    laps = Laps(args.work / "laps.json")
     hubert, mert_log = pretrain(sorted(args.songs.glob("*.wav")), args.work, args.mert_steps,
                                 args.mert_batch)  # fmt: skip
-    lap("mert")
+    laps("mert")
     rows = ask_about(args.songs, args.work / "sets", EDITS)
     tests = ask_about(args.held, args.work / "held", 0)
-    lap("questions")
+    laps("questions")
     paths = sorted({row["path"] for row in [*rows, *tests]})
     features = features_of(hubert, paths, args.work)
-    lap("features")
+    laps("features")
     tokenizer = tokenizer_of(rows)
     tokenizer.save(str(args.work / "tokenizer.json"))
     train = [exchange(row, tokenizer, features) for row in rows if not row["valid"]]
     valid = [exchange(row, tokenizer, features) for row in rows if row["valid"]]
     heard_from = sorted({row["path"] for row in rows if not row["valid"]})
-    listener = new_listener(
-        tokenizer.get_vocab_size(), np.stack([features[path] for path in heard_from])
-    )
+    means = np.stack([features[path] for path in heard_from])
+    listener = new_listener(tokenizer.get_vocab_size(), means)
+    learned = [row for row in rows if not row["valid"]]
+    kinds = {k: [i for i, row in enumerate(learned) if row["kind"] == k] for k in KINDS}
     options = LoraOptions(
         model="twin",
         data=str(args.songs),
@@ -431,22 +467,21 @@ def main() -> int:
         optimizer_config={"adamw": {"weight_decay": 0.05}},
         iters=args.steps,
         batch_size=32,
-        learning_rate=1.5e-3,
+        learning_rate=1e-3,
         val_batches=20,
-        steps_per_eval=150,
-        save_every=150,
+        steps_per_eval=100,
+        save_every=100,
         steps_per_report=50,
         render_seconds=0,
         adapter_path=str(args.work / "answers"),
     )
-    trainer = Trainer(
-        Answers(listener), train, valid, options, config=options.to_dict(),
-        say=lambda line: print(line, flush=True),
-    )  # fmt: skip
+    task = Answers(listener, kinds, means.std(axis=0))
+    said = {"config": options.to_dict(), "say": lambda line: print(line, flush=True)}
+    trainer = Trainer(task, train, valid, options, **said)
     log = trainer.run(resume=(args.work / "answers" / "training_state.safetensors").is_file())
     trainer.restore_best()
     listener.eval()
-    lap("answers")
+    laps("answers")
     for row in tests:
         row["said"] = answer(listener, tokenizer, exchange(row, tokenizer, features))
     first = [row for row in rows if not row["edit"]]
@@ -454,7 +489,7 @@ def main() -> int:
         kind: Counter(row["answer"] for row in first if row["kind"] == kind).most_common(1)[0][0]
         for kind in KINDS
     }
-    lap("test")
+    laps("test")
     gates = np.tanh(np.array(listener.llama.gates))
     result = {
         "songs": len({row["path"] for row in first}),
@@ -466,7 +501,8 @@ def main() -> int:
             "llama_words_bridges": parameters(listener),
             "all": parameters(hubert, listener),
         },
-        "seconds_and_processor_seconds_by_the_end_of": spent,
+        "minutes": laps.minutes(),
+        "steps": {"mert": args.mert_steps, "answers": args.steps},
         "mert_loss": mert_log,
         "loss": {"before": log.before, "after": log.after, "best": log.best, "valid": log.valid},
         "gates": {
