@@ -79,7 +79,12 @@ def _songs(args: Arguments) -> dict[str, Any]:
     from musicot_mlx.evaluation.speed import bench as speed
     from musicot_mlx.evaluation.speed import hardware
     from musicot_mlx.pipelines import memory
+    from musicot_mlx.pipelines.conversion_cache import mlx_folder
+    from musicot_mlx.pipelines.families import family_of
 
+    family = family_of(mlx_folder(args.model))
+    for seconds in args.duration:
+        family.require_duration(seconds)
     rows = []
     with ExitStack() as stack, Progress() as progress:
         for bits in args.bits or [None]:

@@ -117,6 +117,7 @@ def run(args: Arguments) -> int:
     prompts = read_prompts(args.prompts) if args.prompts else PROMPTS
     prompts = prompts[: args.limit or None]
     model = _load(name)
+    model.family.require_duration(args.duration)
     clap = flags.load_clap(args.clap) if args.clap else model.clap
     tagger = load_tagger()
     folder, base = Path(args.output), args.without_thoughts

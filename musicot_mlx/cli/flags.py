@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from musicot_mlx.pipelines.clap import ClapEmbedder
     from musicot_mlx.pipelines.family import Family
 
-MAX_SECONDS = 300.0
-
 
 @dataclass(frozen=True)
 class Flag:
@@ -285,7 +283,16 @@ def number(
     return parse
 
 
-seconds = number(1.0, MAX_SECONDS, unit="seconds")
+def seconds(text: str) -> float:
+    """A check: seconds of a song that some family makes; each has its own bound besides."""
+    return number(1.0, families.longest(), unit="seconds")(text)
+
+
+def seconds_or_none(text: str) -> float:
+    """A check: seconds of a song, 0 for none."""
+    return number(0, families.longest(), unit="seconds")(text)
+
+
 seed = number(0, 2**63 - 1, whole=True)
 RANDOM = "random"
 

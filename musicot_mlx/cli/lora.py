@@ -120,7 +120,7 @@ class Arguments(flags.Writing):
     render_seconds: float | None = _reports(
         "S",
         "length of the renders, 0 is none (default: 10)",
-        check=flags.number(0, flags.MAX_SECONDS, unit="seconds"),
+        check=flags.seconds_or_none,
     )
     render_seed: int | None = _reports("N", "(default: 0)", check=flags.seed)
     render_songs: int | None = _reports("N", "renders before and after (default: 2)", check=_COUNT)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from musicot_mlx.pipelines.given import needed
+
 
 @dataclass(frozen=True)
 class Family:
@@ -53,6 +55,12 @@ class Family:
     def can(self, what: str) -> bool:
         """Whether models of the family have a capability."""
         return what in self.capabilities
+
+    def require_duration(self, seconds: float, name: str = "duration") -> None:
+        """Raise MusicotError, which calls them `name`, for seconds that no song of it lasts."""
+        if options := self.get("options"):
+            about = options.about()["duration"].metadata
+            needed(name, seconds, low=about["low"], high=about["high"], unit="s")
 
     def task(self, part: str) -> Any:
         """How a part is tuned."""

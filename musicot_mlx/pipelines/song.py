@@ -145,13 +145,15 @@ class Song:
 @dataclass(frozen=True)
 class Take:
     """A song that is being made: codes (codebooks, frames) collect what its chunks are made of,
-    chunks are the render as it comes, and mastering is what that goes through.
+    chunks are the render as it comes, mastering is what that goes through, and told() is what its
+    settings say of how it came out.
     """
 
     plan: Plan | None
     codes: list[np.ndarray]
     chunks: Iterator[np.ndarray]
     mastering: Mastering
+    told: Callable[[], dict[str, Any]] = dict
 
 
 class _Making(Generic[Wish]):
@@ -252,7 +254,7 @@ class Stream(Iterator[np.ndarray]):
     @property
     def settings(self) -> dict[str, Any]:
         """What makes the song again, as far as it is known."""
-        settings = self._settings(self._making.wish)
+        settings = self._settings(self._making.wish) | self._making.take.told()
         return settings if self._making.wish.loudness is False else {**settings, "gain": self.gain}
 
     def save(

@@ -91,6 +91,8 @@ def task_of(model: Any, options: LoraOptions, *, judged: bool = False) -> Any:
     if part not in family.tasks:
         parts = ", ".join(family.tasks)
         raise MusicotError(f"part is {part!r}; of {options.model} {parts} can be tuned")
+    if options.render_seconds:
+        family.require_duration(options.render_seconds, "render_seconds")
     names = ("thought_weight", "condition_dropout", "text_condition_share", "max_seq_length")
     learning = LearningOptions(**{name: getattr(options, name) for name in names})
     task = family.task(part)

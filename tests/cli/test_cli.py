@@ -115,6 +115,9 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("plan -p ''", "the prompt is empty"),
         ("plan -p x --png /dev/null/a.png", "/dev/null is no folder"),
         ("plan -p x --duration 301", "ask for 1 to 300 s"),
+        ("bench --duration 20 301", "duration is 301 s; ask for 1 to 300 s"),
+        ("bench --duration 601", "from 1 to 600 seconds"),  # the longest of all families
+        ("eval --duration 301 -o out", "duration is 301 s; ask for 1 to 300 s"),
         ("convert", "Missing option '--hf-path' / '--model'"),
         ("convert --hf-path .", "Missing option '--mlx-path'"),
         ("convert --hf-path ./no --mlx-path out", "no model folder at ./no"),

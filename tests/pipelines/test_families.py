@@ -46,6 +46,17 @@ def toy(checkpoint: Path, tmp_path: Path) -> Path:
     return tmp_path / "toy"
 
 
+def test_each_has_its_longest_song() -> None:
+    longest = {"magenta_rt2": 600, "clap": None, "rvq": None}
+    for family in families.known():
+        seconds = longest.get(family.model_type, 300)
+        family.require_duration(seconds or 1e9)
+        if seconds:
+            with pytest.raises(MusicotError, match=f"render_seconds is .*; ask for 1 to {seconds}"):
+                family.require_duration(seconds + 1, "render_seconds")
+    assert families.longest() == 600
+
+
 def test_a_checkpoint_is_loaded_and_sings(checkpoint: Path, tmp_path: Path) -> None:
     model = mc.load(checkpoint)
     assert model.family.title == "Toy" and any("toyland" in name for name, *_ in cache.entries())

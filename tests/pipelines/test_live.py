@@ -87,16 +87,33 @@ def test_it_is_the_song_that_generate_makes(model: MagentaPipeline) -> None:
     assert len({tuple(codes) for codes in song.plan.codes.T}) > 1
 
 
+def test_with_its_glide_it_is_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for of every frame, on the way between thoughts too."""
+    asked, requests = [], MagentaPipeline.requests
+    monkeypatch.setattr(
+        MagentaPipeline, "requests", lambda *given: asked.append(requests(*given)) or asked[-1]
+    )
+    for glide in (0.0, 0.5, 1.0):
+        live = model_with_tones().live("calm piano", seed=8, glide=glide, variation=1.0)
+        told = rows(live, monkeypatch)
+        for _ in range(3):
+            next(live._pieces)
+        model_with_tones().generate("calm piano", duration=5, seed=8, glide=glide, variation=1.0)
+        np.testing.assert_array_equal(np.concatenate(told), asked[-1][:75])
+    ways = [table[:75].tobytes() for table in asked]
+    assert len(set(ways)) == 3
+
+
 def test_refreshed_it_is_too(model: MagentaPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("musicot_mlx.generation.magenta_rt2.LEFT", 2)
     monkeypatch.setattr(live_module, "LEFT", 2)
-    live = model.live("calm piano", seed=3, glide=0, refresh=2.0, loudness=False)
+    live = model.live("calm piano", seed=3, glide=0, refresh=1.2, loudness=False)
     for _ in range(3):
         next(live)
     tiny = model_with_tones()
     plain, fresh = (
         tiny.generate("calm piano", duration=3, seed=3, loudness=False, refresh=seconds).codes
-        for seconds in (0.0, 2.0)
+        for seconds in (0.0, 1.2)
     )
     made = np.concatenate(model.codec.codes, 1)[:, :75]
     np.testing.assert_array_equal(made, fresh[:, :75])

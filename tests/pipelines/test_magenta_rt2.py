@@ -123,7 +123,7 @@ def test_a_plan_of_another_space_is_refused(model: MagentaPipeline) -> None:
 
 def test_requests(model: MagentaPipeline, song: mc.Song) -> None:
     """Each frame asks for the thought of its segment; a glide goes to the next in steps."""
-    plan = song.plan
+    plan = song.plan.replace(1, "drums")
     asked = wish(model, drums="none", style_strength=5.0, style_levels=2)
     rows = model.requests(plan, 54, asked)
     for frame, segment in ((0, 0), (24, 0), (25, 1), (53, 2)):
@@ -153,6 +153,9 @@ def test_follow_goes_on_from_the_nearest(
     assert [row["kept"] for row in found] == [1, 1]
     assert found[0]["cosines"] == pytest.approx([-1, 1], abs=1e-5)
     assert [len(sound) for sound in heard[2:4]] == [SECOND] * 2
+    stream = model.stream(plan=song.plan, follow=2, seed=3, loudness=False)
+    assert "followed" not in stream.settings  # not yet
+    assert len(list(stream)) and stream.settings["followed"] == found
     plain = model.generate(plan=song.plan, follow=1, seed=3)
     np.testing.assert_array_equal(plain.codes, song.codes)
     assert (followed.codes[:, :25] != plain.codes[:, :25]).any()

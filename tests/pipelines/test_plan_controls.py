@@ -173,7 +173,7 @@ def test_what_the_song_is_asked_for_counts_where_it_is_kept(
 ) -> None:
     """Options of the whole song, of which the plan says nothing, and glides."""
     edited = plan.set(2, drums="play")
-    for other in ({"style_strength": 6}, {"style_levels": 3}, {"glide": 1}):
+    for other in ({"style_strength": 6}, {"style_levels": 3}):
         name, value = next(iter(other.items()))
         with pytest.raises(MusicotError, match=f"{name} was .* and is {value}.* now; ask for"):
             model.generate(plan=edited, keep=song, **other)
@@ -195,6 +195,9 @@ def test_a_glide_to_what_changed_is_made_anew(monkeypatch: pytest.MonkeyPatch) -
     style = model.lm.conditioner.style
     style.weight = 30 * style.weight  # heard amid random weights
     plan = model.plan("calm piano", duration=3, seed=3)
+    still = plan.replace([1, 2], plan[0])  # what stays has no way to go
+    asked = [MagentaOptions.of(model.sampling, glide=glide) for glide in (0.0, 1.0)]
+    np.testing.assert_array_equal(*(model.requests(still, 75, each) for each in asked))
     earlier = model.generate(plan=plan, seed=3, glide=0.4)
     edited = plan.replace(2, "drums")
     again = model.generate(plan=edited, keep=earlier, seed=3, glide=0.4)

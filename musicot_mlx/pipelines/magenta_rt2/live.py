@@ -163,7 +163,9 @@ class Live(Iterator[np.ndarray]):
         self.wanted = Wanted((source,), wish.drums, wish.style_strength, wish.seed)
         self._for_good = self.wanted
         self._for_now: list[tuple[int, Line]] = []  # with the frame that each holds until
-        self._thought, self._due = 0, self._thought_frames  # its number, and when the next comes
+        # its number, and when the way to the next begins: as in a plan, it ends with the thought
+        self._thought = 0
+        self._due = max(0, self._thought_frames - round(self.glide * self._rate))
         with turn():
             vector, codes = self._draw(self.wanted)
             self._gliding = Glide(vector, vector, codes)
@@ -230,6 +232,8 @@ class Live(Iterator[np.ndarray]):
         """Glide to a new thought from a frame on."""
         there, codes = self._draw(wanted)
         here, frames, steps = self._gliding.vector(frame), round(self.glide * self._rate), None
+        if np.array_equal(self._gliding.at(frame), codes):
+            frames = 0  # quantised once more, a thought would be another
         if frames:
             ways = [slerp(here, there, amount(step)) for step in range(GLIDE_STEPS)]
             steps = quantised(self.model, np.stack(ways))
@@ -334,16 +338,16 @@ class Live(Iterator[np.ndarray]):
         """Codes (1, codebooks, BLOCK) without end."""
         refresh = round(self.wish.refresh * self._rate)
         while True:
-            rows = self._requests()
-            if refresh and self.frame and self.frame % refresh < BLOCK:
-                self._forget()
-            self._run.ask(rows[None], first=self.frame)
-            drawn = []
-            for row in rows:
+            rows, first, drawn = self._requests()[None], self.frame, []
+            self._run.ask(rows, first=first)
+            for row in rows[0]:
+                if refresh and self.frame and self.frame % refresh == 0:
+                    self._forget()
+                    self._run.ask(rows, first=first)
                 drawn.append(self._run.next(next(self._noise)))
                 mx.async_eval(drawn[-1])
                 self._kept.append((drawn[-1], row))
-            self.frame += BLOCK
+                self.frame += 1
             yield mx.array(on_host(drawn))
 
     def _draws(self) -> Iterator[mx.array]:

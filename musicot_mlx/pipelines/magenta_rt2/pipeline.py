@@ -139,7 +139,7 @@ class MagentaPipeline(MagentaPlanner):
             codes = list(self._codes(plan, wish, start, followed))
         with clock("decode"):  # 4. the waveform
             made = self._mastering(plan, wish, start).whole(self.waveform(plan, codes, wish), 2)
-        settings = self._settings(wish) | ({"followed": followed} if followed else {})
+        settings = self._settings(wish) | _versions(followed)
         tokens = np.concatenate(codes, axis=-1)
         return self._made_song(made, tokens, plan, settings, clock)
 
@@ -157,10 +157,11 @@ class MagentaPipeline(MagentaPlanner):
     def _take(self, wish: MagentaOptions) -> Take:
         """The song of a wish, begun."""
         codes: list[np.ndarray] = []
+        followed: list[dict[str, Any]] = []
         plan, start = self._begun(wish, Clock())
-        blocks = passed(self._codes(plan, wish, start, []), codes)
-        chunks = self.waveform(plan, blocks, wish)
-        return Take(plan, codes, chunks, self._mastering(plan, wish, start))
+        blocks = passed(self._codes(plan, wish, start, followed), codes)
+        chunks, mastering = self.waveform(plan, blocks, wish), self._mastering(plan, wish, start)
+        return Take(plan, codes, chunks, mastering, lambda: _versions(followed))
 
     @documented(MagentaOptions)
     def live(self, prompt: str | None = None, **options: Unpack[MagentaAsked]) -> Live:
@@ -319,13 +320,14 @@ class MagentaPipeline(MagentaPlanner):
         gliding = self._gliding(plan, wish.glide)
         each: dict[tuple[int, int], np.ndarray] = {}
         rows = []
+        thought, glide = (round(s * self.frame_rate) for s in (self.space.seconds, wish.glide))
+        moves = (plan.codes[:, 1:] != plan.codes[:, :-1]).any(axis=0)  # to another thought
         for frame in range(frames):
-            seconds = frame / self.frame_rate
-            segment = min(int(seconds // self.space.seconds), plan.segments - 1)
-            left = (segment + 1) * self.space.seconds - seconds  # until the next thought
+            segment = min(frame // thought, plan.segments - 1)
+            left = (segment + 1) * thought - frame  # frames until the next thought
             step = 0
-            if wish.glide and segment + 1 < plan.segments and left <= wish.glide:
-                step = min(GLIDE_STEPS, 1 + int((1 - left / wish.glide) * GLIDE_STEPS))
+            if left <= glide and segment + 1 < plan.segments and moves[segment]:
+                step = 1 + (glide - left) * GLIDE_STEPS // glide
             if (segment, step) not in each:
                 style = gliding[step - 1][:, segment] if step else plan.codes[:, segment]
                 own = plan.controls_of(segment)
@@ -467,6 +469,11 @@ class Begun:
 
     codes: np.ndarray | None = None
     gain: float | None = None
+
+
+def _versions(followed: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a song's settings say of the versions of its thoughts."""
+    return {"followed": followed} if followed else {}
 
 
 def _first_other(a: MagentaOptions, b: MagentaOptions) -> str | None:
