@@ -8,7 +8,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 from musicot_mlx.audio.files import audio_files
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.library.ear import Ear, Signal, read_signal
-from musicot_mlx.library.facts import Told, content_of, told
+from musicot_mlx.library.facts import Told, content_of, retold, told
 from musicot_mlx.library.filters import among
 from musicot_mlx.library.store import Store
+from musicot_mlx.pipelines.sidecar import places_of
 
 BATCH = 16  # songs of a commit
 AHEAD = 2  # songs that wait, read, for their turn
@@ -28,7 +29,8 @@ ID = 24  # letters of a content's hash
 @dataclass(frozen=True)
 class Added:
     """What became of the files of a folder: how many songs are new, heard anew because the file
-    changed, told anew (moved, or another licence), and as they were; what was skipped, and why.
+    changed, told anew (moved, other settings, another licence), and as they were; what was skipped,
+    and why.
     """
 
     new: int = 0
@@ -78,7 +80,7 @@ class Batch:
     def _begin(self) -> None:
         self._rows: list[dict[str, Any]] = []
         self._replaced: set[str] = set()
-        self._changes: dict[str, dict[str, Any]] = {}
+        self._changes: dict[str, tuple[Looked, str | None]] = {}
 
     def __len__(self) -> int:
         return len(self._replaced)
@@ -92,9 +94,11 @@ class Batch:
         """A song whose file holds another one now."""
         self._replaced.add(song)
 
-    def change(self, song: str, facts: dict[str, Any], *, instead_of: str | None = None) -> None:
-        """Other facts of a song that is there, and the one whose place it takes."""
-        self._changes[song] = facts
+    def change(
+        self, song: str, looked: Looked, licence: str | None, *, instead_of: str | None = None
+    ) -> None:
+        """A song that is there and was looked at anew, and the one whose place it takes."""
+        self._changes[song] = looked, licence
         self._replaced |= {song, instead_of or song}
 
     def write(self) -> None:
@@ -108,7 +112,11 @@ class Batch:
             if rows:
                 self._store.begin(len(rows[0]["vector"]))
             kept = self._store.rows(among("song", changes)) if changes else []
-            rows += [{**row, **changes[row["song"]]} for row in kept]
+            firsts = {row["song"]: row for row in kept if not row["number"]}
+            facts = {song: _facts(firsts[song], *changes[song]) for song in firsts}
+            for row in kept:
+                sidecar = None if row["number"] else facts[row["song"]]["sidecar"]
+                rows.append({**row, **facts[row["song"]], "sidecar": sidecar})
             self._store.write(rows, instead_of=replaced)
 
 
@@ -256,10 +264,8 @@ def _take(
             batch.drop(gone)
         return "unchanged"  # a copy of a song that is there
     if same is not None:
-        facts: dict[str, Any] = {"path": str(file), "size": found.size, "mtime": found.mtime}
-        facts |= {"licence": licence} if licence else {}
-        batch.change(same["song"], facts, instead_of=gone)
-        known.put({**same, **facts})
+        batch.change(same["song"], found, licence, instead_of=gone)
+        known.put({**same, "path": str(file)})
         return "moved"
     own = before is not None and before["song"] != before["content"][:ID]  # an id that was given
     rows = rows_of(before["song"] if own else found.content[:ID], found, ear)
@@ -268,13 +274,24 @@ def _take(
     return "renewed" if before else "new"
 
 
+def _facts(row: Mapping[str, Any], looked: Looked, licence: str | None) -> dict[str, Any]:
+    """What is to be told of a song, a row, now that it was looked at anew."""
+    found = {"path": named(looked.path), "size": looked.size, "mtime": looked.mtime}
+    return found | retold(looked.path, row, licence)
+
+
 def _stat(path: Path) -> tuple[int, int]:
-    """Bytes and time of change in nanoseconds; MusicotError where there is no such file."""
+    """Bytes and time of change in nanoseconds of a song and what may be its settings: the sum, and
+    the latest. MusicotError where there is no such file.
+    """
     try:
-        found = path.stat()
+        found = [path.stat()]
     except OSError as error:
         raise MusicotError(f"can't read {path} ({error.strerror})") from error
-    return found.st_size, found.st_mtime_ns
+    for each in places_of(path):
+        with suppress(OSError):
+            found.append(each.stat())
+    return sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)
 
 
 def _why(error: Exception, file: Path) -> str:

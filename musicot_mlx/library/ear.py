@@ -21,6 +21,7 @@ from musicot_mlx.models.tagger import CLEARLY, LEAST_SECONDS, Tagger
 from musicot_mlx.pipelines.clap import load as load_clap
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
 from musicot_mlx.pipelines.families import family_of, load, require, titles
+from musicot_mlx.pipelines.plans.thoughts import SHORTEST_HEARD
 from musicot_mlx.pipelines.tagger import load_tagger
 from musicot_mlx.tokens.harmony import NO_CHORD
 
@@ -66,15 +67,23 @@ def read_signal(path: str | Path) -> Signal:
 
 def measured(waveform: np.ndarray, sample_rate: int) -> Signal:
     """A waveform with its tempo and key; raises as read_signal does."""
+    require_audible(waveform, sample_rate, "it", LEAST_SECONDS)
     seconds = len(waveform) / sample_rate
-    if seconds < LEAST_SECONDS:
-        raise MusicotError(f"it lasts {seconds:.2g} s; a song of {LEAST_SECONDS:g} s can be heard")
-    if float(np.sqrt(np.square(waveform, dtype=np.float64).mean())) < SILENT:
-        raise MusicotError("it is silent")
     pace = tempo(waveform, sample_rate)
     found = heard_harmony(pitch_classes(waveform, sample_rate), spans_of(seconds, pace))
     key = str(found[0]) if any(chord != NO_CHORD for chord in found[1]) else None
     return Signal(waveform, sample_rate, pace or None, key)
+
+
+def require_audible(
+    waveform: np.ndarray, sample_rate: int, name: str, least: float = SHORTEST_HEARD
+) -> None:
+    """Raise MusicotError for audio that is silent, or shorter than `least` seconds."""
+    seconds = len(waveform) / sample_rate
+    if seconds < least:
+        raise MusicotError(f"{name} lasts {seconds:.2g} s; a song of {least:g} s can be heard")
+    if float(np.sqrt(np.square(waveform, dtype=np.float64).mean())) < SILENT:
+        raise MusicotError(f"{name} is silent")
 
 
 class Embedder(Protocol):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,37 @@ def told(
     A licence that nobody tells is that of the weights of the model that made the song. Of the
     settings all are kept but the audio tokens, which only the file itself needs.
     """
+    return _told(path, audio_texts(path), _settings(path), title, prompt, licence)
+
+
+def retold(path: Path, row: Mapping[str, Any], licence: str | None = None) -> dict[str, Any]:
+    """What is different about a song of the library, a row, that is at `path` now and may have
+    other settings beside it. What was said of it when it was added stays, and so do the tags that
+    were heard.
+    """
     written = audio_texts(path)
-    settings = _settings(path)
+    before = json.loads(row["sidecar"]) if row["sidecar"] else {}
+    then = _told(Path(row["path"]), written, before)
+    now = _told(path, written, _settings(path))
+    facts: dict[str, Any] = {
+        name: getattr(now, name)
+        for name in ("title", "prompt", "licence")
+        if row[name] == getattr(then, name)
+    }
+    heard = [tag for tag in row["tags"] if tag not in then.tags]
+    facts |= {"tags": list(dict.fromkeys([*now.tags, *heard])), "sidecar": now.sidecar}
+    return facts | ({"licence": licence} if licence else {})
+
+
+def _told(
+    path: Path,
+    written: Mapping[str, str],
+    settings: dict[str, Any],
+    title: str | None = None,
+    prompt: str | None = None,
+    licence: str | None = None,
+) -> Told:
+    """What a song's name, the texts of its file, and its settings tell."""
     if licence is None:
         licence = written.get("license") or written.get("copyright")
         licence = licence or settings.get("licence") or _of_weights(settings.get("model"))

@@ -24,7 +24,7 @@ import numpy as np
 from musicot_mlx.audio.files import read_audio
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.library.adding import ID, Added, add_folder, look_at_new, named, rows_of
-from musicot_mlx.library.ear import Ear
+from musicot_mlx.library.ear import Ear, require_audible
 from musicot_mlx.library.filters import among, both, quoted, wanted, without
 from musicot_mlx.library.store import Store, default_place
 from musicot_mlx.pipelines.given import needed, path_of, text
@@ -161,6 +161,7 @@ class Library:
         self._require_space(songs=True)
         if words is None:
             waveform, rate = like if isinstance(like, tuple) else read_audio(like)
+            require_audible(waveform, rate, "the audio" if isinstance(like, tuple) else str(like))
             vector = _middle(self.ear.vectors(waveform, rate))
         else:
             read = reading(one_line(text("words", words)))

@@ -241,8 +241,8 @@ def _schema(dim: int) -> Any:
             ("model", text),  # whose CLAP made it
             ("path", text),
             ("content", text),  # SHA-256 of the file
-            ("size", arrow.int64()),  # bytes
-            ("mtime", arrow.int64()),  # nanoseconds
+            ("size", arrow.int64()),  # bytes, its settings with it
+            ("mtime", arrow.int64()),  # nanoseconds, the later of both
             ("duration", arrow.float32()),  # seconds
             ("tempo", arrow.float32()),  # BPM, null where nothing repeats
             ("key", text),

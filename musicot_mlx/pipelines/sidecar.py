@@ -58,6 +58,13 @@ def sidecar_of(path: str | Path) -> Path | None:
     return None
 
 
+def places_of(path: str | Path) -> list[Path]:
+    """Where the settings of a song may be, whether or not they are there and are its own."""
+    path = Path(path)
+    places = dict.fromkeys((path, followed(path)))
+    return [each for place in places for each in reversed(_names(place))]
+
+
 def expected_sidecar(path: str | Path) -> Path:
     """sidecar_of, or the name that it would have: for a message that it is not there."""
     return sidecar_of(path) or Path(path).with_suffix(_ENDING)

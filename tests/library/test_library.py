@@ -11,7 +11,7 @@ import soundfile
 
 import musicot_mlx as mc
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.library import Added, Library
+from musicot_mlx.library import Added, Find, Library
 from musicot_mlx.pipelines.clap import load as load_clap
 from tests.library.support import RATE, BandEar, song
 from tests.support import tiny_magenta_model
@@ -62,6 +62,10 @@ def test_audio_finds_what_is_like_it(library: Library, tmp_path: Path) -> None:
     waveform, rate = soundfile.read(like, dtype="float32", always_2d=True)
     found = library.search(like=(waveform, rate), limit=1)
     assert found == library.search(like=like, limit=1) and found[0].score > 0.99
+    for name, part, why in (("s", 0 * waveform, "s.wav is silent"), ("t", waveform[:80], "0.01 s")):
+        soundfile.write(tmp_path / f"{name}.wav", part, rate)
+        with pytest.raises(MusicotError, match=why):
+            library.search(like=tmp_path / f"{name}.wav")
 
 
 def test_similar_leaves_the_song_itself_out(library: Library, music: Path) -> None:
@@ -93,6 +97,41 @@ def test_a_moved_file_is_known_by_its_content(library: Library, music: Path) -> 
     after = library.search("high", limit=1)[0]
     assert (after.id, Path(after.path).name) == (before.id, "it's moved.wav")
     assert library.ear.embedder.heard == heard
+
+
+def test_other_settings_are_told(library: Library, music: Path) -> None:
+    """A .json that comes, changes or goes, the song the same; what was said and heard stays."""
+
+    def settings(**said: object) -> None:
+        text = json.dumps({"duration": 3, "model": "musicot-mini", **said})
+        (music / "high.json").write_text(text)
+
+    def add() -> Find:
+        assert library.add_folder(music) == Added(moved=1, unchanged=3)
+        assert library.add_folder(music) == Added(unchanged=4)
+        return next(find for find in library.search("high") if find.path.endswith("high.wav"))
+
+    heard, windows = library.ear.embedder.heard, library.stats()["windows"]
+    first = library.search("high", limit=1)[0]
+    assert first.prompt is None and first.licence is None
+    settings(prompt="a high whistle", tags=["Whistle"], made={"codes": "AAAA"})
+    find = add()
+    assert (find.id, find.prompt, find.licence) == (first.id, "a high whistle", "MIT")
+    assert find.tags == ("whistle", *first.tags) and library.search("high", tags="whistle")
+    assert "AAAA" not in library.sidecar(find.id) and "whistle" in library.sidecar(find.id)
+    settings(prompt="a higher one", tags=["flute"])
+    find = add()
+    assert find.prompt == "a higher one" and find.tags == ("flute", *first.tags)
+    assert not library.search("high", tags="whistle")
+    library.add(music / "high.wav", title="Mine", licence="CC0")
+    settings(prompt="another", title="Not mine")
+    find = add()
+    assert (find.title, find.licence, find.prompt) == ("Mine", "CC0", "another")
+    (music / "high.json").unlink()
+    find = add()
+    assert (find.prompt, find.title, find.tags) == (None, "Mine", first.tags)
+    assert library.sidecar(find.id) is None and library.stats()["windows"] == windows
+    assert library.ear.embedder.heard == heard + 1  # the one that was added alone
 
 
 def test_copies_are_one_song(library: Library, music: Path) -> None:
