@@ -31,7 +31,7 @@ const EXAMPLES = [
   "dark synth pop in D minor, 110 BPM",
 ];
 const MOST_TAKES = 8;
-const LARGEST_SEED = 1e6; // of those that the dice draw
+const LARGEST_SEED = 1e5; // of those that the dice draw
 
 const says = place();
 const examples = h("div", { class: "row", hidden: true });
@@ -139,7 +139,7 @@ function build() {
     named.map((field) => field.element),
     h(
       "label",
-      null,
+      { class: "seed" },
       "Seed",
       h("span", { class: "with-button" }, seed, iconButton("dice", "Draw a seed", dice)),
     ),

@@ -43,8 +43,11 @@ export function mount(root, tools) {
     views[tab].open(focus);
   }
   const toggle = (/** @type {Tab} */ tab) => show(shown === tab ? null : tab);
-  root.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !event.defaultPrevented) show(null);
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || event.defaultPrevented || !shown) return;
+    if (document.querySelector(":popover-open")) return; // that one closes
+    const field = document.activeElement?.closest("input, textarea, select");
+    if (!field || root.contains(field)) show(null);
   });
   if (matchMedia("(min-width: 1081px)").matches) show(remembered("side"), false);
 }

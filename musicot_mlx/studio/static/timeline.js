@@ -29,7 +29,7 @@ export function chordLane(plan) {
       h(
         "span",
         { class: "chord", title: `${chord}, ${clock(start)}`, vars: { left, width } },
-        name,
+        h("span", null, name),
       ),
     );
   }
