@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from musicot_mlx.atomic import explain
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, RunError
 from musicot_mlx.studio.bodies import Source
 from musicot_mlx.studio.engine import Engine, Model
 from musicot_mlx.studio.errors import Refused, report
@@ -23,7 +24,9 @@ from musicot_mlx.studio.live import Live, peaks_of
 from musicot_mlx.studio.store import WAITING, SongRow, Store, now
 from musicot_mlx.studio.wishes import resolved
 
+Made = TypeVar("Made")
 TRIES = 3  # starts of the server that one song may take
+RETRY = 2.0  # seconds between two tries to write where the disk is full
 PAUSE = 0.1  # seconds between two reports of progress
 USUAL_SECONDS = 10.0  # that a song takes, before one was made
 AUTO = "auto"  # keep of the last song of the plan what it has in common with this one
@@ -175,21 +178,35 @@ class Queue:
     def _work(self) -> None:
         while not self._stop.is_set():
             self._wake.clear()
-            row = self.store.next()
+            row = self._written(self.store.next)
             if row is None:
                 self._wake.wait()
                 continue
+            told: list[str] = []
             try:
-                self._make(row)
+                why = self._make(row, told)
             except Exception as error:  # a fault of ours must not end the queue
                 report(error)
-                self._failed(row.id, f"{type(error).__name__}: {error} (this is a bug)")
-                self._moved(row.id)
+                why = f"{type(error).__name__}: {error} (this is a bug)"
+            if why is not None:
+                self._written(partial(self._failed, row.id, why, warnings=told))
+            self._moved(row.id)
 
-    def _make(self, row: SongRow) -> None:
-        """Make one song, whatever comes of it."""
+    def _written(self, write: Callable[[], Made]) -> Made | None:
+        """What a change of the store gives. Where nothing can be written, as on a full disk, it is
+        tried again until it can be; None where the server ends before.
+        """
+        while True:
+            try:
+                return write()
+            except RunError:
+                if self._stop.wait(RETRY):
+                    return None
+
+    def _make(self, row: SongRow, told: list[str]) -> str | None:
+        """Make one song; why that failed, if it did. What it warned of is added to `told`."""
         live, names = Live(row.id, self.files.live(row.id), self._added(row.id)), self.files.names()
-        self._live, done, told = live, False, []
+        self._live, done = live, False
         if self._stop.is_set():
             live.cancelled.set()
         self._moved(row.id)
@@ -210,18 +227,18 @@ class Queue:
                 changes = {"tries": tries, "started": None}
                 self.store.update_song(row.id, status="queued", only=("running",), **changes)
         except MusicotError as error:
-            self._failed(row.id, names.told(str(error)), warnings=told)
+            return names.told(str(error))
         except OSError as error:
-            self._failed(row.id, str(explain(error, Path("the song"))))
+            return str(explain(error, Path("the song")))
         except MemoryError:
-            self._failed(row.id, "out of memory; try a shorter duration or close other programs")
+            return "out of memory; try a shorter duration or close other programs"
         finally:
             live.end(failed=not done)
             self._live = None
             live.path.unlink(missing_ok=True)
             if not done or row.id not in self.store.song_ids():  # or was deleted meanwhile
                 self.files.remove_song(row.id)
-            self._moved(row.id)
+        return None
 
     def _render(self, job: Job) -> None:
         """The audio and the settings of a song, both whole or neither."""

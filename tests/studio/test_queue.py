@@ -2,13 +2,22 @@
 
 import os
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
 
 from musicot_mlx.cli import main
+from musicot_mlx.errors import MusicotError
+from musicot_mlx.studio.events import Events
+from musicot_mlx.studio.files import Files
+from musicot_mlx.studio.queue import ASKED, Queue, new_body
+from musicot_mlx.studio.settings import Settings
+from musicot_mlx.studio.store import Store
 from tests.support.studio import serving
+from tests.support.studio_page import until
 
 
 def test_a_killed_server_goes_on(tiny_model: Path, tmp_path: Path) -> None:
@@ -53,6 +62,40 @@ def test_a_stopped_server_gives_its_song_back(tiny_model: Path, tmp_path: Path) 
         found = server.get(f"/songs/{song['id']}").json()
         assert found["status"] in ("queued", "running")
         server.post(f"/songs/{song['id']}/cancel")
+
+
+def test_a_full_disk_holds_the_queue_up_and_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("musicot_mlx.studio.queue.RETRY", 0.02)
+    store = Store(tmp_path)
+
+    def full(yes: bool) -> None:
+        store._db.execute(f"PRAGMA query_only={yes:d}")
+
+    def gone(name: str) -> None:
+        full(True)  # that the song has failed can't be written either
+        raise MusicotError(f"there is no model {name}")
+
+    engine = SimpleNamespace(settings=Settings(tmp_path), model=gone)
+    queue = Queue(store, Files(tmp_path, store, lambda id: (tmp_path, id)), engine, Events())
+    asked = dict.fromkeys(ASKED) | {"title": "song", "duration": 10.0}
+    bodies = [new_body(**{**asked, "model": model}) for model in "ab"]
+    songs = [each["id"] for each in queue.add(bodies)[0]]
+    full(True)
+    queue.start()
+    time.sleep(0.1)
+    assert store.song(songs[0]).status == "queued"
+    full(False)
+    for song, model in zip(songs, "ab", strict=True):
+        until(lambda song=song: store.song(song).status == "running", "its turn", 5)
+        time.sleep(0.1)
+        assert store.song(song).status == "running"
+        full(False)
+        until(lambda song=song: store.song(song).status != "running", "its end", 5)
+        assert store.song(song).body["error"] == f"there is no model {model}"
+    queue.stop()
+    store.close()
 
 
 def test_one_server_a_folder_and_one_a_port(
