@@ -4,6 +4,7 @@ They appear whole or not at all. The same waveform gives the same bytes: no dith
 """
 
 import errno
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _OTHERS = {"mp3": "MPEG_LAYER_III", "ogg": "VORBIS"}
 _BLOCK = 1 << 20  # frames handled at a time, so that long songs need no second copy in memory
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _TITLED = ("flac", "ogg", "m4a")  # and MP3, in a way of its own
+_UNTOLD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, half characters
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,10 @@ class Encoding:
             raise MusicotError(f"MP3 at {sample_rate} Hz has at most {highest} kbit/s")
 
     def texts(self) -> dict[str, str]:
-        """The tags that are not empty."""
+        """The tags that are not empty, without what no tag can hold."""
         found = {"title": self.title, "comment": self.comment}
-        return {name: " ".join(text.split()) for name, text in found.items() if text.strip()}
+        lines = {name: " ".join(_UNTOLD.sub(" ", text).split()) for name, text in found.items()}
+        return {name: line for name, line in lines.items() if line}
 
 
 def format_of(path: str | Path, format: str | None = None, sample_rate: int | None = None) -> str:

@@ -265,7 +265,7 @@ def test_bit_rates(tmp_path: Path, rate: int, kbps: int) -> None:
 
 @pytest.mark.parametrize("format", ["flac", "mp3", "ogg"])
 def test_tags_in_any_script(tmp_path: Path, format: str) -> None:
-    encoding = files.Encoding(title="静かなピアノ, café", comment="solo\npiano")
+    encoding = files.Encoding(title="静かなピアノ, café\0\ud800", comment="solo\n\0piano")
     path = files.write_audio(tmp_path / f"a.{format}", _music(1.0), RATE, encoding=encoding)
     with soundfile.SoundFile(path) as file:
         if format != "mp3":
