@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import os
 import wave
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
+from urllib.parse import quote
 
 from fastapi import Depends, Request
-from starlette.responses import JSONResponse
+from starlette.responses import FileResponse, JSONResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from musicot_mlx.studio.bodies import Error
-from musicot_mlx.studio.errors import not_found
+from musicot_mlx.studio.errors import Refused, not_found
 from musicot_mlx.studio.live import Live, wav_header
 from musicot_mlx.studio.security import Broken
 from musicot_mlx.studio.studio import Studio
@@ -26,6 +29,34 @@ class Answer(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+class FileAnswer(FileResponse):
+    """A file, whole or a part of it; a part that it has not is refused as all else is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                raise Refused(
+                    message["status"],
+                    f"there is no such range; the file has {os.stat(self.path).st_size} bytes, and "
+                    "a part of it is asked for as bytes=0-99",
+                )
+            await send(message)
+
+        if not os.path.isfile(self.path):
+            raise Refused(404, "the file is gone from the disk of the studio")
+        try:
+            await super().__call__(scope, receive, sent)
+        except Refused:
+            if self.background is not None:  # else what was written for this answer would stay
+                await self.background()
+            raise
+
+
+def download(name: str) -> dict[str, str]:
+    """The header by which a browser saves an answer as a file of that name."""
+    return {"content-disposition": f"attachment; filename*=utf-8''{quote(name)}"}
 
 
 def _studio(request: Request) -> Studio:

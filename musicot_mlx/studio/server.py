@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from importlib.util import find_spec
@@ -93,6 +94,7 @@ def serve(settings: Settings, *, listening: Callable[[str], None]) -> None:
     """
     import uvicorn
 
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # that a client has gone is no fault
     if not settings.is_local and settings.token is None:
         raise MusicotError(
             f"{settings.host} can be reached by others, so a token is needed: pass --token WORD"

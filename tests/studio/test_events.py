@@ -1,12 +1,17 @@
 """The log of events: taken up again where it was left, and flat however many listen."""
 
 import asyncio
+import socket
+import struct
 from contextlib import aclosing
+from urllib.parse import urlsplit
 
 import pytest
 
 from musicot_mlx.studio import events
 from musicot_mlx.studio.events import Event, Events
+from tests.support import studio as support
+from tests.support.studio import Server
 
 
 async def _take(log: Events, count: int, *given: str | None) -> list[Event]:
@@ -17,6 +22,22 @@ async def _take(log: Events, count: int, *given: str | None) -> list[Event]:
             if len(found) == count:
                 return found
     return found
+
+
+def test_a_listener_that_goes_is_no_fault(server: Server) -> None:
+    """Its connection is reset while what it missed is sent; `serving` looks for complaints."""
+    with server.client.stream("GET", "/v1/events") as answer:
+        run = next(support.events(answer.iter_lines()))[0].partition("-")[0]
+    for song in server.ask(prompt="piano", seeds=[1, 2, 3, 4], options={"duration": 10}):
+        server.post(f"/songs/{song['id']}/cancel")
+    place = urlsplit(server.address)
+    request = f"GET /v1/events?last_event_id={run}-0 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for _ in range(5):
+        with socket.create_connection((place.hostname, place.port)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            listener.sendall(request.encode())
+    assert server.get("/models").status_code == 200
+    assert server.complaints() == ""
 
 
 def test_events_are_taken_up_again() -> None:

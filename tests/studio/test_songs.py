@@ -4,6 +4,7 @@ import io
 import time
 import wave
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -31,6 +32,15 @@ def test_a_song_from_the_click_to_the_file(server: Server) -> None:
         assert file.getnframes() == 12 * file.getframerate()
     part = server.get(f"/songs/{song['id']}/audio", headers={"range": "bytes=100-199"})
     assert part.status_code == 206 and part.content == whole.content[100:200]
+    for place, asked, status in [
+        ("audio", "bytes=5-2", 400),
+        ("audio", "bits=0-1", 400),
+        ("audio", "bytes=999999999-", 416),
+        ("file?format=flac", "bytes=999999999-", 416),
+    ]:
+        refused = server.get(f"/songs/{song['id']}/{place}", headers={"range": asked})
+        assert "a part of it is asked for as bytes=0-99" in server.error(refused, status)
+    assert not list((server.folder / "temporary").iterdir())
     raw = server.get(f"/songs/{song['id']}/audio", params={"format": "pcm"})
     assert raw.content == frames and raw.headers["x-channels"] == "2"
     peaks = server.get(f"/songs/{song['id']}/peaks").json()
@@ -167,6 +177,8 @@ def test_a_song_is_taken_home(server: Server, format: str) -> None:
     song = songs[0] if songs else server.finished(server.ask(prompt="piano")[0]["id"])
     named = server.client.patch(f"/v1/songs/{song['id']}", json={"title": "Ünder / water"})
     assert named.json()["title"] == "Ünder / water"
+    settings = server.get(f"/songs/{song['id']}/sidecar").headers["content-disposition"]
+    assert settings == "attachment; filename*=utf-8''%C3%9Cnder-water.json"
     if format == "mp3":  # which has no 8 kHz stereo here but by its own rates
         assert server.get(f"/songs/{song['id']}/file", params={"format": format}).status_code == 200
         return
@@ -235,3 +247,6 @@ def test_openai_shaped(server: Server) -> None:
     (told,) = server.post("/audio/generations", body).json()["data"]
     assert server.client.get(told["url"]).status_code == 200
     server.error(server.post("/audio/generations", {"prompt": "", "n": 9}), 422)
+    with pytest.raises(httpx.ReadTimeout):  # who goes takes all that was asked for along
+        server.post("/audio/generations", {"prompt": "piano", "duration": 300, "n": 3}, timeout=0.5)
+    server.wait(lambda: not server.get("/songs").json()["queue"])

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import time
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -26,7 +27,13 @@ async def generate(body: bodies.Generation, request: Request, studio: Use) -> An
         model=body.model, prompt=body.prompt, seeds=seeds, options={"duration": body.duration}
     )
     songs, _ = await asyncio.to_thread(queue_songs, studio, wish)
-    rows = [await _finished(studio, request, song["id"]) for song in songs]
+    try:
+        rows = [await _finished(studio, request, song["id"]) for song in songs]
+    except _Left:
+        for song in songs:
+            with suppress(Refused):  # done meanwhile
+                await asyncio.to_thread(studio.queue.cancel, song["id"])
+        raise
     data = []
     for row in rows:
         told: dict[str, Any] = {"id": row.id, "seed": row.body["seed"]}
@@ -39,13 +46,15 @@ async def generate(body: bodies.Generation, request: Request, studio: Use) -> An
     return Answer({"created": int(time.time()), "model": rows[0].body["model"], "data": data})
 
 
+class _Left(Refused):
+    """Whoever asked has gone."""
+
+
 async def _finished(studio: Studio, request: Request, song: str) -> SongRow:
     """A song once it is done; RunError's like where it fails."""
     while (row := await asyncio.to_thread(studio.store.song, song)).status in WAITING:
         if await request.is_disconnected():
-            with_nobody = Refused(499, "nobody waits for the song any more")
-            await asyncio.to_thread(studio.queue.cancel, song)
-            raise with_nobody
+            raise _Left(499, "nobody waits for the song any more")
         if studio.events.closed:
             raise Refused(503, "the studio is being closed; the song is made when it starts again")
         await asyncio.sleep(0.1)

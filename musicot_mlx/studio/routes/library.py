@@ -4,10 +4,10 @@ import mimetypes
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from musicot_mlx.studio import bodies
-from musicot_mlx.studio.answers import Answer, Use
+from musicot_mlx.studio.answers import Answer, FileAnswer, Use
 from musicot_mlx.studio.errors import Refused
 
 router = APIRouter(prefix="/library", tags=["library"])
@@ -45,4 +45,4 @@ def audio(song: str, studio: Use) -> Response:
     if not kind.startswith("audio/"):
         kind = "application/octet-stream"
     headers = {"cache-control": "private, no-cache"}
-    return FileResponse(path, media_type=kind, headers=headers)
+    return FileAnswer(path, media_type=kind, headers=headers)

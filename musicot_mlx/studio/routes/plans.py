@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from musicot_mlx.studio import bodies
-from musicot_mlx.studio.answers import Answer, Use, checked_id
+from musicot_mlx.studio.answers import Answer, Use, checked_id, download
 from musicot_mlx.studio.errors import Refused
 from musicot_mlx.studio.store import Version, moved_on
 from musicot_mlx.studio.studio import Studio
@@ -138,8 +138,7 @@ def redo(plan: str, studio: Use, anchors: Anchors = None) -> Answer:
 def file(plan: str, studio: Use) -> Answer:
     """The plan file, for `musicot generate --plan`."""
     value = studio.store.plan(checked_id("plan", plan)).value
-    named = {"content-disposition": f'attachment; filename="{plan}.plan.json"'}
-    return Answer(value, headers=named)
+    return Answer(value, headers=download(f"{plan}.plan.json"))
 
 
 @router.delete("/plans/{plan}", status_code=204, response_class=Response)

@@ -8,10 +8,18 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.background import BackgroundTask
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from musicot_mlx.studio import bodies
-from musicot_mlx.studio.answers import Answer, Use, as_made, checked_id, samples_of
+from musicot_mlx.studio.answers import (
+    Answer,
+    FileAnswer,
+    Use,
+    as_made,
+    checked_id,
+    download,
+    samples_of,
+)
 from musicot_mlx.studio.errors import Refused
 from musicot_mlx.studio.queue import AUTO, new_body
 from musicot_mlx.studio.store import WAITING, SongRow
@@ -184,7 +192,7 @@ async def audio(
     path = _done(studio, row)
     headers = {"cache-control": "private, no-cache"}
     if format == "wav":
-        return FileResponse(path, media_type="audio/wav", headers=headers)
+        return FileAnswer(path, media_type="audio/wav", headers=headers)
     headers |= _pcm_headers(row.body["sample_rate"], row.body["channels"])
     return StreamingResponse(samples_of(path), media_type="audio/l16", headers=headers)
 
@@ -230,13 +238,13 @@ def export(song: str, studio: Use, format: Format = "wav") -> Response:
     path, body = _done(studio, row), row.body
     name = f"{_safe(body['title'])}.{format}"
     if format == "wav":
-        return FileResponse(path, media_type="audio/wav", filename=name)
+        return FileAnswer(path, media_type="audio/wav", filename=name)
     waveform, rate = read_audio(path)
     made = f"{body['prompt'] or ''} (musicot, {body['model']}, seed {body['seed']})".strip()
     target = studio.files.temporary / f"{song}-{secrets.token_hex(4)}.{format}"
     write_audio(target, waveform, rate, encoding=Encoding(title=body["title"], comment=made))
     gone = BackgroundTask(target.unlink, missing_ok=True)
-    return FileResponse(target, media_type=f"audio/{format}", filename=name, background=gone)
+    return FileAnswer(target, media_type=f"audio/{format}", filename=name, background=gone)
 
 
 @router.get("/songs/{song}/stems/{name}", responses=AUDIO, response_class=Response)
@@ -253,7 +261,7 @@ def sidecar(song: str, studio: Use) -> Answer:
 
     row = studio.store.song(checked_id("song", song))
     settings = read_json(_done(studio, row).with_suffix(".json"))
-    return Answer(settings, headers=_download(f"{_safe(row.body['title'])}.json"))
+    return Answer(settings, headers=download(f"{_safe(row.body['title'])}.json"))
 
 
 @router.get("/songs/{song}/plan", responses={200: {"model": dict[str, Any]}})
@@ -263,15 +271,10 @@ def plan(song: str, studio: Use) -> Answer:
     value = studio.store.plan_file(song)
     if value is None:
         raise Refused(404, "the song has no plan")
-    return Answer(value, headers=_download(f"{_safe(row.body['title'])}.plan.json"))
+    return Answer(value, headers=download(f"{_safe(row.body['title'])}.plan.json"))
 
 
 def _safe(title: str) -> str:
     """A title as the name of a file."""
     words = "".join(letter if letter.isalnum() or letter in " -_" else " " for letter in title)
     return "-".join(words.split())[:60] or "song"
-
-
-def _download(name: str) -> dict[str, str]:
-    plain = name.encode("ascii", "ignore").decode() or "song.json"
-    return {"content-disposition": f'attachment; filename="{plain}"'}

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from musicot_mlx.studio import bodies
-from musicot_mlx.studio.answers import Answer, Use, checked_id
+from musicot_mlx.studio.answers import Answer, FileAnswer, Use, checked_id
 
 router = APIRouter(tags=["uploads"])
 AUDIO = {200: {"content": {"audio/flac": {}}}, 206: {"content": {"audio/flac": {}}}}
@@ -40,7 +40,7 @@ def audio(upload: str, studio: Use) -> Response:
     """What a file holds."""
     studio.store.upload(checked_id("upload", upload))
     headers = {"cache-control": "private, no-cache"}
-    return FileResponse(studio.files.upload(upload), media_type="audio/flac", headers=headers)
+    return FileAnswer(studio.files.upload(upload), media_type="audio/flac", headers=headers)
 
 
 @router.delete("/uploads/{upload}", status_code=204, response_class=Response)
