@@ -130,7 +130,7 @@ def run(args: Arguments) -> int:
             windows=max(1, round(args.duration / 10)),
         )
         captions = reference_songs.caption_prompts(songs.held_out, args.captions)
-    ablated = [*renders.variants(model.sampling)] if args.ablation_prompts else []
+    ablated = [*renders.variants(model)] if args.ablation_prompts else []
     wanted = renders.all_renders(
         prompts,
         captions or [],
@@ -139,7 +139,7 @@ def run(args: Arguments) -> int:
         ablated=[*ablated, *([renders.BASE] if base and ablated else [])],
         ablation_prompts=args.ablation_prompts,
     )
-    listener = renders.network_fingerprint(clap.clap)
+    listener = renders.network_fingerprint(clap.network)
     settings = {
         "model": renders.fingerprint(resolve(name)),
         "base": renders.fingerprint(resolve(base)) if base else None,

@@ -22,10 +22,8 @@ STANDARD_OUTPUT = "-"
 _LONGEST_NAME = 40  # characters, of three or four bytes at most
 # Options of families that are files, and flags of files that a song could be written over.
 _FILES = ("plan", "keep", "melody", "continuation", "audio", "image", "video")
-_FIXED = (
-    "words prompt prompt_file duration reference reference_weights lyrics_file tags key chords bpm "
-    "thought_temperature thought_guidance"
-)
+# Flags that belong to planning beside the options that do.
+_PLANNED = ("words", "prompt", "prompt_file", "lyrics_file")
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,8 @@ def _options(args: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_what_a_plan_fixes(args: Any) -> None:
-    given = [name for name in _FIXED.split() if getattr(args, name) is not None]
+    fixed = [name for name in flags.family_options(planning=True) if name not in OF_TOKENS]
+    given = [name for name in (*_PLANNED, *fixed) if getattr(args, name) is not None]
     if given:
         flag = flags.spelled(type(args), given[0])
         raise MusicotError(f"{flag} belongs to planning, and the plan is made; leave out {flag}")

@@ -56,6 +56,11 @@ class ClapEmbedder:
         if tokenizer is not None:
             self.tokenizer = checked_tokenizer(tokenizer, self.config.text_config)
 
+    @property
+    def network(self) -> Clap:
+        """What hears, as every embedder tells."""
+        return self.clap
+
     @cached_property
     def space(self) -> str:
         """The id of the space that vectors live in, "clap-musicot-mini-256"; where the model gives

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.texts import read_json
 from musicot_mlx.weights import cache
 from musicot_mlx.weights.hub import EMBEDDED, hub_id, resolve, split_size
@@ -33,6 +34,8 @@ def mlx_folder(
         return folder
     source = resolve(name)
     if not is_pytorch(source):
+        if size := split_size(name)[1]:
+            raise MusicotError(f"{source} holds one model, converted before; leave out :{size}")
         return source
     if on_hub:  # the Hub client names a snapshot's folder by its commit
         label, version = on_hub[0], source.name[:12]

@@ -115,6 +115,7 @@ def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ("plan -p ''", "the prompt is empty"),
         ("plan -p x --png /dev/null/a.png", "/dev/null is no folder"),
         ("plan -p x --duration 301", "ask for 1 to 300 s"),
+        ("generate -p x --model musicot-mini:base", "no model folder at musicot-mini:base"),
         ("bench --duration 20 301", "duration is 301 s; ask for 1 to 300 s"),
         ("bench --duration 601", "from 1 to 600 seconds"),  # the longest of all families
         ("eval --duration 301 -o out", "duration is 301 s; ask for 1 to 300 s"),

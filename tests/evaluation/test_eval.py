@@ -13,6 +13,7 @@ from musicot_mlx.evaluation.harness import prompts, reference_songs, renders, re
 from musicot_mlx.models.tagger import TaggerConfig
 from musicot_mlx.pipelines.tagger import load_tagger
 from musicot_mlx.weights.checkpoint import load_arrays, read_config, save_checkpoint
+from tests.support import tiny_magenta_model
 
 RATE = 8000
 LABELS = ("drums", "bass", "piano", "guitar", "strings", "synth")
@@ -294,3 +295,24 @@ def test_tagger_is_its_reference(tmp_path: Path) -> None:
     got = load_tagger(tmp_path / "tagger").tag(waveform, 44100)
     np.testing.assert_allclose(got, expected, atol=2e-3)  # weights are kept in 16 bits
     assert np.ptp(expected) > 0.02
+
+
+def test_a_model_whose_thoughts_no_language_model_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its prompts are rendered and heard by its own ear; there is no sampling to leave out."""
+    folder = tiny_magenta_model.write(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text()) | {"thought_seconds": 10.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    options = "--duration 1 --limit 1 --captions 0 --seeds 1 --json -o".split()
+    assert main(["eval", "--model", str(folder), *options, str(tmp_path / "out")]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert -1 <= figures["groups"]["wordings"]["clap_score"]["value"] <= 1
+    made = tmp_path / "plan.json"
+    plan = ["plan", "--model", str(folder), "-p", "piano", "--duration", "1", "-o", str(made)]
+    assert main(plan) == 0
+    song = ["generate", "--model", str(folder), "--plan", str(made), "--variation", "0.5"]
+    assert main(song) == 2
+    assert "--variation belongs to planning" in capsys.readouterr().err
+    assert main(["generate", "x", "--model", f"{folder}:base"]) == 2
+    assert "holds one model, converted before; leave out :base" in capsys.readouterr().err

@@ -65,11 +65,15 @@ class SongFeatures:
     chords: float = np.nan
 
 
-def variants(sampling: Any) -> dict[str, dict[str, Any]]:
-    """The ablations of the paper's Table 1 that sampling alone can make: name -> options.
+def variants(model: Any) -> dict[str, dict[str, Any]]:
+    """The ablations of the paper's Table 1 that sampling alone can make: name -> options. None of a
+    model whose thoughts no language model draws.
 
     What the two stages share is the audio tokens' temperature and scale; the paper names no value.
     """
+    if "thought_temperature" not in model.options:
+        return {}
+    sampling = model.sampling
     heat = {"thought_temperature": sampling.audio_temperature}
     scale = {"thought_guidance": sampling.audio_guidance}
     return {
@@ -114,7 +118,7 @@ def write_render(model: Any, render: EvalRender, folder: Path) -> None:
     if audio.is_file() and thoughts.is_file():
         return
     audio.parent.mkdir(parents=True, exist_ok=True)
-    options = variants(model.sampling).get(render.variant, {})
+    options = variants(model).get(render.variant, {})
     plan = model.plan(render.prompt.text, duration=render.duration, seed=render.seed, **options)
     planned = plan.embeddings
     if render.variant in (BARE, BASE):

@@ -44,6 +44,11 @@ class MusicCoCaEmbedder:
             )
         self.tokenizer = tokenizer
 
+    @property
+    def network(self) -> MusicCoCa:
+        """What hears, as every embedder tells."""
+        return self.coca
+
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 (texts, dim); texts beyond text_length pieces lose their end."""
         return _unit(self.raw_text(texts))
