@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -35,6 +36,8 @@ class Rule:
 
 def _weight_norm(g: mx.array, v: mx.array) -> mx.array:
     """w = g * v / |v|; the norm runs over each axis on which g has length 1 (torch weight_norm)."""
+    if g.ndim != v.ndim:
+        raise ValueError("they differ in their number of axes")
     axes = tuple(axis for axis in range(v.ndim) if g.shape[axis] == 1 and v.shape[axis] != 1)
     v32 = v.astype(mx.float32)
     norm = mx.sqrt(mx.sum(v32 * v32, axis=axes, keepdims=True)) if axes else mx.abs(v32)
@@ -65,7 +68,15 @@ def _up(x: mx.array, *, time: int, frequency: int) -> mx.array:
 
 def _merge_lora(weight: mx.array, down: mx.array, up: mx.array) -> mx.array:
     """W + up down, LoRA without a scale, float32."""
+    if weight.shape != (*up.shape[:1], *down.shape[1:]):  # MLX would stretch it
+        raise ValueError("a weight is as high as its up and as wide as its down")
     return mx.addmm(weight.astype(mx.float32), up.astype(mx.float32), down.astype(mx.float32))
+
+
+def _add(a: mx.array, b: mx.array) -> mx.array:
+    if a.shape != b.shape:  # MLX would stretch one
+        raise ValueError("they differ in shape")
+    return a + b
 
 
 def _concatenate(*parts: mx.array) -> mx.array:
@@ -106,7 +117,7 @@ MANY_TO_ONE: dict[str, Callable[..., mx.array]] = {
     "join2": _concatenate,
     "join3": _concatenate,
     "join": _concatenate,  # as many as the order names
-    "add": lambda a, b: a + b,
+    "add": _add,
     "heads": lambda *x: mx.stack([row.reshape(-1) for row in x]),  # (1, heads, 1, 1) a layer
     "merge_lora": _merge_lora,  # order: (weight, down, up)
     "weight_norm": _weight_norm,  # order: (g, v)
@@ -149,18 +160,11 @@ def apply_rules(
             kind = str(value.dtype).removeprefix("mlx.core.")
             raise MusicotError(f"{where}: {source} is {kind}, a weight is of floats; {SAVE_AGAIN}")
         elif rule.transform in ONE_TO_ONE:
-            try:
-                value = ONE_TO_ONE[rule.transform](value)
-            except ValueError as error:
-                raise MusicotError(
-                    f"{where}: {source} has shape {tuple(value.shape)}, "
-                    f"which {rule.transform} can't take ({error})"
-                ) from error
-            fill(match.expand(rule.target), value, source)
+            made = _transformed(ONE_TO_ONE, rule, {source: value}, where)
+            fill(match.expand(rule.target), made, source)
         elif rule.transform in ONE_TO_MANY:
-            for template, piece in zip(
-                rule.target, ONE_TO_MANY[rule.transform](value), strict=True
-            ):
+            made = _transformed(ONE_TO_MANY, rule, {source: value}, where)
+            for template, piece in zip(rule.target, made, strict=True):
                 fill(match.expand(template), piece, source)
         elif rule.transform in MANY_TO_ONE:
             _, parts = joins.setdefault(match.expand(rule.target), (rule, {}))
@@ -180,5 +184,22 @@ def apply_rules(
         extra = [part for part in parts if part not in rule.order]
         if extra:
             raise MusicotError(f"{where}: {target} has no place for part {', '.join(extra)}")
-        fill(target, MANY_TO_ONE[rule.transform](*(parts[p] for p in rule.order)), target)
+        ordered = {part: parts[part] for part in rule.order}
+        fill(target, _transformed(MANY_TO_ONE, rule, ordered, f"{where}: {target}"), target)
     return out
+
+
+def _transformed(
+    transforms: Mapping[str, Callable[..., Any]],
+    rule: Rule,
+    arrays: Mapping[str, mx.array],
+    where: str,
+) -> Any:
+    """What a rule's transform makes of arrays; MusicotError with their shapes if none."""
+    try:
+        return transforms[rule.transform](*arrays.values())
+    except (ValueError, IndexError) as error:
+        shapes = ", ".join(f"{name} is {tuple(value.shape)}" for name, value in arrays.items())
+        raise MusicotError(
+            f"{where}: {shapes}, which {rule.transform} can't take ({error})"
+        ) from error

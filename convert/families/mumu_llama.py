@@ -24,7 +24,7 @@ from musicot_mlx.convert.keymaps import mumu_llama as keymap
 from musicot_mlx.convert.pickles import PICKLES, PIECE, lazy_arrays, unpickle
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.convert.sentencepiece import read_sentencepiece
-from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.errors import MusicotError, RunError, first_few
 from musicot_mlx.pipelines.mumu_llama import FAMILY
 from musicot_mlx.pipelines.mumu_llama.pipeline import MUSIC_TOKENIZER, PARTS, TOKENIZER
 from musicot_mlx.texts import read_json
@@ -75,7 +75,13 @@ _OLD_FILMS = re.compile(r"^iu_vit_(?=rnn|attention|softmax)")
 _PREFIX = {"mert": "mert_model.", "vit": "vit_model.", "vivit": "vivit_model."}
 _MUSIC = "generation_model."
 _UNUSED = re.compile("|".join(keymap.UNUSED))
-_LEAST = ("llama.tok_embeddings.weight", "llama.layers.0.attention.gate", "prefix_query.weight")
+_LEAST = {  # what sizes are told by, with the number of its axes
+    "llama.tok_embeddings.weight": 2,
+    "llama.layers.0.attention.gate": 4,
+    "llama.layers.0.attention.lora_wq_l1.weight": 2,
+    "llama.layers.0.attention.lora_wq_l2.weight": 2,
+    "prefix_query.weight": 2,
+}
 
 
 def read(
@@ -102,26 +108,28 @@ def read(
     tensors = checkpoint_tensors(file)
     if tensors is None:
         return None
-    lacking = [key for key in _LEAST if key not in tensors]
+    lacking = [k for k, axes in _LEAST.items() if k not in tensors or tensors[k].ndim != axes]
     if lacking:
         raise MusicotError(f"{file}: a MuMu-LLaMA without {lacking[0]}; get the file again")
     unused = {key for key in tensors if _UNUSED.fullmatch(key)}
     tensors = {key: value for key, value in tensors.items() if key not in unused}
+    if hollow := sorted(key for key, value in tensors.items() if not value.numel()):
+        raise MusicotError(f"{file}: {first_few(hollow)} without values; get the file again")
     words = _tokenizer_model(file.parent, tokenizer)
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     sections = _sections(file, shapes, _norm_eps(words))
     language = _language(words, sections["words"]["vocab_size"])
+    files: dict[str, Path | str] = {TOKENIZER: language.to_str()}
+    music = {k.removeprefix(_MUSIC): v for k, v in tensors.items() if k.startswith(_MUSIC)}
+    if music:  # all that may lack is looked for before gigabytes are unpacked
+        files[MUSIC_TOKENIZER], sizes = _music_files(file.parent, text_encoder, music)
     for line in (_what(file, sections, tensors), *_heard(sections, tensors)):
         say(line)
     _require_room(file, scratch, tensors, say)
     arrays, sections = _read(tensors, sections, scratch, merge=not keep_lora)
-    files: dict[str, Path | str] = {TOKENIZER: language.to_str()}
-    music = {k.removeprefix(_MUSIC): v for k, v in tensors.items() if k.startswith(_MUSIC)}
     if music:
-        path, sizes = _music_files(file.parent, text_encoder, music)
         found, own = musicgen.networks(sizes, lazy_arrays(music, scratch))
         sections, arrays = sections | found, arrays | own
-        files[MUSIC_TOKENIZER] = path
     # the script that trained with MusicGen small had another processor of films than the others
     small = music and sections["decoder"]["hidden_size"] == SMALL
     film = {"shortest_edge": 224, "twice": True} if small else {}
@@ -180,9 +188,11 @@ def _sections(
             prefix = _PREFIX[name]
             own = {k.removeprefix(prefix): v for k, v in shapes.items() if k.startswith(prefix)}
             found[name] = sizes(own)
+        if lacking := [key for key in _gates(found["llama"]) if key not in shapes]:
+            raise KeyError(lacking[0])
     except KeyError as error:
         raise MusicotError(f"{file} lacks {error.args[0]}; get the file again") from error
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, ArithmeticError) as error:
         if isinstance(error, MusicotError):
             raise
         raise MusicotError(f"{file} is of no known shape ({error})") from error
@@ -220,24 +230,32 @@ def _what(file: Path, sections: Mapping[str, dict], tensors: Mapping[str, Any]) 
 
 def _heard(sections: Mapping[str, dict], tensors: Mapping[str, Any]) -> list[str]:
     """What training has done to the file: gates and LoRA both begin at zero."""
-    layers, rows = (sections["llama"][name] for name in ("num_hidden_layers", "query_rows"))
-    gates = [tensors[f"llama.layers.{n}.attention.gate"] for n in range(layers - rows, layers)]
-    gate = max(float(each.float().tanh().abs().max()) for each in gates)
-    lora = [float(v.float().abs().max()) for k, v in tensors.items() if k.endswith("_l2.weight")]
+    gate = max(_largest(tensors[key].float().tanh()) for key in _gates(sections["llama"]))
+    lora = max(_largest(value) for key, value in tensors.items() if key.endswith("_l2.weight"))
     lines = [
-        f"gates are open to {gate:.3g} of 1 (max |tanh(gate)|), "
-        f"LoRA reaches {max(lora):.3g} (max |l2|)"
+        f"gates are open to {gate:.3g} of 1 (max |tanh(gate)|), LoRA reaches {lora:.3g} (max |l2|)"
     ]
     if gate < 1e-6:
         lines.append(
             "all gates are closed, as upstream's training leaves them: songs, pictures and films "
             "can have no effect on what this model says; musicot lora can open them"
         )
-    if max(lora) < 1e-9:
+    if lora < 1e-9:
         lines.append(
             "LoRA was never trained: the words are LLaMA-2's own, but for biases and norms"
         )
     return lines
+
+
+def _gates(llama: Mapping[str, Any]) -> list[str]:
+    """The keys of the gates of all layers that listen."""
+    layers, rows = llama["num_hidden_layers"], llama["query_rows"]
+    return [f"llama.layers.{number}.attention.gate" for number in range(layers - rows, layers)]
+
+
+def _largest(tensor: Any) -> float:
+    """The largest absolute value."""
+    return float(tensor.float().abs().max())
 
 
 def _require_room(

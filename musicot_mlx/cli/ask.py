@@ -13,8 +13,8 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import families
 from musicot_mlx.texts import decoded, lines_of, one_line
 
-PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff".split())
-FILMS = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg".split())
+PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .heic .avif .svg".split())
+FILMS = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .wmv .3gp".split())
 _EXAMPLE = 'musicot ask song.wav "What instruments play?" --model FOLDER'
 
 
@@ -117,6 +117,12 @@ def _read(args: Arguments) -> tuple[list[Path | None], Iterator[str]]:
             raise MusicotError(f"{path} holds no songs")
     else:
         files = [None]
+    for word in words:
+        if _is_file(word):
+            raise MusicotError(
+                f"{word} is a file and stands where a question should; name a folder of songs, or "
+                "pass files that belong together with --audio, --image, --video"
+            )
     questions = [one_line(word) for word in words]
     if not all(questions):
         raise MusicotError(f"a question is empty; ask something: {_EXAMPLE}")
@@ -127,6 +133,13 @@ def _read(args: Arguments) -> tuple[list[Path | None], Iterator[str]]:
     if not questions and len(files) > 1:
         raise MusicotError(f"a folder of songs needs a question: {_EXAMPLE}")
     return files, iter(questions) if questions else _lines()
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # a question may be longer than any name
+        return False
 
 
 def _names_a_file(word: str, suffixes: frozenset[str]) -> bool:

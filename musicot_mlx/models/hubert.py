@@ -43,10 +43,11 @@ class HubertConfig:
             raise ValueError(
                 "conv_dim, conv_kernel and conv_stride must name as many layers, and one at least"
             )
-        if self.hidden_size % self.num_conv_pos_embedding_groups:
+        groups = self.num_conv_pos_embedding_groups
+        if groups < 1 or self.hidden_size % groups:
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not divide into "
-                f"{self.num_conv_pos_embedding_groups} groups of the positional convolution"
+                f"{groups} groups of the positional convolution"
             )
 
     @property
@@ -234,7 +235,7 @@ def song_means(hubert: Hubert, windows: Iterable[np.ndarray]) -> mx.array:
         mx.eval(total)
     if total is None:
         raise MusicotError(
-            f"a song of under {hubert.config.reach} samples at {hubert.config.sampling_rate} Hz "
-            "is too short to be heard"
+            f"a song of under {1000 * hubert.config.reach / hubert.config.sampling_rate:.0f} "
+            "milliseconds is too short to be heard"
         )
     return total / frames

@@ -53,10 +53,10 @@ class MumuLlamaConfig:
     value_rank: int = 0  # of LoRA that was merged into value weights and does not hear adapters
 
     def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.num_attention_heads):
+        heads = self.num_attention_heads
+        if heads < 1 or self.hidden_size % (2 * heads):
             raise ValueError(
-                f"hidden_size {self.hidden_size} does not divide into "
-                f"{self.num_attention_heads} heads of even size"
+                f"hidden_size {self.hidden_size} does not divide into {heads} heads of even size"
             )
         if not 0 < self.query_rows <= self.num_hidden_layers:
             raise ValueError(

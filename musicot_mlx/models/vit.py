@@ -33,7 +33,8 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         check_encoder(self.hidden_size, self.num_attention_heads, self.hidden_act)
-        if self.image_size % self.patch_size or self.num_frames % self.tubelet_frames:
+        least = min(self.patch_size, self.tubelet_frames)
+        if least < 1 or self.image_size % self.patch_size or self.num_frames % self.tubelet_frames:
             raise ValueError(
                 f"{self.num_frames} frames of {self.image_size} pixels a side don't divide into "
                 f"patches of {self.tubelet_frames} frames and {self.patch_size} pixels"

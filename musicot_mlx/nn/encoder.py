@@ -49,7 +49,7 @@ class TanhGELU(nn.Module):
 
 def check_encoder(hidden_size: int, heads: int, activation: str) -> None:
     """Raise ValueError for sizes that don't divide and activations that EncoderLayer lacks."""
-    if hidden_size % heads:
+    if heads < 1 or hidden_size % heads:
         raise ValueError(f"hidden_size {hidden_size} does not divide into {heads} heads")
     if activation not in ("gelu", "gelu_fast"):
         raise ValueError(f"activation {activation!r} is unknown; use gelu or gelu_fast")

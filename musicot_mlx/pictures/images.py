@@ -29,7 +29,10 @@ def read_image(path: str | Path) -> np.ndarray:
             with Image.open(path) as image:
                 return _rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MusicotError(f"picture {path} is too large to be read ({error}); scale it") from error
+        raise MusicotError(
+            f"picture {path} is too large to be read, it has more than {Image.MAX_IMAGE_PIXELS:,} "
+            "pixels; scale it"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         why = "no picture that Pillow knows" if "cannot identify" in str(error) else str(error)
         raise MusicotError(f"can't read picture {path} ({why}); pass a PNG or JPEG") from error

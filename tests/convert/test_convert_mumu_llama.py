@@ -161,7 +161,7 @@ def _without(key: str) -> Callable[[dict], None]:
 
 
 def _with(key: str, *shape: int) -> Callable[[dict], None]:
-    return lambda tensors: tensors.update({key: torch.zeros(*shape)})
+    return lambda tensors: tensors.update({key: torch.zeros(shape)})
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,17 @@ def _with(key: str, *shape: int) -> Callable[[dict], None]:
         (_with("mystery.weight", 2), "mystery.weight (2,)"),
         (_without("llama.layers.2.ffn_norm.weight"), "2.post_attention_layernorm.weight (64,)"),
         (_without("llama.layers.2.attention.lora_wq_l2.weight"), "lacks its part lora_wq_l2"),
-        (_without("llama.layers.3.attention.gate"), "gate"),
+        (_without("llama.layers.3.attention.gate"), "lacks llama.layers.3.attention.gate"),
+        (_with("llama.layers.3.attention.gate", 0, 4, 1, 1), "gate without values"),
+        (_without("llama.layers.0.attention.lora_wq_l1.weight"), "without llama.layers.0.attent"),
+        (_with("llama.layers.0.attention.lora_wq_l1.weight"), "without llama.layers.0.attention"),
+        (_with("llama.layers.2.attention.gate", 1, 5, 1, 1), "(1, 5, 1, 1), which heads can't"),
+        (_with("llama.layers.2.attention.wq.weight"), "wq.weight is (), lora_wq_l1"),
+        (_with("llama.layers.2.attention.lora_wq_l1.weight", 9, 9), "l1.weight is (9, 9)"),
+        (_with("llama.layers.1.attention.lora_wq_l2.weight", 64, 9), "l2.weight is (64, 9)"),
+        (_with("mert_model.encoder.layers.1.attention.k_proj.weight"), "k is (), v is (32, 32)"),
+        (_with("vit_model.encoder.layer.0.attention.attention.key.bias", 2, 2), "key is (2, 2)"),
+        (_with("mert_model.encoder.layer_norm.weight", 1, 1), "does not divide into 0 groups"),
         (_with("llama.layers.0.feed_forward.w3.bias", 7), "mlp.up_proj.bias is (7,)"),
         (_without("mu_mert_agg.weight"), "lacks mu_mert_agg.weight"),
         (_without("mert_model.encoder.layer_norm.weight"), "encoder.layer_norm.weight"),

@@ -113,7 +113,7 @@ def test_first_rule_wins_and_none_drops() -> None:
             ["q", "k", "x"],
             "no place for part x",
         ),
-        ([Rule("a", "b", "conv1d")], ["a"], "a has shape"),
+        ([Rule("a", "b", "conv1d")], ["a"], "clap: a is (2,), which conv1d"),
         ([Rule("a", "b", "upend")], ["a"], "no known transform: upend"),
         ([Rule("a", "b")], ["aa"], "doesn't know: aa"),
     ],
@@ -122,3 +122,27 @@ def test_strictness(rules: list[Rule], keys: list[str], words: str) -> None:
     with pytest.raises(MusicotError) as error:
         apply_rules(rules, {key: _random(2) for key in keys}, where="clap")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("transform", "order", "shapes"),
+    [
+        ("add", ("a", "b"), [(4,), ()]),  # MLX would stretch the second
+        ("merge_lora", ("a", "b", "c"), [(), (2, 4), (6, 2)]),
+        ("merge_lora", ("a", "b", "c"), [(1, 4), (2, 4), (6, 2)]),
+        ("merge_lora", ("a", "b", "c"), [(6, 4), (3, 4), (6, 2)]),
+        ("join", ("a", "b"), [(4, 2), (4,)]),
+        ("heads", ("a", "b"), [(1, 4, 1, 1), (1, 5, 1, 1)]),
+        ("weight_norm", ("a", "b"), [(), (4, 2, 3)]),
+        ("split3", (), [(4,)]),
+        ("conv1d", (), [(4,)]),
+    ],
+)
+def test_what_does_not_fit_is_told_with_its_shapes(transform, order, shapes) -> None:
+    names = order or ("a",)
+    target = ("x", "y", "z") if transform == "split3" else "x"
+    rule = Rule(r"(?P<part>[abc])", target, transform, order)
+    with pytest.raises(MusicotError) as error:
+        apply_rules([rule], {n: mx.ones(s) for n, s in zip(names, shapes, strict=True)}, where="w")
+    assert all(f"{n} is {s}" in str(error.value) for n, s in zip(names, shapes, strict=True))
+    assert f"which {transform} can't take" in str(error.value)

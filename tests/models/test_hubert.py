@@ -83,7 +83,7 @@ def test_a_tail_of_no_frame_is_left_out_and_a_song_of_none_is_told() -> None:
     network = tiny_hubert()
     whole, tail = sound(600), sound(20)
     assert mx.array_equal(song_means(network, [whole, tail]), song_means(network, [whole]))
-    with pytest.raises(MusicotError, match="too short to be heard"):
+    with pytest.raises(MusicotError, match="under 15 milliseconds is too short to be heard"):
         song_means(network, [tail])
     with pytest.raises(MusicotError, match="too few to be heard"):
         network(mx.array(tail[None]))

@@ -306,6 +306,8 @@ def test_a_folder_of_songs(place: Path, tmp_path: Path, capsys) -> None:
         (["song.wav", QUESTION, "--image", "no.png"], "--image no.png does not exist"),
         (["broken.png", QUESTION], "can't read picture broken.png"),
         (["song.wav", "word " * 2000], "the model takes 1,024"),
+        (["broken.png", "song.wav", QUESTION], "song.wav is a file and stands where a question"),
+        (["film.3gp", QUESTION], "film.3gp does not exist"),
         ([QUESTION, "--model", "musicot-mini"], "musicot-mini answers no questions; pass a MuMu"),
         ([QUESTION, "--model", "empty"], "is not a model folder"),
     ],
