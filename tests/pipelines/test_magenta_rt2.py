@@ -180,6 +180,22 @@ def test_a_recording_goes_on(model: MagentaPipeline, tmp_path: Path) -> None:
         model.generate("calm piano", duration=1, continuation=tmp_path / "a.wav")
 
 
+def test_candidates_go_on_from_a_recording_that_is_encoded_once(
+    model: MagentaPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full((SECOND, 1), 0.1), SECOND)
+    encode, rates = model.encode, []
+    monkeypatch.setattr(
+        model, "encode", lambda *heard: rates.append(heard[1]) or encode(*heard), raising=True
+    )
+    asked = {"duration": 2.5, "continuation": tmp_path / "a.wav", "loudness": False}
+    best = model.generate("calm piano", candidates=3, seed=2, **asked)
+    assert rates == [SECOND]
+    alone = model.generate("calm piano", seed=best.settings["seed"], **asked)
+    np.testing.assert_array_equal(alone.waveform, best.waveform)
+    assert alone.plan == best.plan and alone.plan.origins[0].kind == "audio"
+
+
 def test_refresh_forgets(
     model: MagentaPipeline, song: mc.Song, monkeypatch: pytest.MonkeyPatch
 ) -> None:

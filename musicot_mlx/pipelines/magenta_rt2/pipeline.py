@@ -133,7 +133,7 @@ class MagentaPipeline(MagentaPlanner):
 
     def _song(self, wish: MagentaOptions, clock: Clock) -> Song:
         """The song of a wish."""
-        plan, start = self._begun(wish, clock)  # 2. thoughts
+        (plan,), start = self._begun([wish], clock)  # 2. thoughts
         followed: list[dict[str, Any]] = []
         with clock("tokens"):  # 3. codes
             codes = list(self._codes(plan, wish, start, followed))
@@ -158,7 +158,7 @@ class MagentaPipeline(MagentaPlanner):
         """The song of a wish, begun."""
         codes: list[np.ndarray] = []
         followed: list[dict[str, Any]] = []
-        plan, start = self._begun(wish, Clock())
+        (plan,), start = self._begun([wish], Clock())
         blocks = passed(self._codes(plan, wish, start, followed), codes)
         chunks, mastering = self.waveform(plan, blocks, wish), self._mastering(plan, wish, start)
         return Take(plan, codes, chunks, mastering, lambda: _versions(followed))
@@ -206,11 +206,12 @@ class MagentaPipeline(MagentaPlanner):
             raise MusicotError("ask for candidates of the song or of each thought (follow)")
         return wish
 
-    def _begun(self, wish: MagentaOptions, clock: Clock) -> tuple[Plan, "Begun"]:
-        """The plan of a wish, and what its song begins with."""
-        if wish.continuation is not None:
-            return self._continued(wish, clock)
-        return self._plan(wish, clock), self._kept(wish)
+    def _begun(self, wishes: Sequence[MagentaOptions], clock: Clock) -> tuple[list[Plan], "Begun"]:
+        """The plans of wishes that differ in their seeds, and what all their songs begin with."""
+        plans = [self._plan(wish, clock) for wish in wishes]
+        if wishes[0].continuation is not None:
+            return self._continued(plans, wishes[0], clock)
+        return plans, self._kept(wishes[0])
 
     def _kept(self, wish: MagentaOptions) -> "Begun":
         """The codes of an earlier song up to the first frame that is asked for otherwise."""
@@ -243,30 +244,34 @@ class MagentaPipeline(MagentaPlanner):
             raise MusicotError(f"the settings of {earlier.where}: {error}") from None
         return replace(wish, **{name: getattr(made, name) for name in REQUESTED})
 
-    def _continued(self, wish: MagentaOptions, clock: Clock) -> tuple[Plan, "Begun"]:
-        """A plan whose first thoughts are those of a recording, and its codes."""
+    def _continued(
+        self, plans: list[Plan], wish: MagentaOptions, clock: Clock
+    ) -> tuple[list[Plan], "Begun"]:
+        """The plans with a recording's thoughts at first, where they were not given; its codes."""
         path = wish.continuation
         waveform, rate = read_audio(path)
         codes = self.encode(waveform, rate)
-        lasts = codes.shape[1] / self.frame_rate
-        plan = self._plan(wish, clock)
-        if codes.shape[1] >= self.frames(plan.duration):
+        lasts, duration = codes.shape[1] / self.frame_rate, plans[0].duration
+        if codes.shape[1] >= self.frames(duration):
             raise MusicotError(
-                f"{path} lasts {lasts:.1f} s and the song {plan.duration:g} s, the file included; "
+                f"{path} lasts {lasts:.1f} s and the song {duration:g} s, the file included; "
                 "ask for a longer duration"
             )
-        if wish.plan is None:
-            with clock("plan"):
-                own = quantised(self, embed_windows(self, (waveform, rate), self.space.seconds))
-            count = min(own.shape[1], max(1, round(lasts / self.space.seconds)), plan.segments)
-            thoughts, origins = plan.codes.copy(), list(plan.origins)
-            thoughts[:, :count] = own[:, :count]
-            for segment in range(count):
-                at = segment * self.space.seconds
-                origins[segment] = Origin("audio", file=str(path), start=at)
-            plan = replace(plan, codes=thoughts, origins=tuple(origins))
-            plan = self.check_plan(plan, "the plan")
-        return plan, Begun(codes)
+        if wish.plan is not None:
+            return plans, Begun(codes)
+        with clock("plan"):
+            own = quantised(self, embed_windows(self, (waveform, rate), self.space.seconds))
+        count = min(own.shape[1], max(1, round(lasts / self.space.seconds)), plans[0].segments)
+        starts = [segment * self.space.seconds for segment in range(count)]
+        heard = [Origin("audio", file=str(path), start=start) for start in starts]
+        opened = []
+        for plan in plans:
+            thoughts = np.concatenate([own[:, :count], plan.codes[:, count:]], axis=1)
+            origins = (*heard, *plan.origins[count:])
+            opened.append(
+                self.check_plan(replace(plan, codes=thoughts, origins=origins), "the plan")
+            )
+        return opened, Begun(codes)
 
     def encode(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         """Codes int32 (codebooks, frames) of the whole frames of a waveform (samples, channels)."""
@@ -432,8 +437,7 @@ class MagentaPipeline(MagentaPlanner):
         """
         seeds = candidate_seeds(wish.seed, wish.candidates)
         wishes = [replace(wish, seed=seed, candidates=1) for seed in seeds]
-        begun = [self._begun(own, clock) for own in wishes]
-        plans, start = [plan for plan, _ in begun], begun[0][1]
+        plans, start = self._begun(wishes, clock)
         with clock("tokens"):
             codes = np.concatenate(list(self.render(plans, seeds, wish, start)), axis=-1)
         prompt = None if wish.words is None else self.anchors([wish.words])[0]
