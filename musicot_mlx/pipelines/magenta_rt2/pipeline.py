@@ -27,7 +27,7 @@ from musicot_mlx.pipelines.candidates import Score, best_of, candidate_seeds, sc
 from musicot_mlx.pipelines.documented import documented
 from musicot_mlx.pipelines.magenta_rt2 import FAMILY
 from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
-from musicot_mlx.pipelines.magenta_rt2.live import GLIDE, Live
+from musicot_mlx.pipelines.magenta_rt2.live import GLIDE, GLIDE_STEPS, Live
 from musicot_mlx.pipelines.magenta_rt2.options import REQUESTED, MagentaAsked, MagentaOptions
 from musicot_mlx.pipelines.magenta_rt2.planning import (
     THOUGHT_SECONDS,
@@ -49,7 +49,6 @@ PARTS: dict[str, tuple[type, type]] = {
     "lm": (Depthformer, DepthformerConfig),
     "codec": (SpectroStream, SpectroStreamConfig),
 }
-GLIDE_STEPS = 8
 
 
 def load(folder: Path, *, name: str, adapter_path: AdapterPath = None) -> "MagentaPipeline":
