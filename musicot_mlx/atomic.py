@@ -21,6 +21,8 @@ def explain(error: OSError, path: Path) -> MusicotError:
         return RunError(f"{path} grew beyond the file size allowed here; choose another place")
     if error.errno == errno.ELOOP:
         return MusicotError(f"can't write {path}: it is a link that leads to itself")
+    if error.errno == errno.EEXIST and not path.is_dir() and path.parent.is_dir():
+        return MusicotError(f"can't write into {path}: it is no folder")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return MusicotError(f"can't write {path}: {path.parent} is no folder")
     if error.errno == errno.ENAMETOOLONG:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from musicot_mlx.atomic import explain
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.studio.bodies import Source
 from musicot_mlx.studio.errors import Refused, status_of
@@ -51,7 +52,10 @@ class Files:
         """
         known = {*self._store.song_ids(), *self._store.upload_ids()}
         for folder in (self.songs, self.uploads, self.temporary):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise explain(error, folder) from error
             for path in folder.iterdir():
                 ours = _OURS.match(path.name)
                 whole = path.suffix in (".wav", ".json", ".flac") and path.stem in known

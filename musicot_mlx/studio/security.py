@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,6 +76,8 @@ class Guard:
                 await entered(scope, receive, answer)
         except Refused as error:
             await self._refused(error)(scope, receive, answer)
+        except ClientDisconnect:  # nobody is there to be answered
+            pass
         except Exception as error:
             if not isinstance(error, Broken):
                 report(error)

@@ -3,6 +3,7 @@
 `create_app` builds it for any ASGI server; `serve` runs it with uvicorn on one address.
 """
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -18,6 +19,7 @@ from musicot_mlx.studio.errors import Refused, body, status_of
 from musicot_mlx.studio.settings import Settings
 
 STATIC = Path(__file__).with_name("static")
+SLOWEST_HEAD = 20.0  # seconds until the head of a connection's first request must be there
 NEEDED = ("fastapi", "starlette", "uvicorn")
 
 
@@ -50,7 +52,11 @@ def create_app(settings: Settings) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with studio.engine.listening():
-            studio.start()
+            try:
+                studio.start()
+            except MusicotError as error:
+                app.state.failed = error
+                raise
             try:
                 yield
             finally:
@@ -66,7 +72,7 @@ def create_app(settings: Settings) -> Any:
         redirect_slashes=False,
         default_response_class=Answer,
     )
-    app.state.studio = studio
+    app.state.studio, app.state.failed = studio, None
     app.include_router(routes.router)
     routes.add_pages(app, STATIC, page=settings.page)
 
@@ -93,6 +99,7 @@ def serve(settings: Settings, *, listening: Callable[[str], None]) -> None:
     can't be used.
     """
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # that a client has gone is no fault
     if not settings.is_local and settings.token is None:
@@ -116,8 +123,20 @@ def serve(settings: Settings, *, listening: Callable[[str], None]) -> None:
             events.close()
             await super().shutdown(sockets)
 
+    class Patient(H11Protocol):
+        """Ends a connection on which nothing is asked, so that idle ones can't take all places."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(SLOWEST_HEAD, self._end_idle)
+
+        def _end_idle(self) -> None:
+            if self.cycle is None:
+                self.transport.close()
+
     config = uvicorn.Config(
         app,
+        http=Patient,
         log_level="critical",  # what goes wrong is told in one line by security.Guard
         access_log=False,
         server_header=False,
@@ -126,7 +145,12 @@ def serve(settings: Settings, *, listening: Callable[[str], None]) -> None:
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=64 << 10,
     )
-    Server(config).run(sockets=[listener])
+    try:
+        Server(config).run(sockets=[listener])
+    except SystemExit:  # which is all that uvicorn tells of a start that failed
+        if app.state.failed is not None:
+            raise app.state.failed from None
+        raise
 
 
 def _bound(settings: Settings) -> socket.socket:

@@ -293,6 +293,35 @@ def test_a_file_that_is_too_large_is_refused_before_it_has_come(server: Server) 
     assert server.get("/models").status_code == 200
 
 
+def test_a_file_that_breaks_off_leaves_nothing(server: Server) -> None:
+    """Nor does it count as a fault of the server: nothing is said of it."""
+    place, before = urlsplit(server.address), _files(server.folder)
+    for path, content in [("/v1/uploads?name=a.wav", b"RIFF"), ("/v1/plans", b'{"prompt": ')]:
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        with socket.create_connection((place.hostname, place.port), timeout=30) as sender:
+            sender.sendall(f"{head}Content-Length: 99999\r\n\r\n".encode() + content)
+            if path.startswith("/v1/uploads"):
+                server.wait(lambda: _files(server.folder) != before)
+    server.wait(lambda: _files(server.folder) == before)
+    assert server.get("/models").status_code == 200
+    assert server.complaints() == ""
+
+
+def test_who_asks_nothing_takes_no_place(tiny_model: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from musicot_mlx.cli import main; from musicot_mlx.studio import server; "
+        "server.SLOWEST_HEAD = 0.3; sys.exit(main(sys.argv[1:]))"
+    )
+    given = ["--model", str(tiny_model)]
+    with serving(tmp_path / "data", *given, python=("-c", code)) as server:
+        place = urlsplit(server.address)
+        assert server.get("/models").status_code == 200
+        with socket.create_connection((place.hostname, place.port), timeout=10) as idle:
+            idle.sendall(b"GET /v1/models HTTP/1.1\r\nHost: l")
+            assert idle.recv(1) == b""  # it is ended
+        assert server.get("/models").status_code == 200  # on the connection that has asked before
+
+
 def test_a_file_has_its_time_and_its_place(tmp_path: Path) -> None:
     store = Store(tmp_path)
     files = Files(tmp_path, store, lambda found: (tmp_path, found))

@@ -113,8 +113,14 @@ def test_one_server_a_folder_and_one_a_port(
 
         assert "another musicot studio" in refused("--port", "0", "--data-dir", str(folder))
         other = ["--data-dir", str(tmp_path / "other")]
+        other_file = tmp_path / "file"
+        for file in (other_file, tmp_path / "held" / "songs"):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("")
         assert "pass another --port" in refused("--port", port, *other)
         assert "a token is needed" in refused("--port", "0", "--host", "0.0.0.0", *other)
+        for place in (other_file, tmp_path / "held"):  # the folder, and one within it
+            assert "it is no folder" in refused("--port", "0", "--data-dir", str(place))
         assert "no model folder" in refused("--port", "0", "--model", "./nothing", *other)
 
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +87,20 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, command: str = "serve") -> Iterator[Server]:
-    """A server within the block; it must end well and have told of no fault of its own."""
+def serving(
+    folder: Path,
+    *options: str,
+    command: str = "serve",
+    python: Sequence[str] = ("-m", "musicot_mlx"),
+) -> Iterator[Server]:
+    """A server within the block; it must end well and have told of no fault of its own. python:
+    what runs as musicot.
+    """
     if "--library" not in options:
         options += ("--no-library",)
     with open(folder.parent / f"{folder.name}.err", "a") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "musicot_mlx", command, "--port", "0", "--data-dir", str(folder)]
-            + list(options),
+            [sys.executable, *python, command, "--port", "0", "--data-dir", str(folder), *options],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -21,14 +21,19 @@ export function chordLane(plan) {
     "aria-label": said ? `Chords: ${said}` : "Chords are left open",
   });
   lane.append(ticks(plan));
+  let usual = 0; // seconds of the one before: how close names stand, though the end cuts the last
   for (const { chord, start, end } of plan.chords) {
     const name = chord === "N" ? "" : chord;
+    const seconds = Math.min(end, length) - start;
+    const wide = Math.max(seconds, end < length ? 0 : usual);
+    usual = seconds;
     const left = `${((start / length) * 100).toFixed(3)}%`;
-    const width = `${((Math.min(end, length) - start) / length) * 100}%`;
+    const width = `${(wide / length) * 100}%`;
+    const room = `${(seconds / wide) * 100}cqi`;
     lane.append(
       h(
         "span",
-        { class: "chord", title: `${chord}, ${clock(start)}`, vars: { left, width } },
+        { class: "chord", title: `${chord}, ${clock(start)}`, vars: { left, width, room } },
         h("span", null, name),
       ),
     );

@@ -39,6 +39,16 @@ CUT_CHORDS = """() => {
     ).map((it) => it.textContent);
 }"""
 
+# Buttons of a take whose words run into the next button.
+MEETING = """() => [...document.querySelectorAll(".take .label")].flatMap((label) => {
+    const buttons = [...label.querySelectorAll("button")].filter((it) => it.offsetParent);
+    const boxes = buttons.map((it) => it.getBoundingClientRect());
+    return buttons.filter((it, i) => it.scrollWidth > it.clientWidth + 1 || boxes.slice(i + 1)
+        .some((next) => boxes[i].right > next.left + 1 && boxes[i].bottom > next.top + 1
+            && next.bottom > boxes[i].top + 1 && next.right > boxes[i].left + 1)
+    ).map((it) => it.textContent || it.ariaLabel);
+})"""
+
 
 @pytest.fixture(scope="module")
 def plan(browser: "Browser", address: str) -> str:
@@ -81,6 +91,10 @@ def test_axe_finds_nothing_serious(browser: "Browser", address: str, plan: str, 
     tab.page.keyboard.press("Escape")  # the menu, then the panel
     tab.page.keyboard.press("Escape")
     assert tab.page.locator("#side").is_hidden()
+    tab.render()
+    tab.page.locator("[aria-label='Cancel this take']:visible").first.wait_for()
+    assert tab.page.evaluate(MEETING) == []
+    tab.api(f"/v1/songs/{tab.api('/v1/songs?limit=1')['songs'][0]['id']}", "DELETE")
     tab.close()
     assert found == []
 
