@@ -111,6 +111,9 @@ def _pieces(tensors: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key, value in tensors.items():
         if not hasattr(value, "element_size"):
             raise MusicotError(f"{key} is {type(value).__name__}, expected a tensor")
+        if value.is_meta or value.is_sparse or str(value.layout) != "torch.strided":
+            kind = "without values" if value.is_meta else "sparse"
+            raise MusicotError(f"{key} is a tensor {kind}; save the model again as plain tensors")
         piece[key] = value.contiguous()
         size += value.numel() * value.element_size()
         if size > PIECE:

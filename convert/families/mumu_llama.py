@@ -169,6 +169,8 @@ def checkpoint_tensors(file: Path) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {}
     for key, value in state.items():
+        if not isinstance(key, str):
+            raise MusicotError(f"{file}: a weight is called {key!r}, which is no name")
         if not hasattr(value, "shape"):
             raise MusicotError(f"{file}: {key} is {type(value).__name__}, expected a tensor")
         name = _OLD_FILMS.sub("iu_vivit_", _MODULE.sub("", key))
@@ -305,7 +307,10 @@ def _tokenizer_model(folder: Path, chosen: str | Path | None) -> Path:
 
 def _language(path: Path, vocabulary: int) -> Tokenizer:
     """LLaMA's tokenizer with the tokens of music behind its own pieces."""
-    tokenizer = read_sentencepiece(path)
+    try:
+        tokenizer = read_sentencepiece(path)
+    except MusicotError as error:
+        raise MusicotError(f"{error} (LLaMA-2's: LLaMA-3's is of another kind)") from error
     pieces = tokenizer.get_vocab_size()
     if pieces + MUSIC_TOKENS != vocabulary:
         raise MusicotError(
@@ -323,11 +328,13 @@ def _norm_eps(words: Path) -> float:
     """What LLaMA's params.json says, beside its tokenizer or a folder below; 1e-5 is LLaMA-2's."""
     for path in (words.parent / SIZES_FILE, *sorted(words.parent.glob(f"*/{SIZES_FILE}"))):
         try:
-            value = read_json(path)["norm_eps"] if path.is_file() else None
+            value = float(read_json(path)["norm_eps"]) if path.is_file() else None
         except (ValueError, KeyError, TypeError) as error:
             raise MusicotError(f"{path} is no params.json of LLaMA ({error})") from error
+        if value is not None and not 0 < value < 1:
+            raise MusicotError(f"{path}: norm_eps is {value}, expected a small number like 1e-05")
         if value is not None:
-            return float(value)
+            return value
     return 1e-5
 
 

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -79,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        explained = explain(error, error.filename) if error.filename else error
+        named = isinstance(error.filename, str)  # a number where it was a file that is open
+        explained = explain(error, Path(error.filename)) if named else error
         return _fail(str(explained), 1)
     except ValueError as error:
         return _fail(str(error), 2)

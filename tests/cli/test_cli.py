@@ -318,6 +318,8 @@ def test_unexpected_errors_are_one_line(
         (ValueError("bad\nvalue"), 2, "musicot: bad value"),
         (MemoryError(), 1, "out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(2, "No such file", "gone/x"), 1, "can't write gone/x: the folder gone doesn't"),
+        (OSError(9, "Bad file descriptor", 7), 1, "Bad file descriptor"),
         (OSError(28, "No space left on device", "x.wav"), 1, "no space left"),
     ):
 

@@ -214,12 +214,48 @@ def test_tokenizers_and_folders(tmp_path: Path, words_file: Path, music: Path) -
     other = tmp_path / "other"
     other.mkdir()
     (other / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(MusicotError, match="SentencePiece"):
+    with pytest.raises(MusicotError, match="SentencePiece.*LLaMA-3's is of another kind"):
         convert(source, tmp_path / "out", tokenizer=other)
     with pytest.raises(MusicotError, match="holds no tokenizer.model"):
         convert(source, tmp_path / "out", tokenizer=tmp_path / "nothing")
     with pytest.raises(MusicotError, match="is not a model folder"):
         convert(other, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (7, torch.zeros(2), "a weight is called 7, which is no name"),
+        ("epoch", 3, "epoch is int, expected a tensor"),
+        ("llama.output.weight", torch.zeros(408, 64).to_sparse(), "output.weight is a tensor spar"),
+        ("llama.output.weight", torch.empty(408, 64, device="meta"), "is a tensor without values"),
+        ("llama.output.weight", torch.zeros(408, 64, dtype=torch.complex64), "is complex64"),
+    ],
+)
+def test_what_is_no_plain_weight(key, value, words, tmp_path: Path, words_file: Path) -> None:
+    (tmp_path / "source").mkdir()
+    package = {"model": tiny.state("split", None) | {key: value}}
+    torch.save(package, tmp_path / "source" / "checkpoint.pth")
+    with pytest.raises(MusicotError, match=words):
+        convert(tmp_path / "source", tmp_path / "out", tokenizer=words_file)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ('{"norm_eps": "x"}', "no params.json of LLaMA .could not convert"),
+        ('{"norm_eps": -1}', "params.json: norm_eps is -1.0"),
+        ('{"norm_eps": NaN}', "params.json: norm_eps is nan"),
+        ('{"norm_eps": [1]}', "no params.json of LLaMA"),
+        ("[1]", "no params.json of LLaMA"),
+    ],
+)
+def test_odd_sizes_beside_the_tokenizer(sizes: str, words: str, tmp_path: Path) -> None:
+    source = tiny.write(tmp_path / "source")
+    (source / "LLaMA-2" / "7B" / "params.json").write_text(sizes)
+    with pytest.raises(MusicotError, match=words):
+        convert(source, tmp_path / "out")
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:

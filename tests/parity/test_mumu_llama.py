@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from musicot_mlx.generation.mumu_llama import draw_tokens  # noqa: E402
 from musicot_mlx.models.mumu_llama import MODALITIES  # noqa: E402
+from musicot_mlx.nn.mlx_lm import LoRALinear  # noqa: E402
 from musicot_mlx.reference import mumu_llama as reference  # noqa: E402
 from tests.support import tiny_mumu as tiny  # noqa: E402
 
@@ -63,6 +64,33 @@ def test_adapters_do_not_hear_lora() -> None:
         lora.b = mx.zeros_like(lora.b)
     hidden = llama(words.embed(mx.array([IDS])), offsets=llama.offsets({}))
     assert _relative(words.logits(hidden), expected) > 1e-3
+
+
+def test_lora_of_ones_own_is_heard_alike_merged_kept_and_fused() -> None:
+    """On values, where upstream's is left out of what adapters hear: one's own is not."""
+    model = tiny.twin()
+    lora_a, lora_b = (mx.random.normal(s, key=mx.random.key(3)) for s in ((64, 2), (2, 64)))
+    said = {}
+    for way in ("merged", "kept", "fused"):
+        llama, words, _ = tiny.networks(model, merge=way != "kept")
+        values = llama.layers[-1].self_attn.v_proj
+        if way == "fused":
+            values.weight = values.weight + (lora_a @ lora_b).T
+        else:
+            worn = LoRALinear.from_base(values.linear if way == "kept" else values, r=2, scale=1.0)
+            worn.lora_a, worn.lora_b = lora_a, lora_b
+            if way == "kept":
+                values.linear = worn
+            else:
+                llama.layers[-1].self_attn.v_proj = worn
+        offsets = llama.offsets({})
+        if way == "merged":
+            plain = tiny.networks(model)[0].offsets({})[-1]
+            assert mx.abs(offsets[-1] - plain).max().item() > 0.1, "it is not heard"
+        said[way] = np.array(words.logits(llama(words.embed(mx.array([IDS])), offsets=offsets)))
+    largest = np.abs(said["merged"]).max()
+    for way in ("kept", "fused"):
+        assert np.abs(said[way] - said["merged"]).max() / largest < 1e-4
 
 
 @pytest.mark.parametrize("generation", ["sum", "split"])
