@@ -129,7 +129,14 @@ class Queue:
 
     def delete(self, song: str) -> None:
         """Forget a song and remove its files."""
-        self.store.delete_song(song)
+        try:
+            self.store.delete_song(song)
+        except RunError:  # on a full disk its files make the room that forgetting it takes
+            if self.live(song):
+                raise
+            self.store.song(song)
+            self.files.remove_song(song)
+            self.store.delete_song(song)
         if (live := self._live) and live.song == song:
             live.cancelled.set()  # its thread removes what it has written
         else:

@@ -86,7 +86,9 @@ def create_app(settings: Settings) -> Any:
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Any, error: HTTPException) -> Any:
-        return _answer(Refused(error.status_code, _WORDS.get(error.status_code, error.detail)))
+        refused = _answer(Refused(error.status_code, _WORDS.get(error.status_code, error.detail)))
+        refused.headers.update(error.headers or {})  # of a 405: what is allowed
+        return refused
 
     app.add_middleware(Guard, settings=settings, refused=_answer)
     return app

@@ -166,7 +166,8 @@ class Store:
         )
         row = self._one(query, (number, plan))
         if row is None:
-            raise not_found("plan" if number is None else "version of a plan")
+            self._current(plan)  # raises where the whole plan is gone
+            raise not_found("version of the plan")
         number, parent, value, locked, edit, model, adapters, options, at, *rest = row
         created, updated, versions, redo, previous = rest
         return Version(

@@ -184,3 +184,5 @@ def test_deleted_plans_are_gone(server: Server) -> None:
     assert server.client.delete(f"/v1/plans/{plan}").status_code == 204
     server.error(server.get(f"/plans/{plan}"), 404)
     server.error(server.client.delete(f"/v1/plans/{plan}"), 404)
+    gone = server.get(f"/plans/{plan}", params={"version": 1})
+    assert server.error(gone, 404) == "there is no such plan (any more)."

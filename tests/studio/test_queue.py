@@ -94,6 +94,13 @@ def test_a_full_disk_holds_the_queue_up_and_does_not_end_it(
         full(False)
         until(lambda song=song: store.song(song).status != "running", "its end", 5)
         assert store.song(song).body["error"] == f"there is no model {model}"
+    full(True)
+    queue.files.song(songs[0]).write_bytes(b"RIFF")
+    monkeypatch.setattr(
+        queue.files, "remove_song", lambda song: (Files.remove_song(queue.files, song), full(False))
+    )
+    queue.delete(songs[0])
+    assert not queue.files.song(songs[0]).exists() and songs[0] not in store.song_ids()
     queue.stop()
     store.close()
 
