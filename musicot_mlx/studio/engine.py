@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import Field, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.pipelines.family import Family
 from musicot_mlx.pipelines.options import OF_TOKENS
-from musicot_mlx.studio.errors import Refused
+from musicot_mlx.studio.errors import Refused, status_of
 from musicot_mlx.studio.settings import Settings
 
 Made = TypeVar("Made")
@@ -63,8 +63,10 @@ class Model:
 
     @property
     def size(self) -> int:
-        """Bytes of its files."""
-        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+        """Bytes of its files; 0 where they are gone, which loading it tells of."""
+        with suppress(OSError):
+            return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+        return 0
 
     @property
     def plans(self) -> bool:
@@ -173,7 +175,13 @@ class Engine:
         if key not in self._loaded:
             self._make_room(model)
             options = {} if paths is None else {"adapter_path": paths}
-            self._loaded[key] = mc.load(model.source, **options)
+            try:
+                self._loaded[key] = mc.load(model.source, **options)
+            except MusicotError as error:  # no path of this machine is told
+                told, called = str(error), {model.name: model.source, **self.settings.adapters}
+                for known, path in called.items():
+                    told = told.replace(str(path), known)
+                raise Refused(status_of(error), told) from error
         self._loaded.move_to_end(key)
         return self._loaded[key]
 

@@ -1,10 +1,12 @@
 """What is told of models: from their records and options alone, whatever the family."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 import musicot_mlx as mc
+from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines import families
 from musicot_mlx.studio.engine import Engine, Model
 from musicot_mlx.studio.errors import Refused
@@ -60,6 +62,15 @@ def test_models_used_longest_ago_make_room(
     assert not given.is_loaded(given.model("a")) and given.is_loaded(given.model("b"))
     given.loaded("b")
     assert loads == [models[name] for name in "abc"]
+
+
+def test_a_model_that_is_gone_from_the_disk_is_told_of(tmp_path: Path, tiny_model: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    given = Engine(Settings(tmp_path, models={"a": str(folder)}))
+    assert given.model("a").size > 0
+    shutil.rmtree(folder)
+    with pytest.raises(MusicotError, match="no model folder at a; pass"):
+        given.loaded("a")
 
 
 def test_pictures_and_films_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
