@@ -29,7 +29,7 @@ from musicot_mlx.weights.checkpoint import (
     save_checkpoint,
     size_text,
 )
-from musicot_mlx.weights.config import config_from_dict
+from musicot_mlx.weights.config import network_from_dict
 from musicot_mlx.weights.hub import resolve, split_size
 
 # Group size and bits of each mode; only affine lets them be chosen.
@@ -186,7 +186,7 @@ def _write(
 def _network(checkpoint: Checkpoint, name: str) -> nn.Module:
     """The network of a part, on condition that the arrays fit it."""
     network_class, config_class = checkpoint.parts[name]
-    network = network_class(config_from_dict(config_class, checkpoint.config[name], where=name))
+    network = network_from_dict(network_class, config_class, checkpoint.config[name], where=name)
     load_strict(network, checkpoint.arrays[name], where=name)
     return network
 

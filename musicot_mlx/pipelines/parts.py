@@ -28,7 +28,7 @@ from musicot_mlx.weights.checkpoint import (
     require_finite,
     require_parts,
 )
-from musicot_mlx.weights.config import config_from_dict
+from musicot_mlx.weights.config import config_from_dict, network_from_dict
 
 Parts = Mapping[str, tuple[type[nn.Module], type]]  # section of config.json -> network, its config
 CACHE_BYTES = 1 << 30  # of freed buffers that a GPU keeps to use again
@@ -88,7 +88,7 @@ def load_parts(
     networks = {}
     for section in list(stored):
         network, config_class = parts[section]
-        module = network(config_from_dict(config_class, config[section], where=section))
+        module = network_from_dict(network, config_class, config[section], where=section)
         quantization = quantization_of(config, section)
         networks[section] = load_network(
             module, quantization, stored.pop(section), folder=folder, where=section

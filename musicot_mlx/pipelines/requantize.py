@@ -14,7 +14,7 @@ from musicot_mlx.weights.checkpoint import (
     read_config,
     save_checkpoint,
 )
-from musicot_mlx.weights.config import config_from_dict
+from musicot_mlx.weights.config import network_from_dict
 from musicot_mlx.weights.quantized import dequantised, scale_dtype
 
 
@@ -34,7 +34,7 @@ def store_with_bits(folder: Path, target: Path, *, bits: int, group_size: int = 
             continue
         plain = _expanded(part(arrays, name), quantization_of(config, name))
         if bits < 16 and name in chosen:
-            module = network(config_from_dict(config_class, config[name], where=name))
+            module = network_from_dict(network, config_class, config[name], where=name)
             plain = quantize_arrays(
                 module,
                 plain,

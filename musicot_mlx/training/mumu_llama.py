@@ -35,6 +35,7 @@ from musicot_mlx.models.mumu_llama import MODALITIES, MumuLlama, Words
 from musicot_mlx.nn.adapters import ADAPTABLE, wear
 from musicot_mlx.pictures.films import read_film
 from musicot_mlx.pictures.images import frame_pixels, image_pixels, read_image
+from musicot_mlx.pipelines.given import text as plain_text
 from musicot_mlx.pipelines.mumu_llama.wording import END, prompt_ids
 from musicot_mlx.texts import lines_of, read_json, read_text
 from musicot_mlx.training.data import HELD_OUT, require_enough
@@ -203,6 +204,7 @@ def _told(where: str, entry: Any, folder: Path) -> Told:
         raise MusicotError("each turn must be an object with a value") from None
     if not question or not answer:
         raise MusicotError("its question or its answer is empty")
+    plain_text("its question", question), plain_text("its answer", answer)
     name = entry.get("input_file") or entry.get("audio_name") or ""
     if modality == "text" or not name:
         return Told(where, question, answer, None, None, output == "audio")

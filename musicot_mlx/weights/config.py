@@ -4,11 +4,13 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from musicot_mlx.errors import MusicotError
 
 Config = TypeVar("Config")
+Network = TypeVar("Network")
 
 
 def config_from_dict(cls: type[Config], values: dict[str, Any], *, where: str = "") -> Config:
@@ -41,8 +43,23 @@ def config_from_dict(cls: type[Config], values: dict[str, Any], *, where: str = 
         return cls(**built)
     except MusicotError:
         raise
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, ArithmeticError) as error:
         raise MusicotError(f"config {where}: {error}") from error
+
+
+def network_from_dict(
+    network: Callable[[Config], Network], cls: type[Config], values: dict[str, Any], *, where: str
+) -> Network:
+    """The network of a config given as a JSON object. Raises MusicotError as `config_from_dict`
+    does, and for sizes that no network has.
+    """
+    config = config_from_dict(cls, values, where=where)
+    try:
+        return network(config)
+    except MusicotError:
+        raise
+    except (ValueError, ArithmeticError) as error:
+        raise MusicotError(f"config {where}: no network has such sizes ({error})") from error
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

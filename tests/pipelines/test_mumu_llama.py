@@ -327,6 +327,30 @@ def test_ask_refuses(words, said, place, tmp_path, tiny_model, monkeypatch, caps
     assert said in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("bridges", "audio_size", 0),
+        ("bridges", "image_tokens", -1),
+        ("llama", "hidden_size", 0),
+        ("llama", "num_attention_heads", 0),
+        ("llama", "rms_norm_eps", 0.0),
+        ("mert", "num_conv_pos_embedding_groups", 0),
+        ("vit", "patch_size", 0),
+        ("decoder", "num_attention_heads", 0),
+        ("codec", "compress", 0),
+        ("text_encoder", "d_model", -1),
+    ],
+)
+def test_sizes_of_no_network_are_told(place, tmp_path, section, name, value) -> None:
+    folder = shutil.copytree(place / "plain", tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    config[section][name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MusicotError, match=f"config {section}"):
+        mc.load(folder).shelf(section)
+
+
 def test_generate(place: Path, tmp_path: Path, capsys) -> None:
     out, model = tmp_path / "a.wav", str(place / "musical")
     command = ["generate", "--model", model, "-p", WISH, "--image", str(place / "picture.png")]

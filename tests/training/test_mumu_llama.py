@@ -168,12 +168,14 @@ def test_entries_that_say_nothing_are_skipped_by_name(sets: Path) -> None:
         entry("Q?", "A.", "0.wav", conversations=[{"value": "alone"}]),
         entry("Q?", "A.", "0.wav", conversations=["Q?", "A."]),
         "no entry",
+        entry("Q?", "half a \udc80", "0.wav"),
         entry("Q?", "A.", "1.wav"),
     ]
     (sets / "questions.json").write_text(json.dumps(odd))
     skipped = []
     read_sets(sets, ("questions",), skipped)
-    assert [each.name for each in skipped] == [f"questions.json, entry {n}" for n in range(1, 6)]
+    assert [each.name for each in skipped] == [f"questions.json, entry {n}" for n in range(1, 7)]
+    assert "its answer holds '\\udc80', which is half a character" in skipped[5].why
     assert "no file gone.wav" in skipped[0].why and "empty" in skipped[1].why
     assert "two turns" in skipped[2].why and "object with a value" in skipped[3].why
 
