@@ -476,6 +476,32 @@ def top_k_option() -> Any:
     )
 
 
+def audio_guidance_option() -> Any:
+    """The option of models whose audio tokens are drawn with guidance."""
+    return option(
+        None,
+        "guidance scale of the audio tokens, 1 is off (default: the model's)",
+        kind=float,
+        low=0,
+        high=50,
+        flags=("--audio-guidance", "--guidance"),
+        metavar="L",
+    )
+
+
+def top_p_option() -> Any:
+    """The option of models that can draw from the likeliest tokens alone, by their sum."""
+    return option(
+        None,
+        "draw from the likeliest tokens that make up P, 1 is all (default: the model's)",
+        kind=float,
+        low=0,
+        high=1,
+        flags=("--top-p",),
+        metavar="P",
+    )
+
+
 def seed_option() -> Any:
     """The seed of all draws."""
     return option(0, "same seed, same song", kind=int, low=0, high=LARGEST_SEED)

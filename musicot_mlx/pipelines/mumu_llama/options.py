@@ -7,12 +7,14 @@ from musicot_mlx.pipelines.options import (
     Asked,
     Options,
     Progress,
+    audio_guidance_option,
     audio_temperature_option,
     duration_option,
     option,
     progress_option,
     seed_option,
     top_k_option,
+    top_p_option,
 )
 
 ANSWERING = ("answer_temperature", "answer_top_p", "answer_tokens", "seed", "progress")
@@ -95,23 +97,7 @@ class MumuOptions(Options):
     duration: float = duration_option()
     seed: int = seed_option()
     audio_temperature: float | None = audio_temperature_option()
-    audio_guidance: float | None = option(
-        None,
-        "guidance scale of the audio tokens, 1 is off (default: the model's)",
-        kind=float,
-        low=0,
-        high=50,
-        flags=("--audio-guidance", "--guidance"),
-        metavar="L",
-    )
+    audio_guidance: float | None = audio_guidance_option()
     top_k: int | None = top_k_option()
-    top_p: float | None = option(
-        None,
-        "draw from the likeliest tokens that make up P, 1 is all (default: the model's)",
-        kind=float,
-        low=0,
-        high=1,
-        flags=("--top-p",),
-        metavar="P",
-    )
+    top_p: float | None = top_p_option()
     progress: Progress | None = progress_option()

@@ -9,6 +9,7 @@ from musicot_mlx.pipelines.options import (
     Options,
     Progress,
     Reference,
+    audio_guidance_option,
     audio_temperature_option,
     bpm_option,
     candidates_option,
@@ -17,6 +18,7 @@ from musicot_mlx.pipelines.options import (
     progress_option,
     seed_option,
     top_k_option,
+    top_p_option,
 )
 
 
@@ -51,25 +53,9 @@ class MusicgenOptions(Options):
     seed: int = seed_option()
     bpm: float | None = bpm_option()
     audio_temperature: float | None = audio_temperature_option()
-    audio_guidance: float | None = option(
-        None,
-        "guidance scale of the audio tokens, 1 is off (default: the model's)",
-        kind=float,
-        low=0,
-        high=50,
-        flags=("--audio-guidance", "--guidance"),
-        metavar="L",
-    )
+    audio_guidance: float | None = audio_guidance_option()
     top_k: int | None = top_k_option()
-    top_p: float | None = option(
-        None,
-        "draw from the likeliest tokens that make up P, 1 is all (default: the model's)",
-        kind=float,
-        low=0,
-        high=1,
-        flags=("--top-p",),
-        metavar="P",
-    )
+    top_p: float | None = top_p_option()
     negative_prompt: str | None = option(
         None,
         "what the music should not be",
