@@ -1,11 +1,15 @@
 """Fixtures that several tests share; everything runs offline."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLX_ENABLE_TF32"] = (
     "0"  # read at the first product; parity at 1e-5 needs all of float32
 )
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # what a shell starts with `&` ignores Ctrl-C, and so would every command the tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path
 

@@ -296,8 +296,6 @@ def test_interrupt_leaves_nothing(
         env=tiny.environment(PYTHONPATH=str(ROOT)),
         stderr=subprocess.PIPE,
         text=True,
-        # what a shell starts with `&` ignores Ctrl-C, and so would all that it starts
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not _names(here) and process.poll() is None and time.monotonic() < deadline:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,15 +31,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_magenta_model.write(tmp_path_factory.mktemp("magenta") / "tiny")
 
 
-def command(folder: Path, where: Path, *flags: str) -> subprocess.Popen:
+@contextmanager
+def command(folder: Path, where: Path, *flags: str) -> Iterator[subprocess.Popen]:
     (where / "sitecustomize.py").write_text(ANY_SOUND)
     env = tiny.environment(PYTHONPATH=f"{where}:{ROOT}")
     words = ["live", "calm piano", "--model", str(folder), "--buffer", "1", *flags]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "musicot_mlx", *words],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
         cwd=where,
-    )  # fmt: skip
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:  # of a test that failed; one that has ended it is past this
+            process.kill()
 
 
 def test_lines_while_it_plays(folder: Path, tmp_path: Path) -> None:
