@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import httpx2
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -16,6 +15,11 @@ from mlx.utils import tree_flatten
 from musicot_mlx.errors import MusicotError, RunError
 from musicot_mlx.weights import checkpoint, hub
 from musicot_mlx.weights.config import config_from_dict, config_to_dict
+
+try:
+    import httpx2 as http  # what huggingface-hub asks by from 2.0 on
+except ModuleNotFoundError:
+    import httpx as http
 
 
 @dataclass(frozen=True)
@@ -313,7 +317,7 @@ def test_what_the_hub_answers_is_told(
         """As the client does: the answer lies beneath an error of its cache."""
         if code == 200:
             json.loads("<html>")
-        answer = httpx2.Response(code, request=httpx2.Request("GET", "http://hub/a/b"))
+        answer = http.Response(code, request=http.Request("GET", "http://hub/a/b"))
         try:
             raise HfHubHTTPError("no", response=answer)
         except HfHubHTTPError as error:
