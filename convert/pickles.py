@@ -7,6 +7,7 @@ plain containers and refuses everything else, and so do we.
 import argparse
 import pickle
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from musicot_mlx.weights.files import SAVE_AGAIN, load_file, plain_names, weight
 
 PICKLES = (".pt", ".pth", ".ckpt")  # endings of files that torch.save wrote
 PIECE = 256 << 20  # bytes of tensors a scratch file, more than which unpacking does not hold
+# What reading a zip or a pickle that is no such thing any more may raise.
+_BROKEN = (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def unpickle(path: Path) -> Any:
     """What a file of torch.save holds; tensors stay on disk until they are used. The arguments of a
     training script may stand beside them: an argparse.Namespace is made of names and values alone.
 
-    Raises MusicotError where torch is missing, for a broken file, and for one that holds code.
+    Raises MusicotError where torch is missing, for a file that is broken or has changed since it
+    was written, and for one that holds code.
     """
     try:
         import torch
@@ -36,6 +40,8 @@ def unpickle(path: Path) -> Any:
         ) from error
     try:
         zipped = zipfile.is_zipfile(path)  # files of torch before 1.6 are not, nor can be mapped
+        if zipped:
+            _require_unchanged(path)
         with torch.serialization.safe_globals([*_numbers(), argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
@@ -43,10 +49,33 @@ def unpickle(path: Path) -> Any:
             f"{path} holds more than weights, or is no PyTorch file, and reading that could run "
             "code, so it is not read; get the model as safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except MusicotError:
+        raise
+    except _BROKEN as error:
         raise MusicotError(
             f"{path} is truncated or not a PyTorch file ({path.stat().st_size:,} bytes); "
             "get the model again"
+        ) from error
+
+
+def _require_unchanged(path: Path) -> None:
+    """Raise MusicotError where what a zip holds differs from the sums it was written with. Files
+    without sums (torch.serialization.set_crc32_options(False)) say 0 for each.
+    """
+    name = "its directory"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename
+                if not member.CRC:
+                    continue
+                with archive.open(member) as stream:
+                    while stream.read(PIECE >> 4):
+                        pass
+    except (zipfile.BadZipFile, OSError) as error:
+        raise MusicotError(
+            f"{path} has changed since it was written: {name} is not what its checksum says, as "
+            "after a faulty download; get the model again"
         ) from error
 
 

@@ -203,3 +203,11 @@ def _transformed(
         raise MusicotError(
             f"{where}: {shapes}, which {rule.transform} can't take ({error})"
         ) from error
+
+
+def numbered(keys: Iterable[str], pattern: str) -> int:
+    """How many modules keys tell of: one more than the largest number that stands for the group of
+    a pattern, which is held to a key's beginning.
+    """
+    found = (re.match(pattern, key) for key in keys)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)

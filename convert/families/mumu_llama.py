@@ -22,7 +22,7 @@ from musicot_mlx.convert.families import Checkpoint, musicgen
 from musicot_mlx.convert.keymaps import hubert, vit
 from musicot_mlx.convert.keymaps import mumu_llama as keymap
 from musicot_mlx.convert.pickles import PICKLES, PIECE, lazy_arrays, unpickle
-from musicot_mlx.convert.rules import apply_rules
+from musicot_mlx.convert.rules import apply_rules, numbered
 from musicot_mlx.convert.sentencepiece import read_sentencepiece
 from musicot_mlx.errors import MusicotError, RunError, first_few
 from musicot_mlx.pipelines.mumu_llama import FAMILY
@@ -379,8 +379,7 @@ def _music_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
             "vocab_size": shapes["decoder.lm_heads.0.weight"][0],
             "hidden_size": hidden,
             "ffn_dim": ffn,
-            "num_hidden_layers": 1
-            + max(int(key.split(".")[4]) for key in shapes if key.startswith(at + "layers.")),
+            "num_hidden_layers": numbered(shapes, re.escape(at) + r"layers\.(\d+)\."),
             "num_attention_heads": hidden // 64,
             "num_codebooks": sum(
                 re.fullmatch(r"decoder\.lm_heads\.\d+\.weight", k) is not None for k in shapes

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from musicot_mlx.audio.mel import mel_filter_bank
-from musicot_mlx.convert.rules import Rule
+from musicot_mlx.convert.rules import Rule, numbered
 from musicot_mlx.errors import MusicotError
 
 RULES: list[Rule] = [
@@ -187,17 +187,13 @@ def laion_config(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     types = shape("text_branch.embeddings.token_type_embeddings.weight")[0]
     if types != 1:
         raise MusicotError(f"this CLAP's text tower is BERT, musicot has RoBERTa's; {_USE_OTHER}")
-    layers = [
-        int(match[1])
-        for key in shapes
-        if (match := re.fullmatch(r"text_branch\.encoder\.layer\.(\d+)\.output\.dense\.bias", key))
-    ]
+    layers = numbered(shapes, r"text_branch\.encoder\.layer\.(\d+)\.output\.dense\.bias")
     return {
         "projection_dim": shape("text_projection.2.weight")[0],
         "text_config": {
             "vocab_size": words[0],
             "hidden_size": words[1],
-            "num_hidden_layers": 1 + max(layers, default=-1),
+            "num_hidden_layers": layers,
             "num_attention_heads": max(words[1] // 64, 1),
             "intermediate_size": shape("text_branch.encoder.layer.0.intermediate.dense.bias")[0],
             "max_position_embeddings": positions,

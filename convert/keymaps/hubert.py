@@ -8,7 +8,7 @@ PyTorch 2.1.
 from collections.abc import Mapping
 from typing import Any
 
-from musicot_mlx.convert.rules import Rule
+from musicot_mlx.convert.rules import Rule, numbered
 from musicot_mlx.errors import MusicotError
 
 _LAYER = r"encoder\.layers\.(?P<n>\d+)\."
@@ -77,7 +77,7 @@ def sizes(shapes: Mapping[str, tuple[int, ...]], *, heads: int | None = None) ->
     up = "encoder.layers.0.feed_forward.intermediate_dense.weight"
     return {
         "hidden_size": dim,
-        "num_hidden_layers": layers(shapes, 2),
+        "num_hidden_layers": numbered(shapes, r"encoder\.layers\.(\d+)\."),
         "num_attention_heads": heads or max(1, dim // _HEAD_DIM),
         "intermediate_size": shapes[up][0],
         "conv_dim": [convs[n][0] for n in sorted(convs, key=int)],
@@ -95,10 +95,3 @@ def _position(shapes: Mapping[str, tuple[int, ...]]) -> str:
         if stem + name in shapes:
             return stem + name
     raise MusicotError("the audio encoder lacks encoder.pos_conv_embed.conv; convert all of it")
-
-
-def layers(shapes: Mapping[str, tuple[int, ...]], at: int) -> int:
-    """How many layers keys tell of whose `at`-th word is the number."""
-    words = (key.split(".") for key in shapes)
-    return 1 + max(int(each[at]) for each in words if len(each) > at and each[at].isdigit()
-                   and each[at - 1].startswith("layer"))  # fmt: skip

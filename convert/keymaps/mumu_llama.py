@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
-from musicot_mlx.convert.rules import Rule, apply_rules
+from musicot_mlx.convert.rules import Rule, apply_rules, numbered
 
 _LAYER = r"layers\.(?P<n>\d+)\."
 _OURS = r"layers.\g<n>."
@@ -23,6 +23,8 @@ LINEARS = {
     "feed_forward.w3": "mlp.up_proj",
 }
 PREFIXES = {"audio": "mu_mert", "image": "iu_vit", "video": "iu_vivit"}
+
+DEPTH, ROWS = 32, (18, 20)  # layers of LLaMA-2 7B, and those of them that have adapters
 
 WORDS: list[Rule] = [
     Rule(r"tok_embeddings\.weight", "embed_tokens.weight"),
@@ -138,12 +140,18 @@ def arrays(
 def config(shapes: Mapping[str, Sequence[int]], *, norm_eps: float) -> dict[str, dict]:
     """Sections llama, words and bridges of config.json, from the shapes of the file's tensors.
 
-    20 rows of queries hear the sum of all modalities and 18 are split among them: so any number
-    that three divides is split.
+    20 rows of queries hear the sum of all modalities and 18 are split among them; in a LLaMA of
+    another depth than the published ones any number that three divides is split. Raises ValueError
+    for other numbers in one of theirs.
     """
     vocabulary, hidden = shapes["llama.tok_embeddings.weight"]
     rows = shapes["prefix_query.weight"][0]
-    layers = 1 + max(int(key.split(".")[2]) for key in shapes if key.startswith("llama.layers."))
+    layers = numbered(shapes, r"llama\.layers\.(\d+)\.")
+    if layers == DEPTH and rows not in ROWS:
+        raise ValueError(
+            f"prefix_query.weight has {rows} rows, where "
+            f"{' or '.join(map(str, ROWS))} of {DEPTH} layers have one"
+        )
     first = "llama.layers.0."
     return {
         "llama": {

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from musicot_mlx.convert.rules import Rule
+from musicot_mlx.convert.rules import Rule, numbered
 from musicot_mlx.errors import MusicotError
 
 _OLD, _NEW = r"encoder\.layer\.(?P<n>\d+)\.", r"layers\.(?P<n>\d+)\."
@@ -68,11 +68,9 @@ def sizes(
             f"a vision transformer of {tokens} patches in {frames if film else 1} frames has no "
             "square pictures, which musicot does not support"
         )
-    words = (key.split(".") for key in shapes)
-    numbers = [int(word) for key in words for word in key[:3] if word.isdigit()]
     sizes = {
         "hidden_size": dim,
-        "num_hidden_layers": max(numbers) + 1,
+        "num_hidden_layers": numbered(shapes, r"(?:encoder\.layer|layers)\.(\d+)\."),
         "num_attention_heads": heads or max(1, dim // _HEAD_DIM),
         "intermediate_size": next(shapes[key][0] for key in _LAYER if key in shapes),
         "num_channels": weight[1],

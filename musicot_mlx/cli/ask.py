@@ -74,15 +74,26 @@ def run(args: Arguments) -> int:
     names = ("answer_temperature", "answer_top_p", "answer_tokens", "seed")
     options = {name: getattr(args, name) for name in names}
     given = list(questions) if len(files) > 1 else None  # each song is asked the same
+    unheard = 0
     for file in files:
         media = _media(args, file)
         label = f"{file}: " if len(files) > 1 else ""
         history: list[tuple[str, str]] = []
-        for question in questions if given is None else given:
-            with Progress(prefix=label) as progress:
-                answer = model.ask(question, **media, history=history, progress=progress, **options)
-            history.append((question, answer.text))
-            _tell(args, label, file, question, answer)
+        try:
+            for question in questions if given is None else given:
+                with Progress(prefix=label) as progress:
+                    answer = model.ask(
+                        question, **media, history=history, progress=progress, **options
+                    )
+                history.append((question, answer.text))
+                _tell(args, label, file, question, answer)
+        except MusicotError as error:
+            if len(files) == 1 or str(file) not in str(error):
+                raise  # what is wrong is not this song
+            print(f"musicot: skipped: {error}", file=sys.stderr, flush=True)
+            unheard += 1
+    if unheard:
+        raise MusicotError(f"{unheard} of {len(files)} songs could not be heard")
     return 0
 
 
@@ -105,14 +116,14 @@ def _tell(args: Arguments, label: str, file: Path | None, question: str, answer:
 
 def _read(args: Arguments) -> tuple[list[Path | None], Iterator[str]]:
     """The files to ask about, None for none, and the questions."""
-    from musicot_mlx.audio.files import AUDIO_SUFFIXES, readable_files
+    from musicot_mlx.audio.files import AUDIO_SUFFIXES, audio_files
 
     words = list(args.words or [])
     if words and _names_a_file(words[0], AUDIO_SUFFIXES | PICTURES | FILMS):
         path = Path(words.pop(0))
         if not path.exists():
             raise MusicotError(f"{path} does not exist")
-        files: list[Path | None] = list(readable_files(path)) if path.is_dir() else [path]
+        files: list[Path | None] = list(audio_files(path, below=False)) if path.is_dir() else [path]
         if not files:
             raise MusicotError(f"{path} holds no songs")
     else:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _output = partial(flags.flag, panel="Output")
 Target = Path | BinaryIO
+_OF_FILES = ("format", "bit_depth", "bitrate", "title", "sample_rate")
 Job = tuple[tuple[str | None, int], Target]  # prompt, seed, file
 
 
@@ -81,6 +82,8 @@ class Arguments(flags.Writing, flags.Asked):
 
 
 def run(args: Arguments) -> int:
+    if args.caption_only:
+        _require_no_song(args)
     asked = request.read(args)
     if args.play:
         player.require_player(Path(f"song.{asked.written['format']}"))
@@ -91,6 +94,17 @@ def run(args: Arguments) -> int:
     output = sys.stdout.buffer
     with redirect_stdout(sys.stderr):  # nothing else stands among the audio
         return _make(args, asked, output)
+
+
+def _require_no_song(args: Arguments) -> None:
+    """Raise MusicotError for what belongs to a song, where a caption alone is asked for."""
+    for name in ("output", "caption", "play", "stream", *_OF_FILES):
+        if getattr(args, name) not in (None, False):
+            flag = flags.spelled(type(args), name)
+            raise MusicotError(
+                "--caption-only writes a caption to standard output and makes no song; leave out "
+                f"{flag}"
+            )
 
 
 def _require_for_hosts(args: Arguments) -> None:

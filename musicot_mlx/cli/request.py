@@ -67,7 +67,7 @@ class Request:
         if self.paths is not None:
             return self.paths
         sources = (plan and plan.prompt, *(args.reference or ()), args.melody, args.continuation)
-        source = next((Path(each).stem for each in sources if each), "")
+        source = next((Path(each).stem for each in sources if each), args.caption or "")
         found: list[Path] = []
         for prompt, seed in songs:
             name = f"{_slug(prompt or source)}-seed{seed}"
@@ -167,7 +167,8 @@ def _prompts(args: Any, settings: dict[str, Any]) -> list[str | None]:
         return [prompt]
     if settings and not (args.plan or settings.get("plan")):
         return [settings.get("prompt")]
-    if any((settings, args.plan, args.reference, args.melody, args.continuation)):
+    carried = (settings, args.plan, args.reference, args.melody, args.continuation, args.caption)
+    if any(carried):
         return [None]  # each carries what the song is conditioned on
     raise MusicotError(
         'nothing to make; write what the music should be, as in musicot generate "relaxing piano", '

@@ -38,7 +38,7 @@ class HubertConfig:
     sampling_rate: int = 24000  # Hz
 
     def __post_init__(self) -> None:
-        check_encoder(self.hidden_size, self.num_attention_heads, self.hidden_act)
+        check_encoder(self)
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) > 0:
             raise ValueError(
                 "conv_dim, conv_kernel and conv_stride must name as many layers, and one at least"
@@ -164,16 +164,7 @@ class Hubert(nn.Module):
             groups=config.num_conv_pos_embedding_groups,
         )
         self.activation = nn.GELU()
-        self.layers = [
-            EncoderLayer(
-                config.hidden_size,
-                config.num_attention_heads,
-                config.intermediate_size,
-                eps=config.layer_norm_eps,
-                activation=config.hidden_act,
-            )
-            for _ in range(config.num_hidden_layers)
-        ]
+        self.layers = [EncoderLayer(config) for _ in range(config.num_hidden_layers)]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def __call__(self, waveform: mx.array) -> list[mx.array]:
@@ -219,11 +210,12 @@ class Hubert(nn.Module):
         return mx.stack(means, axis=1)
 
 
-def song_means(hubert: Hubert, windows: Iterable[np.ndarray]) -> mx.array:
+def song_means(hubert: Hubert, windows: Iterable[np.ndarray], *, name: str = "a song") -> mx.array:
     """The mean over a whole song of each state, float32 (n + 1, hidden_size).
 
     windows: the song's samples in order, float32 (samples,) each; a window counts by its frames,
-    and a last one too short for a frame not at all. Raises MusicotError where no window makes one.
+    and a last one too short for a frame not at all. name: what errors call the song. Raises
+    MusicotError where no window makes a frame.
     """
     total, frames = None, 0
     for window in windows:
@@ -235,7 +227,7 @@ def song_means(hubert: Hubert, windows: Iterable[np.ndarray]) -> mx.array:
         mx.eval(total)
     if total is None:
         raise MusicotError(
-            f"a song of under {1000 * hubert.config.reach / hubert.config.sampling_rate:.0f} "
+            f"{name} of under {1000 * hubert.config.reach / hubert.config.sampling_rate:.0f} "
             "milliseconds is too short to be heard"
         )
     return total / frames

@@ -32,7 +32,7 @@ class ViTConfig:
     tubelet_frames: int = 1
 
     def __post_init__(self) -> None:
-        check_encoder(self.hidden_size, self.num_attention_heads, self.hidden_act)
+        check_encoder(self)
         least = min(self.patch_size, self.tubelet_frames)
         if least < 1 or self.image_size % self.patch_size or self.num_frames % self.tubelet_frames:
             raise ValueError(
@@ -68,16 +68,7 @@ class ViT(nn.Module):
         self.patches = nn.Linear(values, config.hidden_size)
         self.class_token = mx.zeros((config.hidden_size,))
         self.positions = mx.zeros((config.patches + 1, config.hidden_size))
-        self.layers = [
-            EncoderLayer(
-                config.hidden_size,
-                config.num_attention_heads,
-                config.intermediate_size,
-                eps=config.layer_norm_eps,
-                activation=config.hidden_act,
-            )
-            for _ in range(config.num_hidden_layers)
-        ]
+        self.layers = [EncoderLayer(config) for _ in range(config.num_hidden_layers)]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def __call__(self, pixels: mx.array) -> mx.array:

@@ -1,25 +1,38 @@
 """The pre-norm transformer layer that HuBERT and the vision transformers are stacks of."""
 
+from typing import Protocol
+
 import mlx.core as mx
 import mlx.nn as nn
+
+
+class EncoderSizes(Protocol):
+    """What a network's config tells of its layers."""
+
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str
+    layer_norm_eps: float
 
 
 class EncoderLayer(nn.Module):
     """Self-attention over all of x (batch, time, channels), then a feed-forward block.
 
-    activation: "gelu", or "gelu_fast", transformers' name of its tanh approximation. Attention is
+    hidden_act: "gelu", or "gelu_fast", transformers' name of its tanh approximation. Attention is
     fused, so that the scores of a minute of sound (4499 x 4499 a head) never stand in memory.
     """
 
-    def __init__(self, dim: int, heads: int, hidden: int, *, eps: float, activation: str) -> None:
+    def __init__(self, config: EncoderSizes) -> None:
         super().__init__()
-        self._heads = heads
+        dim, hidden, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        self._heads = config.num_attention_heads
         self.attention_norm = nn.LayerNorm(dim, eps=eps)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)
         self.mlp_norm = nn.LayerNorm(dim, eps=eps)
         self.up = nn.Linear(dim, hidden)
-        self.activation = nn.GELU() if activation == "gelu" else TanhGELU()
+        self.activation = nn.GELU() if config.hidden_act == "gelu" else TanhGELU()
         self.down = nn.Linear(hidden, dim)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -47,9 +60,10 @@ class TanhGELU(nn.Module):
         return nn.gelu_approx(x)
 
 
-def check_encoder(hidden_size: int, heads: int, activation: str) -> None:
+def check_encoder(config: EncoderSizes) -> None:
     """Raise ValueError for sizes that don't divide and activations that EncoderLayer lacks."""
-    if heads < 1 or hidden_size % heads:
-        raise ValueError(f"hidden_size {hidden_size} does not divide into {heads} heads")
-    if activation not in ("gelu", "gelu_fast"):
-        raise ValueError(f"activation {activation!r} is unknown; use gelu or gelu_fast")
+    heads = config.num_attention_heads
+    if heads < 1 or config.hidden_size % heads:
+        raise ValueError(f"hidden_size {config.hidden_size} does not divide into {heads} heads")
+    if config.hidden_act not in ("gelu", "gelu_fast"):
+        raise ValueError(f"activation {config.hidden_act!r} is unknown; use gelu or gelu_fast")

@@ -1,6 +1,6 @@
-"""Films: some frames of a file, evenly spaced from its first to its last, by PyAV (FFmpeg)."""
+"""Films: what a file shows at times evenly spaced over its length, by PyAV (FFmpeg)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ _LONG = 15_000  # frames, ten minutes at 25 a second: of longer films key frames
 class Film:
     """What was read of a film.
 
-    frames: (count, ...), those of a short film more than once. seconds: its length, None where the
-    file doesn't tell. has_sound: whether there is any to be heard.
+    frames: (count, ...), some of them more than once where few are shown. seconds: its length, None
+    where the file doesn't tell. has_sound: whether there is any to be heard.
     """
 
     frames: np.ndarray
@@ -32,45 +32,86 @@ def read_film(
     count: int = 32,
     prepare: Callable[[np.ndarray], np.ndarray] = lambda frame: frame,
 ) -> Film:
-    """`count` frames of a film, evenly spaced: always the same ones, the first and the last too.
+    """What a film shows at `count` times, evenly spaced from its first frame to its end, so that a
+    frame counts as long as it is shown: always the same ones, the first and the last too.
 
     prepare: what is kept of a frame uint8 (height, width, 3), which is the frame turned upright; a
-    film's frames as they are may be gigabytes. Where a file tells no number of frames, or a wrong
-    one, they are counted by decoding them. Raises MusicotError for a missing file, one that is no
-    film or holds no pictures, and where PyAV is not installed.
+    film's frames as they are may be gigabytes. Where a file tells more frames than there are, their
+    times are read by decoding them. Raises MusicotError for a missing file, one that is no film or
+    holds no pictures, and where PyAV is not installed.
     """
     path = Path(path)
     with _opened(path) as (container, stream):
-        told, seconds = stream.frames, _seconds(container, stream)
-        has_sound = bool(container.streams.audio)
-    keys_only = told > _LONG
-    total = told if 0 < told <= _LONG else sum(1 for _ in _decoded(path, keys_only))
-    kept, found = _at(path, _spaced(total, count), keys_only, prepare)
-    if found < total:  # the header promised more
-        kept, found = _at(path, _spaced(found, count), keys_only, prepare)
-    if not found:
+        seconds, has_sound = _seconds(container, stream), bool(container.streams.audio)
+        times, end, keys_only = _told(container, stream)
+    wanted = _shown(times, end, count)
+    kept, met = _at(path, wanted, keys_only, prepare)
+    if len(met) < len(times):  # damaged, cut off, or told wrong
+        wanted = _shown(*_even(met), count)
+        kept, _ = _at(path, wanted, keys_only, prepare)
+    if not wanted:
         raise MusicotError(f"film {path} holds no frame that can be decoded; encode it again")
-    return Film(np.stack([kept[index] for index in _spaced(found, count)]), seconds, has_sound)
+    return Film(np.stack([kept[number] for number in wanted]), seconds, has_sound)
 
 
-def _spaced(total: int, count: int) -> list[int]:
-    """The numbers of `count` frames of `total`, from the first to the last."""
-    return [round(index) for index in np.linspace(0, max(0, total - 1), count).tolist()]
+def _told(container: Any, stream: Any) -> tuple[list[int], int, bool]:
+    """When each frame is shown, and when the last one ends, in the stream's units, as the file
+    tells without decoding; and whether that is of key frames alone.
+    """
+    import av
+
+    found, keys, length = [], [], 0
+    try:
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                found.append(packet.pts)
+                length = packet.duration or length
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+    except av.FFmpegError:
+        pass  # cut off here
+    times, end = _even(found, length)
+    if len(times) > _LONG:
+        return _even(keys)[0], end, True
+    return times, end, False
+
+
+def _even(times: Sequence[int | None], length: int = 0) -> tuple[list[int], int]:
+    """Times in order, and when the last one ends; frames of a file that tells none, or some twice,
+    are numbered instead.
+
+    length: of the last one; where that isn't known, it is as long as the others are on average.
+    """
+    if None in times or len(set(times)) < len(times):
+        return list(range(len(times))), len(times)
+    found = sorted(each for each in times if each is not None)
+    if len(found) > 1:
+        length = length or max(1, (found[-1] - found[0]) // (len(found) - 1))
+    return found, found[-1] + length if found else 0
+
+
+def _shown(times: list[int], end: int, count: int) -> list[int]:
+    """The numbers of the frames that are shown at `count` times from the first one to the end."""
+    if not times:
+        return []
+    steps = max(1, count - 1)
+    at = [times[0] + (end - times[0]) * step // steps for step in range(count)]
+    return (np.searchsorted(times, at, side="right") - 1).tolist()
 
 
 def _at(
     path: Path, wanted: list[int], keys_only: bool, prepare: Callable[[np.ndarray], np.ndarray]
-) -> tuple[dict[int, np.ndarray], int]:
-    """The frames of these numbers, and how many were met on the way to the last of them."""
-    kept, found, numbers = {}, 0, set(wanted)
+) -> tuple[dict[int, np.ndarray], list[int | None]]:
+    """The frames of these numbers, and the times of all that were met on the way to the last."""
+    kept, met, numbers = {}, [], set(wanted)
     for number, frame in enumerate(_decoded(path, keys_only)):
-        found = number + 1
+        met.append(frame.pts)
         if number in numbers:
             upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
             kept[number] = prepare(np.ascontiguousarray(upright))
-        if found > wanted[-1]:
+        if wanted and number == wanted[-1]:
             break
-    return kept, found
+    return kept, met
 
 
 def _decoded(path: Path, keys_only: bool) -> Iterator[Any]:

@@ -17,7 +17,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,12 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from musicot_mlx.atomic import atomic_path
-from musicot_mlx.audio.files import mono_windows
 from musicot_mlx.errors import MusicotError
-from musicot_mlx.models.hubert import song_means
 from musicot_mlx.models.mumu_bridges import Bridges
 from musicot_mlx.models.mumu_llama import MODALITIES, MumuLlama, Words
 from musicot_mlx.nn.adapters import ADAPTABLE, wear
-from musicot_mlx.pictures.films import read_film
-from musicot_mlx.pictures.images import frame_pixels, image_pixels, read_image
 from musicot_mlx.pipelines.given import text as plain_text
+from musicot_mlx.pipelines.mumu_llama.listening import audio_states, image_states, video_states
 from musicot_mlx.pipelines.mumu_llama.wording import END, prompt_ids
 from musicot_mlx.texts import lines_of, read_json, read_text
 from musicot_mlx.training.data import HELD_OUT, require_enough
@@ -249,15 +245,10 @@ class Hearing:
         (encoder,) = self._model.shelf(_PART[modality])
         encoder.eval()
         if modality == "audio":
-            rate = encoder.config.sampling_rate
-            return song_means(encoder, mono_windows(path, sample_rate=rate))
-        size = encoder.config.image_size
+            return audio_states(encoder, path)
         if modality == "image":
-            return encoder(mx.array(image_pixels(read_image(path), size))[None])[0]
-        how = self._model.film
-        prepare = partial(frame_pixels, size=size, shortest_edge=how.shortest_edge, twice=how.twice)
-        film = read_film(path, count=encoder.config.num_frames, prepare=prepare)
-        return encoder(mx.array(film.frames)[None])[0]
+            return image_states(encoder, path)[0]
+        return video_states(encoder, path, self._model.film)[0]
 
 
 # --- the tasks ------------------------------------------------------------------------------------
@@ -275,8 +266,9 @@ class ListenerTask:
     def __init__(self, model: Any, options: LearningOptions, listener: Any = None) -> None:
         if model.config["bridges"].get("pooling", "mean") != "mean":
             raise MusicotError(
-                f"{model.name} pools songs by an RNN, of which no weights were ever published; "
-                "that is not tuned"
+                f"{model.name} pools songs by an RNN, of which no weights were ever published: it "
+                "is not tuned, for all states of every frame would have to be kept, which is 230 "
+                "MB a minute of a song, where others keep their means"
             )
         self.model, self.options = model, options
         llama, words, bridges = model.shelf("llama", "words", "bridges")

@@ -124,6 +124,13 @@ def test_every_key_fills_a_parameter_and_each_is_filled(generation: str, merge: 
     }
 
 
+@pytest.mark.parametrize("rows", [17, 19, 21, 32, 0])
+def test_a_row_of_queries_more_or_less_is_no_generation(rows: int) -> None:
+    shapes = published(20) | {"prefix_query.weight": (rows, DIM)}
+    with pytest.raises(ValueError, match=rf"has {rows} rows, where 18 or 20 of 32 layers have"):
+        keymap.config(shapes, norm_eps=1e-5)
+
+
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_the_twin_has_these_keys(generation: str) -> None:
     torch = pytest.importorskip("torch")

@@ -294,6 +294,20 @@ def test_a_folder_of_songs(place: Path, tmp_path: Path, capsys) -> None:
     assert main([*command, "--json"]) == 0
     answers = [json.loads(line)["answer"] for line in capsys.readouterr().out.splitlines()]
     assert len(answers) == 2 and answers[0] == answers[1]  # no turn of the other song is told
+    # songs that can't be heard are told, the others answered, and the run was not all well
+    soundfile.write(tmp_path / "a-short.wav", np.zeros(9), 8000)
+    soundfile.write(tmp_path / "a-silent.wav", np.zeros(0), 8000)
+    (tmp_path / "aa.mp3").write_bytes(b"no sound")
+    assert main([*command, "--json"]) == 2
+    told = capsys.readouterr()
+    assert [json.loads(line)["answer"] for line in told.out.splitlines()] == answers
+    lines = told.err.splitlines()
+    for line, why in zip(
+        lines, ["too short to be heard", "holds no samples", "aa.mp3", "3 of 5 songs"], strict=True
+    ):
+        assert why in line
+    assert main([*command[:2], "why " * 2000, *command[3:]]) == 2  # not the songs' fault
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -364,6 +378,19 @@ def test_generate(place: Path, tmp_path: Path, capsys) -> None:
     again = tmp_path / "b.wav"
     assert main(["generate", "--config-from", str(out), "-o", str(again)]) == 0
     assert again.read_bytes() == out.read_bytes()
+    # the caption alone says what to play
+    third = tmp_path / "c.wav"
+    given = ["generate", "--model", model, "--caption", caption, "--duration", "1"]
+    assert main([*given, "-o", str(third)]) == 0
+    assert third.read_bytes() == out.read_bytes()
+    assert json.loads(third.with_suffix(".json").read_text())["caption"] == caption
+    assert main(["generate", "--config-from", str(third), "-o", str(again), "--overwrite"]) == 0
+    assert again.read_bytes() == out.read_bytes()
+    capsys.readouterr()
+    for flag in (["-o", str(tmp_path / "d.wav")], ["-o", "-"], ["--play"], ["--caption", "x"]):
+        assert main([*command, "--caption-only", *flag]) == 2
+        assert "makes no song; leave out --" in capsys.readouterr().err
+    assert not (tmp_path / "d.wav").exists()
     assert main(["generate", "--model", model, "-p", "x", "--image", "no.png"]) == 2
     assert "image file no.png doesn't exist" in capsys.readouterr().err
     assert main(["generate", "-p", "piano", "--caption-only", "--duration", "1"]) == 2

@@ -40,20 +40,49 @@ def hear(mert: Hubert, bridges: Bridges, audio: Audio, progress: Progress | None
 
     Raises MusicotError for a file that is missing, broken, empty or shorter than a frame.
     """
-    rate = mert.config.sampling_rate
-    windows = _counted(audio, mono_windows(audio, sample_rate=rate, seconds=WINDOW), progress)
     if bridges.config.pooling == "mean":
-        pooled = bridges.audio.pooled(song_means(mert, windows)[None])
+        pooled = bridges.audio.pooled(audio_states(mert, audio, progress)[None])
         return bridges.feature("audio", pooled)
     total, frames = mx.zeros((1, bridges.config.audio_size)), 0
-    for window in windows:
+    for window in _windows(mert, audio, progress):
         if count := mert.config.frames(len(window)):
             total = total + count * bridges.pool_audio(mert.states(mx.array(window)[None]))
             frames += count
             mx.eval(total)
     if not frames:
-        song_means(mert, [])  # says that the song is too short
+        song_means(mert, [], name=_name(audio))  # says that the song is too short
     return bridges.feature("audio", total / frames)
+
+
+def audio_states(mert: Hubert, audio: Audio, progress: Progress | None = None) -> mx.array:
+    """The means over time of MERT's states of a whole song, (states, size)."""
+    return song_means(mert, _windows(mert, audio, progress), name=_name(audio))
+
+
+def image_states(vit: ViT, image: str | Path) -> mx.array:
+    """What ViT makes of a picture, (1, tokens, size). Raises MusicotError for what is none."""
+    return vit(mx.array(image_pixels(read_image(image), vit.config.image_size))[None])
+
+
+def video_states(vivit: ViT, video: str | Path, how: FilmPixels) -> mx.array:
+    """What ViViT makes of a film, (1, tokens, size). Raises MusicotError for what is none."""
+    config = vivit.config
+    prepare = partial(
+        frame_pixels, size=config.image_size, shortest_edge=how.shortest_edge, twice=how.twice
+    )
+    film = read_film(video, count=config.num_frames, prepare=prepare)
+    return vivit(mx.array(film.frames)[None])
+
+
+def _name(audio: Audio) -> str:
+    """What errors call a song."""
+    return "a waveform" if isinstance(audio, tuple) else f"audio file {audio}"
+
+
+def _windows(mert: Hubert, audio: Audio, progress: Progress | None) -> Iterator[np.ndarray]:
+    """The song as MERT takes it, a minute at a time."""
+    rate = mert.config.sampling_rate
+    return _counted(audio, mono_windows(audio, sample_rate=rate, seconds=WINDOW), progress)
 
 
 def _counted(
@@ -72,15 +101,9 @@ def _counted(
 
 def look(vit: ViT, bridges: Bridges, image: str | Path) -> mx.array:
     """What LLaMA sees of a picture, (1, hidden). Raises MusicotError for what is none."""
-    pixels = image_pixels(read_image(image), vit.config.image_size)
-    return bridges.feature("image", bridges.pool("image", vit(mx.array(pixels)[None])))
+    return bridges.feature("image", bridges.pool("image", image_states(vit, image)))
 
 
 def watch(vivit: ViT, bridges: Bridges, video: str | Path, how: FilmPixels) -> mx.array:
     """What LLaMA sees of a film, (1, hidden). Raises MusicotError for what is none."""
-    config = vivit.config
-    prepare = partial(
-        frame_pixels, size=config.image_size, shortest_edge=how.shortest_edge, twice=how.twice
-    )
-    film = read_film(video, count=config.num_frames, prepare=prepare)
-    return bridges.feature("video", bridges.pool("video", vivit(mx.array(film.frames)[None])))
+    return bridges.feature("video", bridges.pool("video", video_states(vivit, video, how)))
