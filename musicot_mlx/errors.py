@@ -5,9 +5,16 @@ from collections.abc import Iterable
 
 
 class MusicotError(ValueError):
-    """Bad input: says what was wrong, what was expected and how to fix it. The CLI exits with 2."""
+    """Bad input: says what was wrong, what was expected and how to fix it. The CLI exits with 2.
+
+    option: the option of a call that it is about, where it is about one.
+    """
 
     exit_code = 2
+
+    def __init__(self, *message: object, option: str | None = None) -> None:
+        super().__init__(*message)
+        self.option = option
 
 
 class RunError(MusicotError):

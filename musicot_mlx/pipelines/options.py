@@ -218,7 +218,8 @@ class Options:
             return self.prompt
         named = named_tempo(self.prompt)
         if named is not None and named != bpm:
-            raise MusicotError(f"the prompt names {named:g} BPM and bpm is {bpm:g}; leave one out")
+            message = f"the prompt names {named:g} BPM and bpm is {bpm:g}; leave one out"
+            raise MusicotError(message, option="bpm")
         return self.prompt if named else f"{self.prompt}, {bpm:g} BPM"
 
     def require_one_candidate(self) -> None:

@@ -115,7 +115,7 @@ class Names:
             told = self.told(str(error))
             if told == str(error):
                 raise
-            raise Refused(status_of(error), told) from error
+            raise Refused(status_of(error), told, param=error.option) from error
 
     def outside(self, value: Any) -> Any:
         """JSON in which all files of the job are called by their labels, and by their own names

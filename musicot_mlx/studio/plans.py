@@ -5,7 +5,8 @@ is the plan as JSON; nothing of a plan lives longer than a request.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import singledispatchmethod
 from itertools import zip_longest
@@ -192,7 +193,7 @@ def drawn(engine: Engine, body: bodies.NewPlan, options: dict[str, Any], names: 
     given = resolved(about, options, names)
     seed = {} if body.seed is None else {"seed": body.seed}
     if body.from_audio is None:
-        with names.telling():
+        with names.telling(), _named_as_asked():
             return model.plan(body.prompt, **given, **seed)
     hear = getattr(model, "plan_from_audio", None)
     known = inspect.signature(hear).parameters if hear else {}
@@ -204,8 +205,19 @@ def drawn(engine: Engine, body: bodies.NewPlan, options: dict[str, Any], names: 
     if hear is None:
         raise Refused(422, f"a {about.family.title} model hears no plan", param="from_audio")
     file = names.file(body.from_audio)
-    with names.telling():
+    with names.telling(), _named_as_asked():
         return hear(file, body.prompt, **given, **seed)
+
+
+@contextmanager
+def _named_as_asked() -> Iterator[None]:
+    """Within it errors name the option that they are about as the request does."""
+    try:
+        yield
+    except MusicotError as error:
+        if error.option not in (None, "prompt"):
+            error.option = f"options.{error.option}"
+        raise
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def _answer(error: MusicotError, told: str | None = None) -> Any:
     """The answer to a request that is not done; told: its sentence, if not the error's own."""
     from musicot_mlx.studio.answers import Answer
 
-    status, param = status_of(error), getattr(error, "param", None)
+    status, param = status_of(error), getattr(error, "param", None) or error.option
     wait, headers = getattr(error, "wait", None), {}
     if wait is not None:
         headers["retry-after"] = str(max(1, round(wait)))

@@ -158,11 +158,19 @@ def test_edits_that_cannot_be(server: Server, edit: dict[str, Any], words: str) 
         ({"prompt": "x", "model": "/etc"}, "no model"),
         ({"prompt": "x", "adapters": [{"name": "/etc"}]}, "no adapter"),
         ({"prompt": "x", "options": {"key": "H flat"}}, "key"),
+        ({"prompt": "x", "options": {"chords": "Q"}}, "no chord"),
+        ({"prompt": "x", "options": {"tags": "no such"}}, "unknown"),
+        ({"prompt": "x", "options": {"reference_weights": [1.0]}}, "no reference"),
+        ({"prompt": "x, 90 BPM", "options": {"bpm": 120}}, "leave one out"),
     ],
 )
 def test_plans_that_cannot_be(server: Server, body: dict[str, Any], words: str) -> None:
     found = server.post("/plans", body)
     assert words in server.error(found, 404 if "upload" in words else 422)
+    option = next((f"options.{name}" for name in body.get("options", ())), None)
+    if found.status_code == 422:  # the field that it is about, found early or while it is planned
+        asked = option or next((name for name in ("model", "adapters") if name in body), "prompt")
+        assert found.json()["error"]["param"] == asked
 
 
 def test_a_plan_file_and_a_sidecar_open_again(server: Server) -> None:

@@ -164,6 +164,19 @@ class StudioPage:
         """Wait for a sentence, wherever it is told."""
         self.page.locator(".says", has_text=text).first.wait_for()
 
+    def refused(self, field: "Locator") -> str:
+        """What is told at a field, once it is: there, tied to it, with the focus on it."""
+        until(lambda: field.get_attribute("aria-invalid") == "true", "the fault")
+        assert field.evaluate("it => it === document.activeElement")
+        fault = self.page.locator(f"#{field.get_attribute('aria-describedby')}")
+        below, above = fault.bounding_box(), field.bounding_box()
+        assert below and above and 0 <= below["y"] - above["y"] - above["height"] < 12
+        return fault.inner_text()
+
+    def note(self, segment: int) -> "Locator":
+        """What is told on a card."""
+        return self.card(segment).locator(".note")
+
     def asked(self) -> list[list[float]]:
         """The heat map as it is drawn: of each row, what its cells ask for (0 to 1)."""
         return self.page.evaluate(

@@ -147,4 +147,4 @@ class Conditioning:
             return found
         near = nearest(tag, names)
         hint = f"did you mean {near!r}?" if near else "musicot tags lists those that it has"
-        raise MusicotError(f"tag {tag!r} is unknown to this model; {hint}")
+        raise MusicotError(f"tag {tag!r} is unknown to this model; {hint}", option="tags")

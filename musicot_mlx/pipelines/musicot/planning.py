@@ -151,7 +151,9 @@ class MusicotPlanner(Planner):
         """
         if not self.knows_harmony:
             if wish.key is not None or wish.chords is not None:
-                raise MusicotError(f"{self.name} knows no chords; leave out key and chords")
+                name = "chords" if wish.key is None else "key"
+                message = f"{self.name} knows no chords; leave out key and chords"
+                raise MusicotError(message, option=name)
             return plan
         bpm = asked_tempo(plan.tags, [plan.prompt])
         if not bpm:  # nothing tells it a tempo, but chords must change at some pace

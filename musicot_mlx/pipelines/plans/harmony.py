@@ -126,7 +126,7 @@ def wanted_key(text: str | None) -> Key | None:
     try:
         return None if text is None else parse_key(given.text("key", text))
     except ValueError as error:
-        raise MusicotError(str(error)) from error
+        raise MusicotError(str(error), option="key") from error
 
 
 def wanted_bars(text: str | Sequence[str], key: Key | None) -> Bars:
@@ -137,7 +137,7 @@ def wanted_bars(text: str | Sequence[str], key: Key | None) -> Bars:
             text = " | ".join([*(given.text("a chord", bar) for bar in bars), ""])
         return parse_bars(given.text("chords", text), key)
     except ValueError as error:
-        raise MusicotError(str(error)) from error
+        raise MusicotError(str(error), option="chords") from error
 
 
 def named(key: Key | None, bars: Sequence[str]) -> str | None:

@@ -171,11 +171,13 @@ class Planner(ABC):
         wish = replace(wish, prompt=wish.words)
         prompt, files = wish.prompt, files_of(wish.reference)
         if prompt is not None and not prompt.strip():
-            raise MusicotError("the prompt is empty; describe the music, e.g. 'solo piano, calm'")
+            message = "the prompt is empty; describe the music, e.g. 'solo piano, calm'"
+            raise MusicotError(message, option="prompt")
         if prompt is None and not files:
-            raise MusicotError("nothing to plan; give a prompt or a reference")
+            raise MusicotError("nothing to plan; give a prompt or a reference", option="prompt")
         if wish.reference_weights is not None and not files:
-            raise MusicotError("there are reference weights, but no reference")
+            message = "there are reference weights, but no reference"
+            raise MusicotError(message, option="reference_weights")
         vector = None
         if prompt is not None:
             with clock("text"):

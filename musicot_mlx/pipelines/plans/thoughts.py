@@ -174,11 +174,13 @@ def blended(
     if len(weights) != len(references):
         raise MusicotError(
             f"there are {len(weights)} reference weights for {len(references)} references; give "
-            "one for each"
+            "one for each",
+            option="reference_weights",
         )
     total = float(sum(weights))
     if not all(0 <= weight < np.inf for weight in weights) or not total > 0:
-        raise MusicotError("reference weights must be numbers of at least 0, not all of them 0")
+        message = "reference weights must be numbers of at least 0, not all of them 0"
+        raise MusicotError(message, option="reference_weights")
     mixed = np.zeros((count, model.rvq.config.dim))
     for reference, weight in zip(references, weights, strict=True):
         windows = spread(window_count(reference, seconds), count).tolist()

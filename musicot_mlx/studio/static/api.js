@@ -1,4 +1,5 @@
 /** The server, call by call. What it refuses is an ApiError whose message is one sentence. */
+import { GivenUp } from "./work.js";
 
 /** @typedef {import("./types.js").Plan} Plan */
 /** @typedef {import("./types.js").Song} Song */
@@ -8,10 +9,15 @@
 /** @typedef {import("./types.js").Heard} Heard */
 
 export class ApiError extends Error {
-  /** @param {string} message @param {number} status 0: no answer */
-  constructor(message, status) {
+  /**
+   * @param {string} message
+   * @param {number} status 0: no answer
+   * @param {string | null} [param] the field of the request that it is about
+   */
+  constructor(message, status, param = null) {
     super(message);
     this.status = status;
+    this.param = param;
   }
 }
 
@@ -39,11 +45,13 @@ async function ask(method, path, body, headers = {}) {
     throw new ApiError(GONE, 0);
   }
   if (answer.ok) return answer;
-  const said = await answer.json().catch(() => null);
-  throw new ApiError(
-    said?.error?.message ?? `The server answered ${answer.status}.`,
-    answer.status,
-  );
+  throw refusal(answer.status, await answer.json().catch(() => null));
+}
+
+/** @param {number} status @param {any} said */
+function refusal(status, said) {
+  const message = said?.error?.message ?? `The server answered ${status}.`;
+  return new ApiError(message, status, said?.error?.param);
 }
 
 /**
@@ -128,7 +136,8 @@ export const peaks = (id) => json(ask("GET", `/v1/songs/${id}/peaks`));
 /** 16-bit samples as they are made. @param {string} id @param {AbortSignal} signal */
 export async function pcm(id, signal) {
   const answer = await fetch(`/v1/songs/${id}/audio?format=pcm`, { signal });
-  if (!answer.ok || !answer.body) throw new ApiError("This song can't be heard.", answer.status);
+  if (!answer.ok) throw refusal(answer.status, await answer.json().catch(() => null));
+  if (!answer.body) throw new ApiError("This song can't be heard.", answer.status);
   return {
     rate: Number(answer.headers.get("X-Sample-Rate")),
     channels: Number(answer.headers.get("X-Channels")),
@@ -136,9 +145,44 @@ export async function pcm(id, signal) {
   };
 }
 
-/** @param {File} file @returns {Promise<Upload>} */
-export const upload = (file) =>
-  json(ask("POST", `/v1/uploads?name=${encodeURIComponent(file.name)}`, file));
+/**
+ * By XMLHttpRequest: fetch doesn't tell how much of a body was sent.
+ * @param {File} file
+ * @param {(fraction: number) => void} sent
+ * @param {AbortSignal} signal
+ * @returns {Promise<Upload>}
+ */
+export function upload(file, sent, signal) {
+  const request = new XMLHttpRequest();
+  request.open("POST", `/v1/uploads?name=${encodeURIComponent(file.name)}`);
+  request.responseType = "json";
+  signal.addEventListener("abort", () => request.abort());
+  return new Promise((resolve, reject) => {
+    const on = (/** @type {string} */ name, /** @type {() => void} */ act) =>
+      request.addEventListener(name, act);
+    on("load", () => {
+      const { status, response } = request;
+      if (status < 300) resolve(response);
+      else reject(refusal(status, response));
+    });
+    on("error", () => reject(new ApiError(GONE, 0)));
+    on("abort", () => reject(new GivenUp(`${file.name} was left out.`)));
+    request.upload.addEventListener("progress", ({ loaded, total }) => sent(loaded / total));
+    request.send(file);
+  });
+}
+
+/**
+ * A file of the server, and what it is to be called. It is fetched, not followed as a link: what is
+ * refused can be told, and what is made for it takes its time.
+ * @param {string} path
+ * @returns {Promise<{blob: Blob, name: string}>}
+ */
+export async function file(path) {
+  const answer = await ask("GET", path);
+  const named = /filename\*=utf-8''([^;]+)/i.exec(answer.headers.get("Content-Disposition") ?? "");
+  return { blob: await answer.blob(), name: decodeURIComponent(named?.[1] ?? "song") };
+}
 
 /** @returns {Promise<{uploads: Upload[]}>} */
 export const uploads = () => json(ask("GET", "/v1/uploads"));

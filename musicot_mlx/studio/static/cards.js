@@ -7,9 +7,10 @@ import { clock, fill, h, iconButton } from "./dom.js";
 import { carry, chooseFiles, sourceOf, takesDrops } from "./drag.js";
 import { openMorph } from "./morph.js";
 import { askWords, openMenu } from "./popup.js";
-import { attempt, say } from "./says.js";
+import { announce, place, say, sayError } from "./says.js";
 import * as session from "./session.js";
 import { modelOf, state } from "./state.js";
+import { work } from "./work.js";
 
 /** @typedef {import("./types.js").Plan} Plan */
 /** @typedef {import("./types.js").Segment} Segment */
@@ -18,6 +19,11 @@ import { modelOf, state } from "./state.js";
 
 /** The segment that the keyboard is on. */
 let current = 0;
+/** What is told on the cards, by segment: it outlives their being drawn anew. */
+/** @type {Map<number, HTMLElement>} */
+const notes = new Map();
+/** The plan that it is told of. */
+let noted = "";
 /** @type {HTMLElement} where edits speak */
 let says;
 /** @type {HTMLElement} */
@@ -37,19 +43,42 @@ export function mount(where) {
 /** No plan, no cards. */
 export function clear() {
   current = 0;
+  notes.clear();
   fill(list);
 }
 
 /** @param {Plan} plan @param {Outcome[]} outcomes */
 export function draw(plan, outcomes) {
   const focused = list.contains(document.activeElement);
+  const part = /** @type {HTMLElement | null} */ (document.activeElement)?.dataset.part;
   current = Math.min(current, plan.segments.length - 1);
+  const now = `${plan.id} ${plan.version}`;
+  if (now !== noted) {
+    // what was refused is of a plan that is no more; what is under way goes on
+    for (const [at, note] of notes) if (!note.querySelector("progress")) notes.delete(at);
+    noted = now;
+  }
   fill(
     list,
     plan.segments.map((segment, at) => card(plan, segment, outcomes[at])),
   );
   roam();
-  if (focused) focus(current);
+  if (focused) focus(current, part);
+}
+
+/** Where something is told of a segment: on its card. @param {number} at @returns {HTMLElement} */
+function noteAt(at) {
+  const note = notes.get(at) ?? place();
+  note.classList.add("note");
+  notes.set(at, note);
+  if (!note.isConnected) cardAt(at)?.append(note);
+  return note;
+}
+
+/** @param {number} at @param {unknown} error */
+function refuseAt(at, error) {
+  sayError(noteAt(at), error);
+  announce(noteAt(at).textContent ?? ""); // a card that is drawn anew is not read by itself
 }
 
 /** The Tab key stops at one card and what is in it; the arrows go from card to card. */
@@ -94,11 +123,13 @@ function card(plan, segment, outcome) {
         ? iconButton(segment.locked ? "lock" : "unlock", "Lock", () => lock(at), {
             "aria-pressed": String(segment.locked),
             class: "quiet lock",
+            data: { part: "lock" },
           })
         : null,
       iconButton("more", `Segment ${at + 1}: what can be done`, () => menu(at), {
         "aria-haspopup": "menu",
         class: "quiet",
+        data: { part: "menu" },
       }),
     ),
     // no <button>: in Firefox nothing can be dragged by one
@@ -107,10 +138,11 @@ function card(plan, segment, outcome) {
       {
         class: "words",
         role: "button",
+        data: { part: "words" },
         title: `${segment.label}: press to write other words`,
         on: { click: () => editWords(at), keydown: pressed },
       },
-      h("span", null, segment.label),
+      h("span", { dir: "auto" }, segment.label),
     ),
     controls ? h("p", { class: "controls" }, controls) : null,
     outcome
@@ -120,6 +152,7 @@ function card(plan, segment, outcome) {
           verdictOf(outcome),
         )
       : null,
+    notes.get(at),
   );
   box.classList.toggle("guest", guest);
   box.classList.toggle("locked", segment.locked);
@@ -159,11 +192,13 @@ const cardAt = (at) =>
     list.querySelectorAll(".card")[Math.min(at, list.childElementCount - 1)]
   );
 
-/** @param {number} at */
-function focus(at) {
+/** @param {number} at @param {string} [part] of the card: one of its buttons */
+function focus(at, part) {
   current = at;
   roam();
-  cardAt(at)?.focus();
+  const card = cardAt(at);
+  const button = part && card?.querySelector(`[data-part=${part}]`);
+  /** @type {HTMLElement | undefined} */ (button || card)?.focus();
 }
 
 /** @param {FocusEvent} event */
@@ -180,15 +215,30 @@ function follow(event) {
  * @param {string} done what to say
  * @param {number} [next] where the keyboard goes
  */
-async function edit(at, body, done, next = at) {
+async function edited(at, body, done, next = at) {
   cardAt(at)?.setAttribute("aria-busy", "true");
   const was = current;
   current = next;
-  const edited = await attempt(says, () => session.edit(body));
-  cardAt(at)?.removeAttribute("aria-busy");
-  if (!edited) current = was;
-  else say(says, done);
+  try {
+    await session.edit(body);
+    say(says, done);
+  } catch (error) {
+    current = was;
+    throw error;
+  } finally {
+    cardAt(at)?.removeAttribute("aria-busy");
+  }
 }
+
+/**
+ * The same; what is refused is told on the card.
+ * @param {number} at
+ * @param {object} body
+ * @param {string} done
+ * @param {number} [next]
+ */
+const edit = (at, body, done, next) =>
+  edited(at, body, done, next).catch((error) => refuseAt(at, error));
 
 /** @param {number} at */
 function lock(at) {
@@ -240,25 +290,34 @@ function copy(at) {
 
 /** @param {Thing | null} thing @param {number} at */
 async function put(thing, at) {
-  if (!thing) {
-    say(says, "Nothing was copied yet: press C on a segment, or copy a find or a song.");
-    return;
+  const { order } = state;
+  try {
+    if (!thing)
+      throw new Error("Nothing was copied yet: press C on a segment, or copy a find or a song.");
+    if (state.plan?.segments[at].locked)
+      throw new Error(`Segment ${at + 1} is locked; unlock it first.`); // before a file is sent
+    const source = await sourceOf(thing, noteAt(at));
+    if (state.order !== order) {
+      state.clipboard = { source, title: thing.title };
+      return say(says, `The plan changed while ${thing.title} came: press V where it is to be.`);
+    }
+    const text = `Listening to ${thing.title} …`;
+    const body = { edit: "replace", segments: [at], source };
+    const done = `Segment ${at + 1} now follows ${thing.title}.`;
+    await work(noteAt(at), text, { kind: "segment" }, () => edited(at, body, done));
+  } catch (error) {
+    if (state.order === order) refuseAt(at, error);
+    else sayError(says, error);
   }
-  if (thing.file) say(says, `Listening to ${thing.title} …`);
-  const source = await attempt(says, () => sourceOf(thing));
-  if (source)
-    await edit(
-      at,
-      { edit: "replace", segments: [at], source },
-      `Segment ${at + 1} now follows ${thing.title}.`,
-    );
+  return undefined;
 }
 
 /** @param {Thing} thing @param {number} at */
 async function dropped(thing, at) {
   if (thing.segment === undefined || !can("morph")) return put(thing, at);
   if (thing.segment === at) return undefined;
-  return openMorph(() => cardAt(at), at, thing, { says, copy: () => void put(thing, at) });
+  const copy = () => void put(thing, at);
+  return openMorph(() => cardAt(at), at, thing, { edit: (...wish) => edited(at, ...wish), copy });
 }
 
 /** @param {number} at */
@@ -278,11 +337,12 @@ function editWords(at) {
     words,
     plan.prompt ?? "",
     (text) =>
-      edit(
+      edited(
         at,
         { edit: "replace", segments: [at], source: { words: text } },
         `Segment ${at + 1} is now “${text}”.`,
       ),
+    (error) => refuseAt(at, error),
   );
 }
 
@@ -294,11 +354,12 @@ function insert(at) {
     "",
     "what it should be",
     (text) =>
-      edit(
+      edited(
         at,
         { edit: "insert", before: at, source: { words: text }, count: 1 },
         `“${text}” comes before what was segment ${at + 1}.`,
       ),
+    (error) => refuseAt(at, error),
   );
 }
 
@@ -310,11 +371,12 @@ function chords(at) {
     "",
     "Am F C G, or numerals in the key",
     (text) =>
-      edit(
+      edited(
         at,
         { edit: "chords", segments: [at], chords: text },
         `Segment ${at + 1} has the chords ${text}.`,
       ),
+    (error) => refuseAt(at, error),
   );
 }
 
@@ -326,13 +388,14 @@ function ownSettings(at) {
     () => cardAt(at),
     segment,
     (controls) =>
-      void edit(at, { edit: "set", segments: [at], controls }, `Segment ${at + 1} is set.`),
+      edited(at, { edit: "set", segments: [at], controls }, `Segment ${at + 1} is set.`),
+    (error) => refuseAt(at, error),
   );
 }
 
 /** @param {number} at */
 function morph(at) {
-  return openMorph(() => cardAt(at), at, null, { says });
+  return openMorph(() => cardAt(at), at, null, { edit: (...wish) => edited(at, ...wish) });
 }
 
 /** @param {number} at */

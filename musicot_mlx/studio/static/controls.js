@@ -1,7 +1,7 @@
 /** What the model takes of a single segment beside its thought: options that are its own there. */
 import { h } from "./dom.js";
 import { optionField } from "./fields.js";
-import { openPopup } from "./popup.js";
+import { once, openPopup } from "./popup.js";
 import { modelOf, state } from "./state.js";
 
 /** @typedef {import("./types.js").Segment} Segment */
@@ -9,9 +9,11 @@ import { modelOf, state } from "./state.js";
 /**
  * @param {import("./popup.js").Anchor} anchor
  * @param {Segment} segment
- * @param {(controls: Record<string, unknown>) => void} set null of a control: as in the whole song
+ * @param {(controls: Record<string, unknown>) => Promise<unknown>} set null of a control: as in the
+ *   whole song
+ * @param {(error: unknown) => void} elsewhere where the dialog was closed meanwhile
  */
-export function openControls(anchor, segment, set) {
+export function openControls(anchor, segment, set, elsewhere) {
   const options = (modelOf(state.plan?.model)?.options ?? []).filter((each) => each.by_segment);
   // what a song has by default is the song's own here, whatever it was asked for
   const fields = options.map((option) =>
@@ -24,8 +26,10 @@ export function openControls(anchor, segment, set) {
       const changed = asked.filter(
         ([name, value]) => value !== (segment.controls[`${name}`] ?? null),
       );
-      close();
-      if (changed.length) set(Object.fromEntries(changed));
+      const first = /** @type {HTMLElement} */ (fields[0].element.querySelector("input, select"));
+      if (changed.length)
+        void once(first, () => set(Object.fromEntries(changed)), close, elsewhere);
+      else close();
     };
     for (const { element } of fields) {
       element.addEventListener("keydown", (event) => event.key === "Enter" && done());

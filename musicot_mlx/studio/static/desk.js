@@ -1,12 +1,13 @@
 /** What to make: the words, the options of the model at hand, and the two buttons. */
 import { fill, h, iconButton } from "./dom.js";
 import { chooseFiles, sourceOf, takesDrops } from "./drag.js";
-import { optionField } from "./fields.js";
+import { inField, optionField } from "./fields.js";
 import { fileField } from "./files.js";
 import { awaitSound, eager, expectSound, stopSound } from "./listening.js";
-import { attempt, place, say, sayError } from "./says.js";
+import { attempt, place, refuse, say, sayError } from "./says.js";
 import * as session from "./session.js";
 import { isOpen, modelOf, on, plans, remember, remembered, state, takes } from "./state.js";
+import { work } from "./work.js";
 
 /** @typedef {import("./types.js").Plan} Plan */
 /** @typedef {import("./types.js").Model} Model */
@@ -41,11 +42,12 @@ const prompt = h("textarea", {
   rows: 1,
   "aria-label": "What the music should be",
   placeholder: "What should it be?",
+  dir: "auto",
   autocomplete: "off",
   spellcheck: "false",
 });
 const models = h("select", { name: "model" });
-const seed = h("input", { type: "number", name: "seed", min: 0, step: 1, value: "0" });
+const seed = h("input", { id: "seed", type: "number", name: "seed", min: 0, step: 1, value: "0" });
 const count = h("input", {
   type: "number",
   name: "takes",
@@ -71,13 +73,15 @@ let fields = [];
 let adapters = [];
 /** What the plan that is shown was asked for, to notice that the form asks for another. */
 let asked = "";
+/** @type {Promise<unknown>} the plan that is being made */
+let planned = Promise.resolve();
 
 /** The model that the form asks. */
 const model = () => /** @type {Model} */ (modelOf(models.value));
 
 /** @param {HTMLElement} root */
 export function mount(root) {
-  fill(root, prompt, examples, first, says, more);
+  fill(root, inField(prompt), examples, first, says, more);
   fill(
     models,
     (state.studio?.models ?? []).map((each) => h("option", { value: each.name }, each.name)),
@@ -119,6 +123,7 @@ export function mount(root) {
 /** @param {string} text */
 function example(text) {
   prompt.value = text;
+  prompt.focus(); // the button goes
   grow();
   changed();
   void makePlan();
@@ -135,15 +140,19 @@ function build() {
   const one = (state.studio?.models.length ?? 0) < 2;
   fill(
     first,
-    h("label", { class: "wide", hidden: one }, "Model", models),
+    h("div", { class: "field wide", hidden: one }, h("label", null, "Model", models)),
     named.map((field) => field.element),
     h(
-      "label",
-      { class: "seed" },
-      "Seed",
+      "div",
+      { class: "field seed" },
+      h("label", { for: seed.id }, "Seed"),
       h("span", { class: "with-button" }, seed, iconButton("dice", "Draw a seed", dice)),
     ),
-    h("label", { title: "Songs of one plan, each by a seed of its own" }, "Takes", count),
+    h(
+      "div",
+      { class: "field", title: "Songs of one plan, each by a seed of its own" },
+      h("label", null, "Takes", count),
+    ),
     h("div", { class: "row actions" }, moreButton, cancelButton, planButton, renderButton),
   );
   adapters = known.map(adapterField);
@@ -311,6 +320,7 @@ export const drafted = (plan) => remembered("draft")?.plan === plan;
 
 function draw() {
   const running = takes().some(isOpen);
+  if (!running && document.activeElement === cancelButton) renderButton.focus();
   cancelButton.hidden = !running;
   examples.hidden = Boolean(prompt.value || state.plan);
   planButton.classList.toggle("primary", !state.plan && plans(model()));
@@ -319,49 +329,71 @@ function draw() {
 
 /** @returns {Promise<Plan | null>} */
 export async function makePlan() {
+  if (isBusy(planButton) || !whole(seed)) return null;
   if (
     !prompt.value.trim() &&
     !fields.some((field) => field.option.planning && field.option.kind === "file" && field.get())
   ) {
-    sayError(says, "Say what the music should be, or drop a recording it borrows from.");
-    prompt.focus();
+    refuse(prompt, "Say what the music should be, or drop a recording it borrows from.");
     return null;
   }
-  return busy(planButton, "Planning …", async () => {
-    const body = planRequest();
-    const key = planKey();
-    const began = performance.now();
-    const plan = await session.makePlan(body);
+  const body = planRequest();
+  const key = planKey();
+  const began = performance.now();
+  const plan = busy(planButton, async () => {
+    const made = await planning(says, "Planning …", "plan", () => session.makePlan(body));
     asked = key;
     changed();
     const took = `Planned in ${((performance.now() - began) / 1000).toFixed(1)} s.`;
-    say(says, [took, ...(plan.warnings ?? [])].join(" "));
-    return plan;
+    say(says, [took, ...(made.warnings ?? [])].join(" "));
+    return made;
   });
+  planned = plan;
+  return plan;
 }
 
-/** A plan of what a recording holds. @param {Thing} thing */
-export async function planFrom(thing) {
-  await busy(planButton, `Listening to ${thing.title} …`, async () => {
-    const from = await sourceOf(thing);
-    fillFromPlan(
-      await session.makePlan({
-        model: models.value,
-        from_audio: from,
-        seed: Number(seed.value) || 0,
-      }),
-    );
-    say(says, `This is what ${thing.title} holds, second by second.`);
-  });
+/**
+ * Work that grows with the length of the song; where the model is not in memory yet, loading it is
+ * part of it, and no measure of what comes later.
+ * @template T
+ * @param {HTMLElement} where @param {string} text @param {string} what @param {() => Promise<T>} act
+ */
+async function planning(where, text, what, act) {
+  const { name, loaded, options: known } = model();
+  const usual = known.find((option) => option.name === "duration")?.default;
+  const units = Number(options(() => true).duration ?? usual) || 1;
+  const kind = loaded ? `${what} ${name}` : undefined;
+  const begins = loaded ? text : `Loading ${name} …`;
+  const done = await work(where, begins, { kind, units }, act);
+  model().loaded = true;
+  return done;
+}
+
+/**
+ * A plan of what a recording holds.
+ * @param {Thing} thing @param {HTMLElement} [where] the eye is
+ */
+export async function planFrom(thing, where = says) {
+  if (isBusy(planButton)) return;
+  await busy(
+    planButton,
+    async () => {
+      const from = await sourceOf(thing, where);
+      const body = { model: models.value, from_audio: from, seed: Number(seed.value) || 0 };
+      const text = `Listening to ${thing.title} …`;
+      fillFromPlan(await planning(where, text, "hear", () => session.makePlan(body)));
+      say(says, `This is what ${thing.title} holds, second by second.`);
+    },
+    where,
+  );
 }
 
 export async function render() {
-  if (renderButton.disabled) return;
+  if (isBusy(renderButton) || !whole(seed) || !whole(count)) return;
   expectSound(models.value);
-  await busy(renderButton, "Queued …", async () => {
-    const begin = Number(seed.value) || 0;
-    const many = Math.min(MOST_TAKES, Math.max(1, Number(count.value) || 1));
-    const seeds = Array.from({ length: many }, (_, at) => begin + at);
+  await busy(renderButton, async () => {
+    const begin = Number(seed.value);
+    const seeds = Array.from({ length: Number(count.value) }, (_, at) => begin + at);
     const wish = plans(model()) ? await wishOfPlan() : wishWithoutPlan();
     if (!wish) return;
     const songs = await session.render({ ...wish, seeds });
@@ -371,9 +403,21 @@ export async function render() {
 }
 
 /**
+ * Whether a field of the form holds a whole number within its bounds; else it says what it takes.
+ * @param {HTMLInputElement} field
+ */
+function whole(field) {
+  const { min, max, validity, value } = field;
+  if (value && validity.valid) return true;
+  refuse(field, `A whole number from ${min} ${max ? `to ${max}` : "on"} is needed here.`);
+  return false;
+}
+
+/**
  * The plan that is shown, made anew where the form asks for another; null where it can't be made.
  */
 async function wishOfPlan() {
+  await planned;
   const there = await session.settled();
   const plan = there && !outdated() ? there : await makePlan();
   return (
@@ -412,11 +456,12 @@ async function borrow(things) {
 /**
  * All of a song or plan again, from the file beside it.
  * @param {File} [file] asked for where none is given
+ * @param {HTMLElement} [where] the eye is
  */
-export async function openDocument(file) {
+export async function openDocument(file, where = says) {
   const chosen = file ?? (await chooseFiles(".json,application/json"))[0];
   if (!chosen) return;
-  await attempt(says, async () => {
+  await attempt(where, async () => {
     let content;
     try {
       content = JSON.parse(await chosen.text());
@@ -431,17 +476,40 @@ export async function openDocument(file) {
   });
 }
 
+/** @param {HTMLElement} button */
+const isBusy = (button) => button.getAttribute("aria-disabled") === "true";
+
 /**
+ * A button that is off while it acts, with the keyboard still on it. What is refused is told at its
+ * field, or where the eye is.
  * @template T
  * @param {HTMLButtonElement} button
- * @param {string} text
  * @param {() => Promise<T>} act
+ * @param {HTMLElement} [where]
  * @returns {Promise<T | null>}
  */
-async function busy(button, text, act) {
-  button.disabled = true;
-  say(says, text);
-  const done = await attempt(says, act);
-  button.disabled = false;
-  return done;
+async function busy(button, act, where = says) {
+  button.setAttribute("aria-disabled", "true");
+  try {
+    return await act();
+  } catch (error) {
+    if (!refuseField(error)) sayError(where, error);
+    return null;
+  } finally {
+    button.removeAttribute("aria-disabled");
+  }
+}
+
+/** Tell at its field what is refused, where it is about one. @param {unknown} error */
+function refuseField(error) {
+  const { param } = /** @type {{param?: string | null}} */ (error);
+  const [name] = (param ?? "").replace(/^options\./, "").split(".");
+  const field = fields.find((each) => each.option.name === name);
+  const own = { prompt, model: models, seed, seeds: seed }[name];
+  if (!field && (!own || own.closest("[hidden]"))) return false;
+  say(says, "");
+  if (field && more.contains(field.element)) openMore(true);
+  if (field) field.refuse(error);
+  else refuse(/** @type {HTMLElement} */ (own), error);
+  return true;
 }

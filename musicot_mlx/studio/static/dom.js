@@ -64,6 +64,24 @@ export function fill(parent, ...children) {
 }
 
 /**
+ * The same, where most of them are there already: those are not touched, so that the keyboard stays
+ * where it is, or goes to the next one where it was on one that goes.
+ * @param {Element} parent
+ * @param {HTMLElement[]} children
+ */
+export function refill(parent, children) {
+  const there = [...parent.children];
+  if (children.length === there.length && children.every((child, at) => child === there[at])) return;
+  const at = there.findIndex((child) => child.contains(document.activeElement));
+  const focused = /** @type {HTMLElement | null} */ (at < 0 ? null : document.activeElement);
+  parent.replaceChildren(...children);
+  if (!focused) return;
+  const next = children[Math.min(at, children.length - 1)];
+  const stop = next?.querySelector("button:not([hidden])") ?? parent.closest("[tabindex]");
+  /** @type {HTMLElement | null} */ (focused.isConnected ? focused : stop)?.focus();
+}
+
+/**
  * The element of an id, which index.html must have.
  * @param {string} id
  * @returns {HTMLElement}

@@ -4,6 +4,7 @@
  */
 import * as api from "./api.js";
 import { state } from "./state.js";
+import { work } from "./work.js";
 
 /** @typedef {import("./types.js").Source} Source */
 
@@ -63,11 +64,12 @@ export function takesDrops(element, drop) {
 }
 
 /**
- * The thing as the server knows it; a file is uploaded first.
+ * The thing as the server knows it; a file is sent first, which is told and can be given up.
  * @param {Thing} thing
+ * @param {HTMLElement} where
  * @returns {Promise<Source>}
  */
-export async function sourceOf(thing) {
+export async function sourceOf(thing, where) {
   if (thing.source) return thing.source;
   const file = /** @type {File} */ (thing.file);
   const most = state.studio?.max_upload_bytes ?? Infinity;
@@ -76,7 +78,25 @@ export async function sourceOf(thing) {
       `${file.name} is larger than the ${Number((most / 2 ** 20).toFixed(1))} MB that are taken.`,
     );
   }
-  const { id } = await api.upload(file);
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new Error(`${file.name} can't be read; is it a folder, or gone?`);
+  }
+  const given = new AbortController();
+  const cancel = () => given.abort();
+  const { signal } = given;
+  /** @type {Promise<import("./types.js").Upload>} */
+  let answer;
+  await work(where, `Sending ${file.name} …`, { cancel }, (part) => {
+    return new Promise((sent, failed) => {
+      const told = (/** @type {number} */ share) => (share < 1 ? part(share) : sent(null));
+      answer = api.upload(file, told, signal);
+      answer.then(sent, failed);
+    });
+  });
+  const read = { cancel, kind: "read", units: file.size };
+  const { id } = await work(where, `Reading ${file.name} …`, read, () => answer);
   return { upload: id };
 }
 
@@ -88,10 +108,15 @@ export async function sourceOf(thing) {
  */
 export function chooseFiles(accept, several = false) {
   const input = document.createElement("input");
-  Object.assign(input, { type: "file", accept, multiple: several });
+  Object.assign(input, { type: "file", accept, multiple: several, hidden: true });
+  document.body.append(input); // Safari forgets one that is nowhere
   return new Promise((resolve) => {
-    input.addEventListener("change", () => resolve([...(input.files ?? [])]));
-    input.addEventListener("cancel", () => resolve([]));
+    const done = () => {
+      input.remove();
+      resolve([...(input.files ?? [])]);
+    };
+    input.addEventListener("change", done);
+    input.addEventListener("cancel", done);
     input.click();
   });
 }

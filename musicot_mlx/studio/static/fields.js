@@ -3,6 +3,7 @@
  * here.
  */
 import { h } from "./dom.js";
+import { refuse } from "./says.js";
 
 /** @typedef {import("./types.js").Option} Option */
 
@@ -12,6 +13,7 @@ import { h } from "./dom.js";
  * @property {HTMLElement} element
  * @property {() => unknown} get undefined: left out
  * @property {(value: unknown) => void} set undefined or null: left out
+ * @property {(error: unknown) => void} refuse tell what is wrong with it, there
  */
 
 const TONICS = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"];
@@ -50,12 +52,16 @@ export function optionField(option, changed) {
   return field;
 }
 
+/** A label and its field, with room for what is wrong with it. @param {...HTMLElement} parts */
+export const inField = (...parts) => h("div", { class: "field" }, ...parts);
+
 /** @param {Option} option @returns {OptionField} */
 function tick(option) {
   const box = h("input", { type: "checkbox", name: option.name, checked: option.default === true });
   return {
     option,
-    element: h("label", { class: "tick" }, box, labelOf(option)),
+    element: inField(h("label", { class: "tick" }, box, labelOf(option))),
+    refuse: (error) => refuse(box, error),
     get: () => (box.checked === (option.default === true) ? undefined : box.checked),
     set: (value) => (box.checked = (value ?? option.default) === true),
   };
@@ -71,7 +77,8 @@ function choice(option) {
   );
   return {
     option,
-    element: h("label", null, labelOf(option), select),
+    element: inField(h("label", null, labelOf(option), select)),
+    refuse: (error) => refuse(select, error),
     get: () => select.value || undefined,
     set: (value) => (select.value = String(value ?? "")),
   };
@@ -102,8 +109,9 @@ function entry(option) {
   });
   return {
     option,
-    element: h("label", null, labelOf(option), input, list),
-    get: () => read(option, input.value.trim()),
+    element: inField(h("label", null, labelOf(option), input, list)),
+    refuse: (error) => refuse(input, error),
+    get: () => read(option, input.validity.badInput ? "?" : input.value.trim()),
     set: (value) => (input.value = written(value)),
   };
 }

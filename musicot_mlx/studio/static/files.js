@@ -6,7 +6,7 @@ import * as api from "./api.js";
 import { fill, h, iconButton } from "./dom.js";
 import { chooseFiles, sourceOf, takesDrops } from "./drag.js";
 import { labelOf } from "./fields.js";
-import { attempt, place, say } from "./says.js";
+import { attempt, place, say, sayError } from "./says.js";
 import { state } from "./state.js";
 
 /** @typedef {import("./types.js").Source} Source */
@@ -30,7 +30,10 @@ export function fileField(option, changed) {
     if (chosen.length) await take(chosen.map((file) => ({ file, title: file.name })));
   });
   const paste = h("button", { type: "button", class: "chip" }, "Paste what was copied");
-  paste.addEventListener("click", () => state.clipboard && void take([state.clipboard]));
+  paste.addEventListener("click", () => {
+    if (state.clipboard) void take([state.clipboard]);
+    else say(says, "Nothing was copied yet: copy a song or a find in its menu.");
+  });
   const element = h(
     "div",
     { class: "dropzone", role: "group", "aria-label": label, title: option.help },
@@ -52,6 +55,7 @@ export function fileField(option, changed) {
           iconButton("close", `Leave out ${file.title}`, () => {
             files.splice(at, 1);
             draw();
+            choose.focus();
             changed();
           }),
         ),
@@ -63,8 +67,7 @@ export function fileField(option, changed) {
   async function take(things) {
     await attempt(says, async () => {
       for (const thing of option.several ? things : things.slice(0, 1)) {
-        say(says, `Listening to ${thing.title} …`);
-        const { start: _, ...source } = await sourceOf(thing);
+        const { start: _, ...source } = await sourceOf(thing, says);
         if (source.plan || source.words)
           throw new Error("This takes audio: a song or a recording.");
         files = option.several
@@ -82,6 +85,10 @@ export function fileField(option, changed) {
     option,
     element,
     take,
+    refuse: (error) => {
+      sayError(says, error);
+      choose.focus();
+    },
     get: () => {
       const sources = files.map((file) => file.source);
       return sources.length ? (option.several ? sources : sources[0]) : undefined;

@@ -1,9 +1,9 @@
 /** What was planned and made today, and before: each opens again with all that it was made by. */
 import * as api from "./api.js";
-import { clock, fill, h, iconButton } from "./dom.js";
+import { clock, fill, h, iconButton, refill } from "./dom.js";
 import { carry } from "./drag.js";
 import { fillFromPlan } from "./desk.js";
-import { attempt, place, say } from "./says.js";
+import { attempt, place } from "./says.js";
 import * as session from "./session.js";
 import { on, state } from "./state.js";
 import { menu, open } from "./takes.js";
@@ -14,6 +14,7 @@ const PAGE = 50;
 
 export function mount() {
   const says = place();
+  const none = h("p", { class: "says" }, "Nothing was made today yet.");
   const songs = h("ul", { class: "finds", "aria-label": "Songs" });
   const plans = h("ul", { class: "finds", "aria-label": "Plans" });
   const older = h("button", { type: "button", class: "chip" }, "Earlier days");
@@ -21,6 +22,7 @@ export function mount() {
     "div",
     null,
     says,
+    none,
     songs,
     older,
     h("h3", { class: "side-part" }, "Plans"),
@@ -28,13 +30,21 @@ export function mount() {
   );
   let since = midnight();
 
+  /** @type {Map<string, ReturnType<typeof songRow>>} */
+  const rows = new Map();
   const draw = () => {
     if (!element.isConnected) return;
     const there = [...state.songs.values()]
       .filter((song) => song.created >= since)
       .sort((a, b) => b.number - a.number);
-    fill(songs, there.map(row));
-    say(says, there.length ? "" : "Nothing was made today yet.");
+    const shown = there.map(({ id }) => {
+      const row = rows.get(id) ?? songRow(id);
+      rows.set(id, row);
+      row.update();
+      return row.element;
+    });
+    refill(songs, shown);
+    none.hidden = there.length > 0;
   };
   older.addEventListener(
     "click",
@@ -49,46 +59,9 @@ export function mount() {
       }),
   );
 
-  /** @param {Song} song */
-  function row(song) {
-    const more = iconButton("more", `${song.title}: what can be done`, () => menu(more, song), {
-      "aria-haspopup": "menu",
-    });
-    const time = hour(song.created);
-    const about = [
-      time,
-      clock(song.duration),
-      `seed ${song.seed}`,
-      song.status === "done" ? null : song.status,
-    ];
-    return h(
-      "li",
-      {
-        class: "find",
-        draggable: "true",
-        "aria-current": song.id === state.take ? "true" : null,
-        on: {
-          dragstart: (/** @type {DragEvent} */ event) =>
-            carry(event, { source: { song: song.id, start: 0 }, title: song.title }),
-        },
-      },
-      h(
-        "button",
-        {
-          type: "button",
-          class: "title link",
-          title: `Open ${song.title}`,
-          on: { click: () => void open(song, says) },
-        },
-        song.title,
-      ),
-      h("span", { class: "about" }, about.filter(Boolean).join(" · ")),
-      h("span", { class: "acts" }, more),
-    );
-  }
-
   async function loadPlans() {
     const found = await attempt(says, () => api.plans());
+    const at = [...plans.children].findIndex((row) => row.contains(document.activeElement));
     fill(
       plans,
       (found?.plans ?? []).map((plan) =>
@@ -97,13 +70,19 @@ export function mount() {
           { class: "find" },
           h(
             "button",
-            { type: "button", class: "title link", on: { click: () => void openPlan(plan.id) } },
+            {
+              type: "button",
+              class: "title link",
+              dir: "auto",
+              on: { click: () => void openPlan(plan.id) },
+            },
             plan.prompt || "from a recording",
           ),
           h("span", { class: "about" }, `${hour(plan.updated)} · ${clock(plan.duration)}`),
         ),
       ),
     );
+    if (at >= 0) plans.querySelectorAll("button")[at]?.focus();
   }
 
   /** @param {string} id */
@@ -125,6 +104,52 @@ export function mount() {
       );
       void loadPlans();
       draw();
+    },
+  };
+}
+
+/**
+ * A song of the list, which stays the same element as long as it is there: the keyboard may be on it.
+ * @param {string} id
+ */
+function songRow(id) {
+  const song = () => /** @type {Song} */ (state.songs.get(id));
+  const says = place();
+  const more = iconButton("more", "", () => menu(more, song(), says), { "aria-haspopup": "menu" });
+  const title = h("button", {
+    type: "button",
+    class: "title link",
+    dir: "auto",
+    on: { click: () => void open(song(), says) },
+  });
+  const about = h("span", { class: "about" });
+  const element = h(
+    "li",
+    {
+      class: "find",
+      draggable: "true",
+      on: {
+        dragstart: (/** @type {DragEvent} */ event) =>
+          carry(event, { source: { song: id, start: 0 }, title: song().title }),
+      },
+    },
+    title,
+    about,
+    h("span", { class: "acts" }, more),
+    says,
+  );
+  return {
+    element,
+    update() {
+      const { title: name, created, duration, seed, status } = song();
+      title.textContent = name;
+      title.title = `Open ${name}`;
+      more.setAttribute("aria-label", `${name}: what can be done`);
+      more.title = `${name}: what can be done`;
+      const parts = [hour(created), clock(duration), `seed ${seed}`];
+      about.textContent = [...parts, status === "done" ? null : status].filter(Boolean).join(" · ");
+      if (id === state.take) element.setAttribute("aria-current", "true");
+      else element.removeAttribute("aria-current");
     },
   };
 }

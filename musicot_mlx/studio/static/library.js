@@ -4,9 +4,10 @@ import { clock, counted, fill, h, icon, iconButton } from "./dom.js";
 import { carry, sourceOf, takesDrops } from "./drag.js";
 import { player } from "./listening.js";
 import { openMenu } from "./popup.js";
-import { attempt, place, say } from "./says.js";
+import { attempt, clearFault, place, refuse, say, sayError } from "./says.js";
 import * as session from "./session.js";
 import { state } from "./state.js";
+import { work } from "./work.js";
 
 /** @typedef {import("./types.js").Find} Find */
 /** @typedef {import("./drag.js").Thing} Thing */
@@ -48,11 +49,25 @@ export function mount() {
   const element = h("div", null, box, says, list);
   takesDrops(element, (things) => void findLike(things[0]));
 
-  /** @param {() => Promise<{found: Find[]}>} ask @param {string} what */
-  async function find(ask, what) {
-    say(says, "Searching …");
-    const answer = await attempt(says, ask);
-    if (!answer) return;
+  let searches = 0; // what was asked for before comes too late
+  /**
+   * @param {() => Promise<{found: Find[]}>} ask
+   * @param {string} what
+   * @param {HTMLElement} [field] that it was asked in
+   */
+  async function find(ask, what, field) {
+    const mine = (searches += 1);
+    let answer;
+    clearFault(words);
+    try {
+      answer = await work(says, "Searching …", { kind: "search" }, ask);
+    } catch (error) {
+      if (mine !== searches) return;
+      if (field) refuse(field, error);
+      else sayError(says, error);
+      return;
+    }
+    if (mine !== searches) return;
     say(
       says,
       answer.found.length
@@ -69,12 +84,14 @@ export function mount() {
   function submit(event) {
     event.preventDefault();
     const text = words.value.trim();
-    if (text) void find(() => api.search({ words: text, limit: LIMIT }), `“${text}”`);
+    if (text) void find(() => api.search({ words: text, limit: LIMIT }), `“${text}”`, words);
   }
 
   /** @param {Thing} thing */
-  const findLike = (thing) =>
-    find(async () => api.search({ like: await sourceOf(thing), limit: LIMIT }), thing.title);
+  async function findLike(thing) {
+    const like = await attempt(says, () => sourceOf(thing, says));
+    if (like) await find(() => api.search({ like, limit: LIMIT }), thing.title);
+  }
 
   /** @param {Find} found */
   function row(found) {
@@ -84,7 +101,7 @@ export function mount() {
     const more = iconButton("more", `${title}: what can be done`, () => menu(more, found, thing), {
       "aria-haspopup": "menu",
     });
-    const hear = iconButton("play", `Hear ${title}`, () => preview(found, hear));
+    const hear = iconButton("play", `Hear ${title}`, () => preview(found, hear, says));
     const about = [
       `${clock(start)} of ${clock(found.duration)}`,
       found.key,
@@ -98,7 +115,7 @@ export function mount() {
         draggable: "true",
         on: { dragstart: (/** @type {DragEvent} */ event) => carry(event, thing) },
       },
-      h("span", { class: "title", title }, title),
+      h("span", { class: "title", title, dir: "auto" }, title),
       h("span", { class: "about" }, about.filter(Boolean).join(" · ")),
       h("span", { class: "acts" }, hear, more),
     );
@@ -106,27 +123,28 @@ export function mount() {
 
   /** @param {HTMLElement} anchor @param {Find} found @param {Thing} thing */
   function menu(anchor, found, thing) {
-    const put = (/** @type {number} */ at) => async () => {
-      const source = await sourceOf(thing);
-      const done = await attempt(says, () =>
-        session.edit({ edit: "replace", segments: [at], source }),
-      );
-      if (done) say(says, `Segment ${at + 1} now follows ${thing.title}.`);
+    const { title } = found;
+    const put = async (/** @type {number} */ at) => {
+      const body = { edit: "replace", segments: [at], source: thing.source };
+      const edit = () => session.edit(body);
+      const text = `Listening to ${title} …`;
+      const done = await attempt(says, () => work(says, text, { kind: "segment" }, edit));
+      if (done) say(says, `Segment ${at + 1} now follows ${title}.`);
     };
-    openMenu(anchor, found.title, [
+    openMenu(anchor, title, [
       {
         label: "Copy",
         act: () => {
           state.clipboard = thing;
-          say(says, `Copied ${thing.title}; press V on a segment to put it there.`);
+          say(says, `Copied ${title}; press V on a segment to put it there.`);
         },
       },
-      { label: "More like this", act: () => void find(() => api.similar(found.id), found.title) },
+      { label: "More like this", act: () => void find(() => api.similar(found.id), title) },
       "line",
       ...(state.plan?.segments ?? []).map((segment) => ({
         label: `Put on segment ${segment.index + 1}`,
         disabled: segment.locked,
-        act: () => void put(segment.index)(),
+        act: () => void put(segment.index),
       })),
     ]);
   }
@@ -158,8 +176,11 @@ export function mount() {
 /** @type {HTMLAudioElement | null} */
 let heard = null;
 
-/** The ten seconds that were found. @param {Find} found @param {HTMLElement} button */
-function preview(found, button) {
+/**
+ * The ten seconds that were found.
+ * @param {Find} found @param {HTMLElement} button @param {HTMLElement} where
+ */
+function preview(found, button, where) {
   const same = heard && button.getAttribute("aria-pressed") === "true";
   heard?.pause();
   for (const other of document.querySelectorAll(".find [aria-pressed]"))
@@ -172,5 +193,8 @@ function preview(found, button) {
   heard = new Audio(`/v1/library/${found.id}/audio#t=${start},${end}`);
   button.setAttribute("aria-pressed", "true");
   heard.addEventListener("pause", () => button.removeAttribute("aria-pressed"));
-  void heard.play().catch(() => button.removeAttribute("aria-pressed"));
+  void heard.play().catch((error) => {
+    button.removeAttribute("aria-pressed");
+    if (error.name !== "AbortError") sayError(where, "Its file is gone, or can't be played here.");
+  });
 }

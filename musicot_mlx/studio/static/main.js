@@ -4,7 +4,7 @@ import * as desk from "./desk.js";
 import { byId, clock, fill, h, iconButton } from "./dom.js";
 import { keysButton } from "./keys.js";
 import { follow } from "./live.js";
-import { sayError } from "./says.js";
+import { announce, sayError } from "./says.js";
 import * as score from "./score.js";
 import * as session from "./session.js";
 import * as side from "./side.js";
@@ -79,7 +79,9 @@ function startAnew() {
  */
 function showQueue(where, connected) {
   if (!connected) {
-    sayError(where, "The studio's server does not answer; trying again …");
+    const lost = "The studio's server does not answer; trying again …";
+    if (!where.dataset.kind) announce(lost);
+    sayError(where, lost);
     return;
   }
   delete where.dataset.kind;

@@ -1,8 +1,7 @@
 /** A segment on its way to something else, by a slider; the heat map shows it while it moves. */
-import { h } from "./dom.js";
-import { sourceOf } from "./drag.js";
-import { openPopup } from "./popup.js";
-import { attempt, say } from "./says.js";
+import { fill, h } from "./dom.js";
+import { onEnter, openPopup } from "./popup.js";
+import { place, refuse, sayError } from "./says.js";
 import * as session from "./session.js";
 import { state } from "./state.js";
 
@@ -15,9 +14,11 @@ const STILL = 120; // milliseconds that the slider rests before it is shown what
  * @param {import("./popup.js").Anchor} anchor
  * @param {number} at the segment
  * @param {Thing | null} thing what it goes to; null: words or another segment are asked for
- * @param {{says: HTMLElement, copy?: () => void}} around copy: what becomes of it all the way
+ * @param {object} around
+ * @param {(body: object, done: string) => Promise<unknown>} around.edit
+ * @param {() => void} [around.copy] what becomes of it all the way
  */
-export function openMorph(anchor, at, thing, { says, copy }) {
+export function openMorph(anchor, at, thing, { edit, copy }) {
   const plan = state.plan;
   if (!plan) return;
   const name = `segment ${at + 1}`;
@@ -26,7 +27,9 @@ export function openMorph(anchor, at, thing, { says, copy }) {
     type: "text",
     placeholder: "words, as full drum kit",
     "aria-label": "Words to go to",
+    dir: "auto",
   });
+  const says = place();
   const others = plan.segments.filter((segment) => segment.index !== at);
   const towards = h(
     "select",
@@ -48,28 +51,29 @@ export function openMorph(anchor, at, thing, { says, copy }) {
   });
   const shown = h("output", null, "50 %");
 
-  /** @returns {Promise<Source | null>} null: nothing to go to yet */
-  const source = async () => {
-    if (thing) return sourceOf(thing);
+  /** @returns {Source | null | undefined} null: nothing to go to yet */
+  const source = () => {
+    if (thing) return thing.source;
     if (towards.value === "words") return words.value.trim() ? { words: words.value.trim() } : null;
-    if (towards.value === "clipboard" && state.clipboard) return sourceOf(state.clipboard);
+    if (towards.value === "clipboard") return state.clipboard?.source;
     return { plan: plan.id, segments: [Number(towards.value)] };
   };
-  const body = async () => {
-    const to = await source();
-    return to && { edit: "morph", segments: [at], source: to, amount: Number(slider.value) / 100 };
+  const body = () => {
+    const to = source();
+    return to
+      ? { edit: "morph", segments: [at], source: to, amount: Number(slider.value) / 100 }
+      : null;
   };
 
   let timer = 0;
   const moved = () => {
     shown.textContent = `${slider.value} %`;
     words.hidden = towards.value !== "words";
+    fill(says);
     clearTimeout(timer);
-    timer = window.setTimeout(
-      () => void attempt(says, async () => session.preview(await body())),
-      STILL,
-    );
+    timer = window.setTimeout(() => void session.preview(body()).catch(refused), STILL);
   };
+  const refused = (/** @type {unknown} */ error) => sayError(says, error);
   for (const field of [words, towards, slider]) field.addEventListener("input", moved);
 
   let applied = false;
@@ -82,26 +86,31 @@ export function openMorph(anchor, at, thing, { says, copy }) {
     label,
     (close) => {
       const apply = async () => {
-        const edit = await attempt(says, body);
-        if (!edit) return words.focus();
+        const wish = body();
+        if (!wish) return refuse(words, "Write the words that it is to go to.");
+        clearTimeout(timer);
         applied = true;
-        close();
-        const done = await attempt(says, () => session.edit(edit));
-        if (done) say(says, `Segment ${at + 1} went ${slider.value} % of the way.`);
-        else await session.preview(null);
+        try {
+          await edit(wish, `Segment ${at + 1} went ${slider.value} % of the way.`);
+          close();
+        } catch (error) {
+          applied = false;
+          refused(error);
+          if (!says.isConnected) await session.preview(null);
+        }
         return undefined;
       };
       const finish = () => {
         close();
         copy?.();
       };
-      words.addEventListener("keydown", (event) => event.key === "Enter" && void apply());
-      slider.addEventListener("keydown", (event) => event.key === "Enter" && void apply());
+      for (const field of [words, slider, towards]) onEnter(field, () => void apply());
       return [
         ...(thing
           ? []
-          : [h("div", { class: "row" }, h("label", { class: "grow" }, "Towards", towards)), words]),
+          : [h("label", null, "Towards", towards), words]),
         h("div", { class: "slider" }, slider, shown),
+        says,
         h(
           "div",
           { class: "row" },

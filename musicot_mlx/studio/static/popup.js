@@ -1,8 +1,9 @@
 /**
  * What opens over the page beside its anchor: menus, and small dialogs. One at a time; Escape and a
- * press elsewhere close it (the popover attribute), and the keyboard goes back to where it was.
+ * press elsewhere close it, and the keyboard goes back to where it was.
  */
 import { fill, h } from "./dom.js";
+import { refuse } from "./says.js";
 
 /**
  * @typedef {object} MenuItem
@@ -49,7 +50,7 @@ export function openMenu(anchor, label, items) {
           disabled: item.disabled ?? false,
           on: { click: act },
         },
-        h("span", null, item.label),
+        h("span", { dir: "auto" }, item.label),
         item.key ? h("kbd", { "aria-hidden": "true" }, item.key) : null,
       );
     }),
@@ -78,23 +79,24 @@ export function openMenu(anchor, label, items) {
  */
 export function openPopup(anchor, label, content, { closed, above = false } = {}) {
   const box = h("div", { role: "dialog", "aria-label": label, class: "popup" });
-  const shown = openAt(anchor, box);
-  fill(box, h("h3", null, label), ...content(shown.close));
-  if (closed) box.addEventListener("toggle", (event) => isClosed(event) && closed());
+  const shown = openAt(anchor, box, closed);
+  fill(box, h("h3", { dir: "auto" }, label), ...content(shown.close));
   shown.place(above);
   const first = box.querySelector("[autofocus], input, textarea, select, button");
   /** @type {HTMLElement | null} */ (first)?.focus();
 }
 
 /**
- * A line of text, asked for beside its anchor; Enter sets it.
+ * A line of text, asked for beside its anchor; Enter sets it. What is refused is told below it, with
+ * the text still there; `elsewhere`, where it was left meanwhile.
  * @param {Anchor} anchor
  * @param {string} label
  * @param {string} value
  * @param {string} hint
- * @param {(text: string) => void} act
+ * @param {(text: string) => Promise<unknown>} act
+ * @param {(error: unknown) => void} elsewhere
  */
-export function askWords(anchor, label, value, hint, act) {
+export function askWords(anchor, label, value, hint, act, elsewhere) {
   openPopup(anchor, label, (close) => {
     const field = h("textarea", {
       rows: 2,
@@ -102,17 +104,14 @@ export function askWords(anchor, label, value, hint, act) {
       placeholder: hint,
       "aria-label": label,
       class: "words-field",
+      dir: "auto",
     });
     const done = () => {
       const text = field.value.trim();
-      close();
-      if (text) act(text);
+      if (text) void once(field, () => act(text), close, elsewhere);
+      else close();
     };
-    field.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      done();
-    });
+    onEnter(field, done);
     queueMicrotask(() => field.select());
     const set = h("button", { type: "button", class: "primary", on: { click: done } }, "Set");
     const leave = h("button", { type: "button", on: { click: close } }, "Leave it");
@@ -120,26 +119,67 @@ export function askWords(anchor, label, value, hint, act) {
   });
 }
 
-/** @param {Event} event */
-const isClosed = (event) => /** @type {ToggleEvent} */ (event).newState === "closed";
+/** @param {HTMLElement} field @param {() => void} act */
+export function onEnter(field, act) {
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    act();
+  });
+}
 
 /**
+ * Do what a dialog asks for and close it; where that is refused, it stays and says so at the field.
+ * @param {HTMLElement} field what was asked; while that is done, it is not asked again
+ * @param {() => Promise<unknown>} act
+ * @param {() => void} close
+ * @param {(error: unknown) => void} elsewhere where the dialog was closed meanwhile
+ * @param {(error: any) => HTMLElement} [at] the field that it is about
+ */
+export async function once(field, act, close, elsewhere, at = () => field) {
+  if (field.ariaBusy === "true") return;
+  field.ariaBusy = "true";
+  try {
+    await act();
+    close();
+  } catch (error) {
+    if (field.isConnected) refuse(at(error), error);
+    else elsewhere(error);
+  }
+  field.ariaBusy = null;
+}
+
+/** @type {{box: HTMLElement, close: () => void} | null} */
+let opened = null;
+
+document.addEventListener("pointerdown", ({ target }) => {
+  if (!opened?.box.contains(/** @type {Node} */ (target))) opened?.close();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.isComposing || !opened) return;
+  event.preventDefault();
+  opened.close();
+});
+
+/**
+ * Not the popover attribute: Safari has it from version 17 on alone.
  * @param {Anchor} anchor
  * @param {HTMLElement} box
+ * @param {() => void} [closed]
  */
-function openAt(anchor, box) {
-  box.setAttribute("popover", "auto");
+function openAt(anchor, box, closed) {
+  opened?.close();
+  box.classList.add("overlay");
   document.body.append(box);
-  box.showPopover();
   const close = () => {
-    if (box.isConnected) box.hidePopover();
-  };
-  box.addEventListener("toggle", (event) => {
-    if (!isClosed(event)) return;
+    if (!box.isConnected) return;
     const inside = box.contains(document.activeElement) || document.activeElement === document.body;
     box.remove();
+    opened = null;
+    closed?.();
     if (inside) there(anchor)?.focus();
-  });
+  };
+  opened = { box, close };
   const place = (above = false) => {
     const beside = (there(anchor) ?? document.body).getBoundingClientRect();
     const { width, height } = box.getBoundingClientRect();

@@ -1,5 +1,6 @@
-/** One sentence where the eye is: what was done, what runs, what went wrong. */
+/** One sentence where the eye is: what was done, what went wrong, and with which field. */
 import { fill, h } from "./dom.js";
+import { GivenUp } from "./work.js";
 
 /**
  * A place for sentences; screen readers hear them.
@@ -19,10 +20,14 @@ export function say(where, text, offer) {
   fill(where, text, button ? [" ", button] : null);
 }
 
+/** @param {unknown} error */
+const sentence = (error) => (error instanceof Error ? error.message : String(error));
+
 /** @param {HTMLElement} where @param {unknown} error */
 export function sayError(where, error) {
+  if (error instanceof GivenUp) return say(where, error.message);
   where.dataset.kind = "error";
-  fill(where, error instanceof Error ? error.message : String(error));
+  return fill(where, sentence(error));
 }
 
 /**
@@ -39,6 +44,34 @@ export async function attempt(where, act) {
     sayError(where, error);
     return null;
   }
+}
+
+let faults = 0;
+
+/**
+ * Say what is wrong with a field: below it, until something else is written there. The keyboard
+ * goes to it.
+ * @param {HTMLElement} field an input, or what else takes the focus
+ * @param {unknown} error
+ */
+export function refuse(field, error) {
+  clearFault(field);
+  const id = `fault-${(faults += 1)}`;
+  const text = h("p", { class: "fault", id }, sentence(error));
+  (field.closest("label, .with-button") ?? field).after(text);
+  field.setAttribute("aria-invalid", "true");
+  field.setAttribute("aria-describedby", id);
+  field.addEventListener("input", () => clearFault(field), { once: true });
+  field.focus();
+}
+
+/** @param {HTMLElement} field */
+export function clearFault(field) {
+  const id = field.getAttribute("aria-describedby");
+  if (!field.hasAttribute("aria-invalid") || !id) return;
+  document.getElementById(id)?.remove();
+  field.removeAttribute("aria-invalid");
+  field.removeAttribute("aria-describedby");
 }
 
 /** To screen readers alone. @param {string} text */

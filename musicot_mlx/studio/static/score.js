@@ -6,7 +6,7 @@ import { chooseFiles, takesDrops } from "./drag.js";
 import { openHarmony } from "./harmony.js";
 import { outcomes } from "./heard.js";
 import { player } from "./listening.js";
-import { attempt, place, say } from "./says.js";
+import { attempt, place, refuse, say, sayError } from "./says.js";
 import * as session from "./session.js";
 import { modelOf, on, shownPlan, state, takes } from "./state.js";
 import * as takesView from "./takes.js";
@@ -54,7 +54,7 @@ const harmony = h(
     type: "button",
     class: "quiet",
     "aria-haspopup": "dialog",
-    on: { click: () => openHarmony(harmony, edit) },
+    on: { click: () => openHarmony(harmony, edited, (error) => sayError(says, error)) },
   },
   "Harmony",
 );
@@ -63,7 +63,7 @@ const file = h(
   {
     type: "button",
     class: "quiet",
-    on: { click: () => takesView.download(`/v1/plans/${state.plan?.id}/file`) },
+    on: { click: () => void takesView.download(`/v1/plans/${state.plan?.id}/file`, says) },
   },
   "Save plan",
 );
@@ -89,7 +89,7 @@ const word = h("input", {
 const words = h(
   "form",
   { class: "lane own-words", on: { submit: addWord } },
-  h("div", { class: "label" }, word),
+  h("div", { class: "label" }, h("div", { class: "field" }, word)),
 );
 const playhead = h("div", { class: "playhead", "aria-hidden": "true", hidden: true });
 const board = h("div", { class: "board" });
@@ -99,6 +99,9 @@ const scroll = h(
   board,
 );
 const empty = h("div", { class: "empty" });
+const saysEmpty = place();
+/** Where the eye is of whoever drops something on the plan. */
+const nearest = () => (empty.hidden ? says : saysEmpty);
 
 /** @param {HTMLElement} root */
 export function mount(root) {
@@ -109,6 +112,7 @@ export function mount(root) {
   fill(
     empty,
     h("p", null, "Say what the song should be and plan it: you see it before you hear it."),
+    saysEmpty,
     h(
       "div",
       { class: "row" },
@@ -119,19 +123,20 @@ export function mount(root) {
       ),
       h(
         "button",
-        { type: "button", on: { click: () => void openDocument() } },
+        { type: "button", on: { click: () => void openDocument(undefined, saysEmpty) } },
         "Open a song's .json …",
       ),
     ),
   );
   takesDrops(root, (things) => {
     const document = things[0].file?.name.endsWith(".json");
-    void (document ? openDocument(things[0].file) : planFrom(things[0]));
+    void (document ? openDocument(things[0].file, nearest()) : planFrom(things[0], nearest()));
   });
 
   const draw = () => {
     const plan = shownPlan();
     const any = Boolean(plan) || takes().length > 0;
+    if (any && empty.contains(document.activeElement)) root.focus();
     empty.hidden = any;
     scroll.hidden = !any;
     tools.hidden = words.hidden = row.hidden = top.hidden = heat.hidden = !plan;
@@ -203,11 +208,13 @@ function aboutPlan(plan) {
 }
 
 /** @param {object} body @param {string} done */
-async function edit(body, done) {
-  const edited = await attempt(says, () => session.edit(body));
-  if (edited) say(says, done);
-  return Boolean(edited);
+async function edited(body, done) {
+  await session.edit(body);
+  say(says, done);
 }
+
+/** @param {object} body @param {string} done */
+const edit = (body, done) => attempt(says, () => edited(body, done));
 
 /** @param {"undo" | "redo"} way */
 async function step(way) {
@@ -231,11 +238,12 @@ async function addWord(event) {
     .map((each) => each.trim())
     .filter(Boolean);
   const now = state.anchors ?? state.plan.anchors;
-  const done = await attempt(says, async () => {
+  try {
     await session.readBy([...new Set([...now, ...asked])]);
-    return true;
-  });
-  if (done) word.value = "";
+    word.value = "";
+  } catch (error) {
+    refuse(word, error);
+  }
 }
 
 /** @param {string} anchor */
@@ -247,5 +255,5 @@ async function remove(anchor) {
 
 async function choose() {
   const [recording] = await chooseFiles("audio/*");
-  if (recording) await planFrom({ file: recording, title: recording.name });
+  if (recording) await planFrom({ file: recording, title: recording.name }, nearest());
 }

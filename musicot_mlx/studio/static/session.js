@@ -7,10 +7,14 @@ import { isOpen, modelOf, plans, remember, state, takes, tell } from "./state.js
 
 /** Counts the previews that were asked for. */
 let wanted = 0;
+/** Edits after which each segment is where it was. */
+const IN_PLACE = "replace morph redraw lock unlock chords key transpose set extend".split(" ");
 
 /** @param {Plan | null} plan */
 export function showPlan(plan) {
   const other = plan?.id !== state.plan?.id;
+  const newer = plan?.version !== state.plan?.version;
+  if (other || (newer && !IN_PLACE.includes(plan?.edit?.edit ?? ""))) state.order += 1;
   state.plan = plan;
   state.preview = null;
   wanted += 1; // what a slider asked for before comes too late
@@ -65,6 +69,17 @@ export async function openPlan(id) {
 let changes = Promise.resolve();
 
 /**
+ * An edit of the plan as it is seen: where another tab has changed it, it is shown as it is now.
+ * @param {Plan} plan @param {object} body
+ */
+const ofVersion = ({ id, version }, body) =>
+  api.edit(id, { ...body, version }, state.anchors).catch(async (error) => {
+    if (error.status !== 409) throw error;
+    await refreshPlan();
+    throw new Error("The plan was changed elsewhere meanwhile; look at it, and try again.");
+  });
+
+/**
  * A change of the plan, after those that are under way.
  * @param {(plan: Plan) => Promise<Plan>} ask
  * @returns {Promise<Plan>}
@@ -86,7 +101,7 @@ export async function settled() {
 }
 
 /** @param {object} body @returns {Promise<Plan>} */
-export const edit = (body) => change((plan) => api.edit(plan.id, body, state.anchors));
+export const edit = (body) => change((plan) => ofVersion(plan, body));
 
 /** @param {"undo" | "redo"} way @returns {Promise<Plan>} */
 export const step = (way) => change((plan) => api.step(plan.id, way, state.anchors));

@@ -11,7 +11,7 @@ const NAMES = { library: "Library", history: "Today" };
 /** @param {HTMLElement} root @param {HTMLElement} tools where its buttons are */
 export function mount(root, tools) {
   const views = { library: library.mount(), history: history.mount() };
-  const heading = h("h2", { class: "grow" });
+  const heading = h("h2", { class: "grow", tabindex: -1 });
   const close = iconButton("close", "Close", () => show(null));
   const body = h("div");
   fill(root, h("div", { class: "side-head" }, heading, close), body);
@@ -40,12 +40,12 @@ export function mount(root, tools) {
     }
     heading.textContent = NAMES[tab];
     fill(body, views[tab].element);
+    if (focus) heading.focus();
     views[tab].open(focus);
   }
   const toggle = (/** @type {Tab} */ tab) => show(shown === tab ? null : tab);
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.defaultPrevented || !shown) return;
-    if (document.querySelector(":popover-open")) return; // that one closes
     const field = document.activeElement?.closest("input, textarea, select");
     if (!field || root.contains(field)) show(null);
   });

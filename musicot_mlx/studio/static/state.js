@@ -26,6 +26,8 @@ export const state = {
   group: null,
   /** @type {Set<string>} songs that were opened beside the plan though it is not theirs any more */
   guests: new Set(),
+  /** Goes up when segments may be others, or elsewhere: what was meant for one may miss it. */
+  order: 0,
   /** @type {string[] | null} words of one's own that the heat map is read by */
   anchors: null,
   /** @type {Thing | null} what was copied, to be put on a segment */

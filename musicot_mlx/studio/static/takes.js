@@ -1,6 +1,6 @@
 /** Songs of the plan side by side: each a lane with its waveform, as it grows. */
 import * as api from "./api.js";
-import { clock, fill, h, iconButton } from "./dom.js";
+import { clock, h, iconButton, refill } from "./dom.js";
 import { carry } from "./drag.js";
 import { awaitSound, expectSound, forgetSound, player, stopSound } from "./listening.js";
 import { needPeaks, peaksOf } from "./live.js";
@@ -9,6 +9,7 @@ import { attempt, say, sayError } from "./says.js";
 import * as session from "./session.js";
 import { fillFrom } from "./desk.js";
 import { isOpen, on, state, takes } from "./state.js";
+import { work } from "./work.js";
 import { Waveform } from "./waveform.js";
 
 /** @typedef {import("./types.js").Song} Song */
@@ -33,7 +34,8 @@ export class Lane {
     });
     this.stop = iconButton("close", "Cancel this take", () => {
       stopSound(id);
-      void attempt(says, () => session.cancel([this.song]));
+      this.name.focus(); // the button goes
+      void attempt(this.says, () => session.cancel([this.song]));
     });
     this.more = iconButton(
       "more",
@@ -42,7 +44,8 @@ export class Lane {
       { "aria-haspopup": "menu" },
     );
     this.bar = h("progress", { max: 1, "aria-label": "Progress" });
-    this.text = h("span", { class: "take-text" });
+    this.text = h("span", { class: "take-text", dir: "auto" });
+    this.says = h("span", { class: "says", role: "status" });
     this.element = h(
       "li",
       { class: "lane take", data: { song: id }, draggable: "true" },
@@ -51,7 +54,7 @@ export class Lane {
         "div",
         { class: "wave" },
         this.waveform.element,
-        h("div", { class: "take-about" }, this.bar, this.text),
+        h("div", { class: "take-about" }, this.bar, this.text, this.says),
       ),
     );
     this.element.addEventListener("dragstart", (event) =>
@@ -118,75 +121,100 @@ function seek(id, seconds) {
   player.seek(seconds);
 }
 
-/** @param {HTMLElement} anchor @param {Song} song */
-export function menu(anchor, song) {
+/**
+ * @param {import("./popup.js").Anchor} anchor
+ * @param {Song} song
+ * @param {HTMLElement} [where] it is told where there is no lane of the song
+ */
+export function menu(anchor, song, where = says) {
   const done = song.status === "done";
   const formats = state.studio?.export_formats ?? [];
   const path = `/v1/songs/${song.id}`;
+  const spoken = () => lanes.get(song.id)?.says ?? where;
+  const save = (/** @type {string} */ name) => () => void download(`${path}/${name}`, spoken());
   openMenu(anchor, song.title, [
     { label: "Listen", act: () => listenTo(song), disabled: song.status === "failed" },
     ...formats.map((format) => ({
       label: `Save as ${format.toUpperCase()}`,
       disabled: !done,
-      act: () => download(`${path}/file?format=${format}`),
+      act: save(`file?format=${format}`),
     })),
     ...song.stems.map((stem) => ({
       label: `Save its ${stem}`,
-      act: () => download(`${path}/stems/${encodeURIComponent(stem)}`),
+      act: save(`stems/${encodeURIComponent(stem)}`),
     })),
-    { label: "Save its settings (.json)", disabled: !done, act: () => download(`${path}/sidecar`) },
-    ...(song.plan ? [{ label: "Save its plan", act: () => download(`${path}/plan`) }] : []),
+    { label: "Save its settings (.json)", disabled: !done, act: save("sidecar") },
+    ...(song.plan ? [{ label: "Save its plan", act: save("plan") }] : []),
     "line",
-    { label: "Copy, to put on a segment", act: () => copy(song) },
+    { label: "Copy, to put on a segment", disabled: !done, act: () => copy(song, spoken()) },
     { label: "Take over its words and options", act: () => fillFrom(song) },
-    { label: "Name it …", act: () => rename(anchor, song) },
-    { label: "Make it again", disabled: isOpen(song) || done, act: () => void remake(song) },
+    { label: "Name it …", act: () => rename(anchor, song, spoken()) },
+    {
+      label: "Make it again",
+      disabled: isOpen(song) || done,
+      act: () => void remake(song, spoken()),
+    },
     "line",
     {
       label: "Delete",
       danger: true,
-      act: () => void attempt(says, () => session.deleteSong(song.id)),
+      act: () => void attempt(spoken(), () => session.deleteSong(song.id)),
     },
   ]);
 }
 
 /** @param {Song} song */
 function listenTo(song) {
+  expectSound(song.model);
   session.chooseTake(song.id);
   awaitSound(song.id);
 }
 
-/** @param {Song} song */
-function copy(song) {
+/** @param {Song} song @param {HTMLElement} where */
+function copy(song, where) {
   state.clipboard = { source: { song: song.id, start: 0 }, title: song.title };
-  say(says, `Copied ${song.title}; press V on a segment to put it there.`);
+  say(where, `Copied ${song.title}; press V on a segment to put it there.`);
 }
 
-/** @param {HTMLElement} anchor @param {Song} song */
-function rename(anchor, song) {
+/** @param {import("./popup.js").Anchor} anchor @param {Song} song @param {HTMLElement} where */
+function rename(anchor, song, where) {
   askWords(
     anchor,
     "Name of the song",
     song.title,
     "",
-    (title) => void attempt(says, async () => session.takeSong(await api.nameSong(song.id, title))),
+    async (title) => session.takeSong(await api.nameSong(song.id, title)),
+    (error) => sayError(where, error),
   );
 }
 
-/** @param {Song} song */
-async function remake(song) {
+/** @param {Song} song @param {HTMLElement} where */
+async function remake(song, where) {
   expectSound(song.model);
   forgetSound(song.id);
-  await attempt(says, () => session.again(song.id));
-  awaitSound(song.id);
+  const asked = await attempt(where, async () => {
+    await session.again(song.id);
+    return true;
+  });
+  if (asked) awaitSound(song.id);
 }
 
-/** A file of the server, into the browser's downloads. @param {string} href */
-export function download(href) {
-  const link = h("a", { href, download: "" });
-  document.body.append(link);
-  link.click();
-  link.remove();
+/**
+ * A file of the server, into the browser's downloads.
+ * @param {string} path
+ * @param {HTMLElement} where it is told how it goes
+ */
+export async function download(path, where) {
+  await attempt(where, async () => {
+    const { blob, name } = await work(where, "Saving …", {}, () => api.file(path));
+    const href = URL.createObjectURL(blob);
+    const link = h("a", { href, download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(href), 60_000); // when it was surely taken
+    say(where, `Saved ${name}.`);
+  });
 }
 
 /** @param {HTMLElement} where @returns {HTMLElement} */
@@ -219,9 +247,7 @@ export function mount(where) {
       lanes.set(song.id, lane);
       return lane.element;
     });
-    const there = [...list.children];
-    if (elements.length !== there.length || elements.some((element, at) => element !== there[at]))
-      fill(list, elements);
+    refill(list, elements);
     for (const lane of lanes.values()) lane.update();
     older.hidden = songs.length <= some.length && !all;
     older.textContent = all ? "Fewer takes" : `${songs.length - some.length} earlier`;

@@ -33,7 +33,7 @@ export function chordLane(plan) {
     lane.append(
       h(
         "span",
-        { class: "chord", title: `${chord}, ${clock(start)}`, vars: { left, width, room } },
+        { class: seconds < wide ? "chord cut" : "chord", title: `${chord}, ${clock(start)}`, vars: { left, width, room } },
         h("span", null, name),
       ),
     );

@@ -61,8 +61,11 @@ export function mount(root) {
     const position = player.position;
     seek.max = String(Math.max(1, length()));
     if (document.activeElement !== seek || player.playing) seek.value = String(position);
-    seek.setAttribute("aria-valuetext", `${clock(position)} of ${clock(length())}`);
-    time.textContent = `${clock(position)} / ${clock(length())}`;
+    const text = `${clock(position)} / ${clock(length())}`;
+    if (time.textContent !== text) {
+      time.textContent = text;
+      seek.setAttribute("aria-valuetext", text.replace("/", "of"));
+    }
     meter.style.setProperty("--level", Math.min(1, 2.5 * player.level()).toFixed(3));
   };
   const change = () => {
@@ -70,7 +73,7 @@ export function mount(root) {
     fill(play, icon(player.playing ? "pause" : "play"));
     play.setAttribute("aria-label", label);
     play.title = `${label} (space)`;
-    play.disabled = !player.sound;
+    play.setAttribute("aria-disabled", String(!player.sound)); // off, with the keyboard still on it
     root.classList.toggle("waiting", player.waiting);
     save.disabled = !state.take;
     seek.disabled = !player.sound;
@@ -97,7 +100,7 @@ export function keys(choose) {
   document.addEventListener("keydown", (event) => {
     const target = /** @type {HTMLElement} */ (event.target);
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (target.closest("input, textarea, select, [popover]")) return;
+    if (target.closest("input, textarea, select, .overlay")) return;
     if (event.key === " " && !target.closest("button, a")) {
       event.preventDefault();
       player.toggle();

@@ -19,6 +19,7 @@
  * @typedef {object} Model
  * @property {string} name
  * @property {string} title
+ * @property {boolean} loaded whether it is in memory
  * @property {number | null} sample_rate
  * @property {string[]} capabilities
  * @property {{name: string}[]} adapters
@@ -82,6 +83,7 @@
  * @property {string[]} anchors
  * @property {Segment[]} segments
  * @property {number[]} changed
+ * @property {{edit: string} | null} edit what made it of the version before
  * @property {string[]} warnings
  *
  * @typedef {{id: string, prompt: string | null, duration: number, updated: string}} PlanLine

@@ -65,16 +65,46 @@ def test_a_file_is_dropped_on_a_segment(studio: StudioPage, recording: Path) -> 
     assert studio.column(1) != [row[1] for row in before]
 
 
+def test_a_file_on_its_way_tells_how_far_it_is_and_can_be_given_up(
+    studio: StudioPage, recording: Path
+) -> None:
+    studio.plan(PROMPT)
+    before, sent = studio.asked(), len(studio.api("/v1/uploads")["uploads"])
+    network = studio.context.new_cdp_session(studio.page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 150_000}
+    network.send("Network.emulateNetworkConditions", slow)
+    for place, selector in ((".card", ".card .note"), ("#desk", ".dropzone .says")):
+        studio.drop_file(place, recording)
+        says = studio.page.locator(selector).first
+        until(lambda says=says: "left" in says.inner_text(), "the time that is left")
+        assert "Sending beat.wav" in says.inner_text() and " %" in says.inner_text()
+        assert 0 < says.get_by_role("progressbar").evaluate("it => it.value") < 1
+        says.get_by_role("button", name="Cancel").click()
+        until(lambda says=says: says.inner_text() == "beat.wav was left out.", "the end of it")
+    assert studio.asked() == before and len(studio.api("/v1/uploads")["uploads"]) == sent
+    studio.drop_file(".card", recording)  # the segment is another one when it has come
+    studio.page.locator(".card progress").wait_for()
+    studio.key(1, "d")
+    studio.expect_count(".card", 3)
+    network.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
+    studio.says("The plan changed while beat.wav came")
+    assert studio.words() == [PROMPT] * 3
+    studio.key(2, "v")
+    studio.says("Segment 3 now follows beat.wav.")
+
+
 def test_what_is_no_audio_is_told_in_a_sentence(studio: StudioPage, tmp_path: Path) -> None:
     studio.plan(PROMPT)
     path = tmp_path / "letter.wav"
     path.write_bytes(b"Dear listener, " * 40)
     before = studio.asked()
     studio.drop_file(".card", path)
-    error = studio.page.locator(".score .says[data-kind=error]")
-    error.wait_for()
-    assert "letter.wav" in error.inner_text() or "audio" in error.inner_text()
+    until(lambda: "can't be used" in studio.note(0).inner_text(), "the sentence on the card")
     assert studio.asked() == before
+    studio.card(1).get_by_role("button", name="Lock").click()  # a fresh card has forgotten it
+    until(lambda: studio.note(0).count() == 0, "the card without it")
+    studio.drop_file(".cards > li:nth-child(2) .card", path)  # not even sent
+    until(lambda: "is locked" in studio.note(1).inner_text(), "the sentence on the locked card")
 
 
 def test_a_segment_is_dragged_onto_another(studio: StudioPage) -> None:
@@ -117,7 +147,8 @@ def test_a_locked_segment_stays(studio: StudioPage) -> None:
     until(lambda: studio.column(0) != [row[0] for row in before], "new thoughts")
     assert studio.column(1) == [row[1] for row in before]
     studio.key(1, "r")
-    studio.page.locator(".score .says[data-kind=error]").wait_for()  # says that it is locked
+    until(lambda: "is locked" in studio.note(1).inner_text(), "the sentence")
+    assert "is locked" in studio.page.locator("#announcer").inner_text()
     studio.key(1, "l")
     studio.expect_count(".card.locked", 0)
     studio.key(1, "r")
@@ -184,7 +215,7 @@ def test_all_of_it_is_reached_by_the_keyboard(studio: StudioPage) -> None:
     studio.page.keyboard.press("Tab")
     studio.page.keyboard.press("Enter")
     studio.page.locator(".card.locked").wait_for()
-    assert focused().startswith("Segment 3")
+    assert focused() == "Lock"  # the card was drawn anew, and the keyboard is where it was
     studio.page.keyboard.press("m")
     studio.page.keyboard.press("Escape")  # given up, back where it was
     until(lambda: focused().startswith("Segment 3"), "the focus")
@@ -203,15 +234,58 @@ def test_key_and_chords_are_changed(studio: StudioPage) -> None:
     assert studio.page.locator(".chord").first.inner_text() == "Am"
 
 
-def test_a_wish_that_can_not_be_is_told_where_it_is_made(studio: StudioPage) -> None:
-    studio.page.get_by_role("button", name="Plan", exact=True).click()
-    studio.says("Say what the music should be")
-    studio.page.get_by_role("textbox", name="What the music should be").fill(PROMPT)
-    studio.page.locator("#desk [name=key]").fill("H minor")
-    studio.page.get_by_role("button", name="Plan", exact=True).click()
-    error = studio.page.locator(".desk .says[data-kind=error]", has_text="H minor")
-    error.wait_for()
+def test_a_wish_that_can_not_be_is_told_at_its_field(studio: StudioPage) -> None:
+    plan = studio.page.get_by_role("button", name="Plan", exact=True)
+    prompt = studio.page.get_by_role("textbox", name="What the music should be")
+    plan.click()
+    assert studio.refused(prompt).startswith("Say what the music should be")
+    prompt.fill(PROMPT)
+    for name, value, sentence in (
+        ("key", "H minor", "'H minor' is no key"),  # found while it is planned
+        ("duration", "3000", "ask for 1 to 300 s"),  # an option out of bounds
+        ("seed", "-3", "A whole number from 0 on"),
+        ("chords", "Q R", "'Q' is no chord"),  # in what isn't open
+    ):
+        field = studio.page.locator(f"#desk [name={name}]")
+        field.evaluate("(it, value) => (it.value = value)", value)
+        plan.click()
+        assert sentence in studio.refused(field)
+        field.fill("" if name != "seed" else "0")
+        assert studio.page.locator(".fault").count() == 0
     assert studio.page.locator(".card").count() == 0
+    studio.plan(PROMPT, takes=1)
+    studio.page.locator("#desk [name=candidates]").fill("99")
+    studio.render()
+    assert "16" in studio.refused(studio.page.locator("#desk [name=candidates]"))
+    studio.page.locator("#desk [name=takes]").fill("9")
+    studio.render()
+    assert "from 1 to 8" in studio.refused(studio.page.locator("#desk [name=takes]"))
+    assert studio.page.locator(".take").count() == 0
+
+
+def test_what_a_dialog_can_not_do_is_told_in_it(studio: StudioPage) -> None:
+    studio.plan("folk in A minor")
+    studio.page.get_by_role("button", name="Harmony").click()
+    for label, value in (("Chords, one a bar", "Q R"), ("Key", "H minor")):
+        field = studio.page.locator(".popup").get_by_label(label)
+        field.fill(value)
+        field.press("Enter")
+        assert "is no" in studio.refused(field)
+        field.fill("")
+    studio.page.keyboard.press("Escape")
+    studio.key(1, "h")
+    studio.page.keyboard.type("H9x")
+    studio.page.keyboard.press("Enter")
+    assert "H9x" in studio.refused(studio.page.locator(".popup textarea"))
+    studio.page.keyboard.press("Escape")
+    studio.key(1, "m")
+    studio.page.get_by_role("button", name="Morph", exact=True).click()
+    assert "words" in studio.refused(studio.page.get_by_label("Words to go to"))
+    studio.page.keyboard.press("Escape")
+    word = studio.page.get_by_label("A word to read the plan by")
+    word.fill("x" * 200)
+    word.press("Enter")
+    assert studio.refused(word)
 
 
 def test_what_people_write_is_never_markup(studio: StudioPage) -> None:
