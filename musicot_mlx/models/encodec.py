@@ -86,13 +86,22 @@ class EncodecConfig:
 
     @property
     def sample_reach(self) -> int:
-        """Frames on each side that the sampling-rate end of encoder and decoder looks at."""
-        samples, stride = max(self.kernel_size, self.last_kernel_size), 1
+        """Frames on each side that the sampling-rate end of encoder and decoder looks at: one, of
+        MusicGen's 32 kHz codec.
+        """
+        samples, stride = self.reach(max(self.kernel_size, self.last_kernel_size) - 1), 1
         for ratio in reversed(self.upsampling_ratios):
-            samples += stride * sum((self.residual_kernel_size - 1) * d for d in self.dilations)
-            samples += 2 * ratio * stride
+            surpluses = [(self.residual_kernel_size - 1) * d for d in self.dilations]
+            samples += stride * sum(map(self.reach, [*surpluses, ratio]))
             stride *= ratio
         return -(-samples // self.hop_length)
+
+    def reach(self, surplus: int) -> int:
+        """Steps that a convolution looks at on one side, the farther one.
+
+        surplus: taps beyond the stride, and beyond the first tap of a dilated one, in steps.
+        """
+        return surplus if self.use_causal_conv else -(-surplus // 2)
 
 
 ENCODEC_32KHZ = EncodecConfig()
@@ -236,7 +245,7 @@ class DecoderBlock(nn.Module):
         return x
 
 
-_FEW_FRAMES = 15  # that the first half second of codes settles: so soon a stream is heard
+_FEW_FRAMES = 15  # of a stream's first piece, at most: the first half second of codes settles them
 State = tuple[mx.array, mx.array]  # hidden and cell, (batch, channels) each
 
 
@@ -413,9 +422,8 @@ class Encodec(nn.Module):
 
         few = min(_FEW_FRAMES, longest)
         ahead = longest * self.pieces_at_once
-        x = self._windowed(decoder.first, longest=ahead, shortest=few, reach=config.kernel_size)(
-            features()
-        )
+        reach = config.reach(config.kernel_size - 1)
+        x = self._windowed(decoder.first, longest=ahead, shortest=few, reach=reach)(features())
         x = _recurrent(decoder.lstm, x)
         if at_once:
             x = [mx.concatenate(list(x), axis=1)]  # 50 Hz: small

@@ -101,17 +101,28 @@ def test_memory_does_not_grow_with_length():
     assert peaks[1] < 1.4 * peaks[0], "four times as long"
 
 
-@pytest.mark.parametrize("changes", [{}, {"use_causal_conv": True, "num_residual_layers": 3}])
-def test_reach_is_no_longer_than_stated(changes):
-    """A feature frame changes nothing farther away than sample_reach."""
+@pytest.mark.parametrize(
+    ("changes", "reach"),
+    [
+        ({}, 2),
+        ({"upsampling_ratios": [8, 5, 4, 4]}, 1),  # MusicGen's
+        ({"use_causal_conv": True, "num_residual_layers": 3}, 5),
+    ],
+)
+def test_reach_is_what_is_stated(changes, reach):
+    """A frame changes something so far away, of a waveform or of features, and nothing farther."""
     codec = tiny_codec(**changes)
-    reach = codec.config.sample_reach
-    x = mx.random.normal((1, 60, codec.config.lstm_size), key=mx.random.key(3))
-    changed = mx.concatenate([x[:, :30], x[:, 30:31] + 1, x[:, 31:]], axis=1)
-    moved = mx.abs(codec.decoder.upsample(changed) - codec.decoder.upsample(x))[0, :, 0] > 0
-    frames = np.array(moved).reshape(60, 20).any(-1).nonzero()[0]
-    assert 30 - reach <= frames.min() < 30 or changes.get("use_causal_conv")
-    assert 30 < frames.max() <= 30 + reach
+    hop = codec.config.hop_length
+    assert codec.config.sample_reach == reach
+
+    def farthest(network, per_frame: int, channels: int) -> int:
+        x = mx.random.normal((1, 20 * per_frame, channels), key=mx.random.key(3))
+        here = (mx.arange(20 * per_frame) // per_frame == 10)[:, None]
+        moved = np.array(network(x + here) != network(x))
+        return np.abs(moved.reshape(20, -1).any(-1).nonzero()[0] - 10).max()
+
+    assert farthest(codec.decoder.upsample, 1, codec.config.lstm_size) == reach
+    assert farthest(codec.encoder.downsample, hop, 1) <= reach
 
 
 def test_stereo_is_two_mono_codecs():
