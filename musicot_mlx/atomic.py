@@ -1,22 +1,34 @@
-"""Files appear whole or not at all: written under a temporary name, then renamed."""
+"""Files appear whole or not at all: written under a temporary name, then renamed.
+
+A process that is killed outright leaves its temporary files. Their names tell the machine and the
+process, so that the next one that writes into the folder can tell them from those of a process that
+lives, and removes them.
+"""
 
 import errno
 import json
 import os
+import platform
 import re
 import secrets
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.errors import DiskFull, MusicotError, RunError
+
+UNTOUCHED = 60.0  # seconds after which a file of no process is left for good
+_OURS = re.compile(r"\..*\.(?P<node>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part(\.\w+)*")
+_swept: set[str] = set()  # folders that were looked through, each once a process
 
 
 def explain(error: OSError, path: Path) -> MusicotError:
     """The operating system's complaint about `path` as one line with a way out."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"no space left while writing {path}; free some disk space and try again")
+        return DiskFull(f"no space left while writing {path}; free some disk space and try again")
     if error.errno == errno.EFBIG:
         return RunError(f"{path} grew beyond the file size allowed here; choose another place")
     if error.errno == errno.ELOOP:
@@ -43,11 +55,12 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     A link is followed, and folders that are missing are made. Whatever ends the block early (an
     error, Ctrl-C) removes the temporary file and the folders, and leaves an older `path` as it was.
     replace: whether a file that is there by the end is replaced; MusicotError where it is not.
-    Raises RunError for a full disk.
+    Raises DiskFull where it is full.
     """
     path, made = followed(path), []
+    _remove_left(path.parent)
     # a name that nobody has, which several threads may ask for
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    unique = f"{_node()}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f".{path.stem[:40]}.{unique}.part{path.suffix}")
     try:
         if path.is_dir():
@@ -67,6 +80,37 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
         for folder in made:
             with suppress(OSError):  # someone else's file is in it by now
                 folder.rmdir()
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what processes of this machine that are no more have left half-written in a folder."""
+    place = os.path.abspath(folder)
+    if place in _swept:
+        return
+    _swept.add(place)
+    with suppress(OSError):
+        for name in os.listdir(place):
+            ours, path = _OURS.fullmatch(name), os.path.join(place, name)
+            if ours is None or ours["node"] != _node() or _lives(int(ours["pid"])):
+                continue
+            if time.time() - os.lstat(path).st_mtime > UNTOUCHED:
+                os.unlink(path)
+
+
+def _node() -> str:
+    """This machine, by its name, in eight letters."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _lives(pid: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's
+        return True
+    return True
 
 
 def followed(path: str | Path) -> Path:

@@ -23,6 +23,10 @@ class RunError(MusicotError):
     exit_code = 1
 
 
+class DiskFull(RunError):
+    """There is no room left for what is to be written."""
+
+
 class SilentRender(RunError):
     """A song in which there is nothing to be heard; another seed may give one."""
 

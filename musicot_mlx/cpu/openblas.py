@@ -69,6 +69,15 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 256 << 20)
 
 
+def give_freed_memory_back() -> None:
+    """Have glibc give the system what it keeps, of all threads; some hundredths of a second."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except AttributeError:
+        return  # not glibc
+    trim(0)
+
+
 @lru_cache(maxsize=1)
 def openblas() -> ctypes.CDLL | None:
     """The OpenBLAS that MLX calls, or None: `preload` loaded it, if it is there."""

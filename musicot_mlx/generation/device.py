@@ -52,6 +52,15 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def give_back() -> None:
+    """Give the system the memory that nothing is in and that is kept for what comes next: for when
+    nothing comes.
+    """
+    mx.clear_cache()
+    if openblas := cpu("openblas"):
+        openblas.give_freed_memory_back()
+
+
 def expands(values: int) -> bool:
     """Whether packed weights of so many values become float32 on a CPU as they are loaded, because
     they run several times quicker so: unless that would take more than half of the memory.

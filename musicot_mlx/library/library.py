@@ -186,20 +186,27 @@ class Library:
 
     def remove(self, which: str | Path) -> int:
         """Forget a song, by id or path, or all songs below a folder; how many. Files stay."""
-        with self.store.writing():
-            songs = self._meant(which) if self.store.begun else []
-            if not songs:
-                raise MusicotError(f"no song {which} is in the library")
-            self.store.delete(songs)
-        return len(songs)
+        return self._forget(lambda: self._meant(which), f"no song {which} is in the library")
 
     def remove_missing(self) -> int:
         """Forget the songs whose files are gone; how many."""
-        with self.store.writing():
-            songs = self.store.songs() if self.store.begun else []
-            gone = [each["song"] for each in songs if not os.path.exists(each["path"])]
-            self.store.delete(gone)
-        return len(gone)
+
+        def gone() -> list[str]:
+            songs = self.store.songs()
+            return [each["song"] for each in songs if not os.path.exists(each["path"])]
+
+        return self._forget(gone)
+
+    def _forget(self, which: Callable[[], list[str]], none: str | None = None) -> int:
+        """Drop the songs that `which` finds; `none`: what is wrong where it finds none."""
+        songs: list[str] = []
+        if self.store.begun:
+            with self.store.writing():
+                songs = which()
+                self.store.delete(songs)
+        if none and not songs:
+            raise MusicotError(none)
+        return len(songs)
 
     def __len__(self) -> int:
         """How many songs."""

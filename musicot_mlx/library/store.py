@@ -71,36 +71,50 @@ class Store:
     """
 
     def __init__(self, uri: str | Path, **options: Any) -> None:
-        lancedb, _ = lance()
-        self.uri = str(uri)
+        lance()
+        self.uri, self._options = str(uri), options
         self.remote = self.uri.startswith("db://")
         self.folder = None if "://" in self.uri else Path(self.uri).expanduser()
+        if self.folder is None:
+            self._database  # noqa: B018  (an address that can't be one is told of now)
+        elif self.folder.exists() and not self.folder.is_dir():
+            raise MusicotError(f"the library {self.uri} can't be opened: it is no folder")
+        self._own, self._depth = threading.RLock(), 0
+
+    @cached_property
+    def _database(self) -> Any:
+        """The connection, which makes the folder: so it is opened where there is one, or to write.
+        Each query asks whether another process has written meanwhile.
+        """
+        where = self.uri if self.folder is None else self.folder
         try:
             if self.folder is not None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-            # each query asks whether another process has written meanwhile
-            self._database = lancedb.connect(
-                self.uri if self.folder is None else self.folder,
-                read_consistency_interval=timedelta(0),
-                **options,
+            return lance()[0].connect(
+                where, read_consistency_interval=timedelta(0), **self._options
             )
         except OSError as error:
             raise explain(error, Path(error.filename or self.uri)) from error
         except ValueError as error:
             raise MusicotError(f"the library {self.uri} can't be opened: {error}") from error
-        self._own, self._depth = threading.RLock(), 0
 
     @cached_property
     def table(self) -> Any:
         """The table; MusicotError where nothing was added yet."""
-        if TABLE not in self._database.list_tables().tables:
+        if not self._there():
             raise MusicotError(f"the library {self.uri} is empty; musicot library add FOLDER")
         return self._database.open_table(TABLE)
 
     @property
     def begun(self) -> bool:
         """Whether there is a table."""
-        return "table" in self.__dict__ or TABLE in self._database.list_tables().tables
+        return "table" in self.__dict__ or self._there()
+
+    def _there(self) -> bool:
+        """Whether the place has a table; looking makes no folder."""
+        if self.folder is not None and not self.folder.is_dir():
+            return False
+        return TABLE in self._database.list_tables().tables
 
     def begin(self, dim: int) -> None:
         """Make the table for vectors of `dim` numbers where there is none, or none with a row."""
@@ -124,6 +138,7 @@ class Store:
                 if self._depth > 1 or self.folder is None:
                     yield
                     return
+                self._database  # noqa: B018  (makes the folder)
                 with _locked(self.folder / ".lock"):
                     yield
             finally:

@@ -10,7 +10,9 @@ from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
 from fastapi import Depends, Request
+from starlette.datastructures import Headers
 from starlette.responses import FileResponse, JSONResponse
+from starlette.staticfiles import NotModifiedResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from musicot_mlx.studio.bodies import Error
@@ -32,26 +34,52 @@ class Answer(JSONResponse):
 
 
 class FileAnswer(FileResponse):
-    """A file, whole or a part of it; a part that it has not is refused as all else is."""
+    """A file, whole or a part of it, or that it is the one that the client has; a part that it has
+    not is refused as all else is.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                size = self.headers["content-length"]
                 raise Refused(
                     message["status"],
-                    f"there is no such range; the file has {os.stat(self.path).st_size} bytes, and "
-                    "a part of it is asked for as bytes=0-99",
+                    f"there is no such range; the file has {size} bytes, and a part of it is asked "
+                    "for as bytes=0-99",
+                    headers={"content-range": f"bytes */{size}"},
                 )
             await send(message)
 
-        if not os.path.isfile(self.path):
-            raise Refused(404, "the file is gone from the disk of the studio")
+        self.stat_result = _stat(self.path)
+        self.set_stat_headers(self.stat_result)
         try:
+            if _has(Headers(scope=scope), self.headers["etag"]):
+                await NotModifiedResponse(self.headers)(scope, receive, send)
+                if self.background is not None:
+                    await self.background()
+                return
             await super().__call__(scope, receive, sent)
         except Refused:
             if self.background is not None:  # else what was written for this answer would stay
                 await self.background()
             raise
+
+
+def _stat(path: Any) -> os.stat_result:
+    """Of a file that can be read; Refused (404) for any other, before an answer has begun."""
+    if os.path.isfile(path):
+        try:
+            with open(path, "rb") as file:
+                return os.fstat(file.fileno())
+        except OSError:
+            raise Refused(404, "the studio may not read that file") from None
+    raise Refused(404, "the file is gone from the disk of the studio")
+
+
+def _has(asked: Headers, etag: str) -> bool:
+    """Whether a client has the file of an ETag."""
+    known = asked.get("if-none-match", "").split(",")
+    return bool({"*", etag} & {each.strip().removeprefix("W/") for each in known})
 
 
 def download(name: str) -> dict[str, str]:

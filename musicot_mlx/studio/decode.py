@@ -26,12 +26,14 @@ def main(argv: list[str]) -> int:
     with suppress(ValueError, OSError):  # a system without such limits
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from musicot_mlx.errors import MusicotError
+    from musicot_mlx.errors import DiskFull, MusicotError
 
     told: list[str] = []
     warnings.showwarning = lambda message, *_: told.append(str(message))
     try:
         found = decoded(source, target, seconds)
+    except DiskFull as error:
+        found = {"error": str(error), "full": True}
     except MusicotError as error:
         found = {"error": str(error).replace(str(source), "it")}
     except MemoryError:

@@ -3,9 +3,10 @@
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
-from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.errors import DiskFull, MusicotError, RunError
 
 TYPES = {
     400: "invalid_request",
@@ -13,6 +14,7 @@ TYPES = {
     403: "forbidden",
     404: "not_found",
     405: "invalid_request",
+    408: "too_slow",
     409: "conflict",
     413: "too_large",
     415: "invalid_request",
@@ -21,19 +23,28 @@ TYPES = {
     429: "busy",
     501: "unavailable",
     503: "unavailable",
+    507: "disk_full",
 }
+NO_ROOM = "there is no room left on the disk of the studio; free some and try again"
 
 
 class Refused(MusicotError):
     """A request that is not done. status: of HTTP; param: the field that it is about; wait: seconds
-    after which it may be tried again.
+    after which it may be tried again; headers: what the answer tells besides.
     """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, wait: float | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        wait: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.wait = status, param, wait
+        self.headers = dict(headers or {})
 
 
 def not_found(what: str) -> Refused:
@@ -54,6 +65,8 @@ def status_of(error: MusicotError) -> int:
     """The status that tells of an error of the pipelines."""
     if isinstance(error, Refused):
         return error.status
+    if isinstance(error, DiskFull):
+        return 507
     return 500 if isinstance(error, RunError) else 422
 
 

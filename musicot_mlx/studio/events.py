@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 KEPT = 4096  # events; ten a second at most for each song in the making
+LARGEST = 16 << 20  # letters of all that is kept: a song that was asked for at length is an event
 PING = 15.0  # seconds of silence after which a line is sent that keeps the connection
 
 
@@ -34,8 +35,8 @@ class Events:
 
     def __init__(self) -> None:
         self._run = secrets.token_hex(4)  # an id of an earlier run is known by it
-        self._log: deque[Event] = deque(maxlen=KEPT)
-        self._last = 0
+        self._log: deque[Event] = deque()
+        self._last = self._size = 0
         self._lock = threading.Lock()
         self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self.closed = False
@@ -46,6 +47,9 @@ class Events:
         with self._lock:
             self._last += 1
             self._log.append(Event(self._last, name, written, song))
+            self._size += len(written)
+            while len(self._log) > KEPT or (self._size > LARGEST and len(self._log) > 1):
+                self._size -= len(self._log.popleft().data)
         self._wake()
 
     def text(self, data: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.studio.engine import Engine
-from musicot_mlx.studio.errors import Refused, not_found
+from musicot_mlx.studio.errors import Refused, not_found, status_of
 from musicot_mlx.studio.store import SongRow, Store
 
 Made = TypeVar("Made")
@@ -102,7 +102,7 @@ class Finds:
                 return job(self._opened)
             except MusicotError as error:
                 told = str(error).replace(f" {self._opened.store.uri}", "")
-                raise Refused(422, told) from error
+                raise Refused(status_of(error), told) from error
 
         return in_worker(with_library) if always else self._engine.run(with_library)
 

@@ -183,12 +183,20 @@ class Queue:
     # --- the thread -------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        from musicot_mlx.generation.device import give_back
+        from musicot_mlx.pipelines.worker import in_worker
+
+        made = False
         while not self._stop.is_set():
             self._wake.clear()
             row = self._written(self.store.next)
             if row is None:
+                if made:
+                    in_worker(give_back)
+                made = False
                 self._wake.wait()
                 continue
+            made = True
             told: list[str] = []
             try:
                 why = self._make(row, told)

@@ -6,6 +6,7 @@ own, and a request that another site caused is refused whatever it is. Bodies ar
 come. Every answer says that it may not be framed, sniffed, or load anything from elsewhere.
 """
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Callable, Iterable
@@ -23,7 +24,8 @@ from musicot_mlx.studio.settings import LOOPBACK, Settings
 
 COOKIE = "musicot"
 LARGEST_BODY = 8 << 20  # bytes of JSON; a sidecar of 300 s has some 100 kB
-UPLOADS = "/v1/uploads"  # whose bodies are counted as they are written
+SLOWEST_BODY = 60.0  # seconds that it may take to come
+UPLOADS = "/v1/uploads"  # whose bodies are counted, and timed, as they are written
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; connect-src 'self'; font-src 'self'; manifest-src 'self'; "
@@ -54,6 +56,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope, send = _as_get(scope, send)
         begun = False
 
         async def answer(message: Message) -> None:
@@ -71,7 +75,7 @@ class Guard:
         try:
             entered = self._let_in(request)
             if entered is None:
-                await self._app(scope, _counted(receive, scope["path"]), answer)
+                await self._app(scope, _counted(receive, scope["path"], lambda: begun), answer)
             else:
                 await entered(scope, receive, answer)
         except Refused as error:
@@ -162,23 +166,47 @@ class Broken(Exception):
     """
 
 
+def _as_get(scope: Scope, send: Send) -> tuple[Scope, Send]:
+    """A HEAD as the GET that it asks about, of whose answer only the head is sent. With that the
+    answer is whole, which ends whatever would stream.
+    """
+
+    async def head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})
+
+    return {**scope, "method": "GET"}, head
+
+
 def too_large() -> Refused:
     """A body that is too long."""
     return Refused(413, f"the body is larger than {LARGEST_BODY >> 20} MB")
 
 
-def _counted(receive: Receive, path: str) -> Receive:
-    """receive, which ends a body that grows too large."""
+def _counted(receive: Receive, path: str, begun: Callable[[], bool]) -> Receive:
+    """receive, which ends a body that grows too large or comes too slowly. begun: whether the
+    answer has begun, which then breaks off.
+    """
     if path == UPLOADS:
         return receive
-    size = 0
+    size, whole, until = 0, False, asyncio.get_running_loop().time() + SLOWEST_BODY
 
     async def counted() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > LARGEST_BODY:
-            raise HTTPException(413, str(too_large()))
+        nonlocal size, whole
+        if whole:  # what is waited for now is that the client leaves
+            return await receive()
+        try:
+            async with asyncio.timeout_at(until):
+                message = await receive()
+            size += len(message.get("body", b""))
+            if size > LARGEST_BODY:
+                raise HTTPException(413, str(too_large()))
+        except (TimeoutError, HTTPException) as error:
+            if begun():
+                return {"type": "http.disconnect"}
+            raise error if isinstance(error, HTTPException) else HTTPException(408) from None
+        whole = not message.get("more_body", False)
         return message
 
     return counted

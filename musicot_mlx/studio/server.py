@@ -3,7 +3,6 @@
 `create_app` builds it for any ASGI server; `serve` runs it with uvicorn on one address.
 """
 
-import asyncio
 import contextlib
 import logging
 import socket
@@ -14,12 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from musicot_mlx import __version__
-from musicot_mlx.errors import MusicotError
-from musicot_mlx.studio.errors import Refused, body, status_of
+from musicot_mlx.errors import DiskFull, MusicotError
+from musicot_mlx.studio.errors import NO_ROOM, Refused, body, status_of
 from musicot_mlx.studio.settings import Settings
 
 STATIC = Path(__file__).with_name("static")
-SLOWEST_HEAD = 20.0  # seconds until the head of a connection's first request must be there
 NEEDED = ("fastapi", "starlette", "uvicorn")
 
 
@@ -78,7 +76,8 @@ def create_app(settings: Settings) -> Any:
 
     @app.exception_handler(MusicotError)
     async def refused(request: Any, error: MusicotError) -> Any:
-        return _answer(error, studio.files.names().told(str(error)))
+        told = NO_ROOM if isinstance(error, DiskFull) else studio.files.names().told(str(error))
+        return _answer(error, told)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Any, error: RequestValidationError) -> Any:
@@ -87,7 +86,9 @@ def create_app(settings: Settings) -> Any:
     @app.exception_handler(HTTPException)
     async def of_http(request: Any, error: HTTPException) -> Any:
         refused = _answer(Refused(error.status_code, _WORDS.get(error.status_code, error.detail)))
-        refused.headers.update(error.headers or {})  # of a 405: what is allowed
+        refused.headers.update(error.headers or {})
+        if error.status_code == 405:
+            refused.headers["allow"] = ", ".join(_allowed(request))
         return refused
 
     app.add_middleware(Guard, settings=settings, refused=_answer)
@@ -101,7 +102,8 @@ def serve(settings: Settings, *, listening: Callable[[str], None]) -> None:
     can't be used.
     """
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from musicot_mlx.studio.connection import Patient
 
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # that a client has gone is no fault
     if not settings.is_local and settings.token is None:
@@ -125,20 +127,10 @@ def serve(settings: Settings, *, listening: Callable[[str], None]) -> None:
             events.close()
             await super().shutdown(sockets)
 
-    class Patient(H11Protocol):
-        """Ends a connection on which nothing is asked, so that idle ones can't take all places."""
-
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            self.loop.call_later(SLOWEST_HEAD, self._end_idle)
-
-        def _end_idle(self) -> None:
-            if self.cycle is None:
-                self.transport.close()
-
     config = uvicorn.Config(
         app,
         http=Patient,
+        ws="none",  # an upgrade is not taken
         log_level="critical",  # what goes wrong is told in one line by security.Guard
         access_log=False,
         server_header=False,
@@ -184,7 +176,7 @@ def _answer(error: MusicotError, told: str | None = None) -> Any:
     from musicot_mlx.studio.answers import Answer
 
     status, param = status_of(error), getattr(error, "param", None) or error.option
-    wait, headers = getattr(error, "wait", None), {}
+    wait, headers = getattr(error, "wait", None), {**getattr(error, "headers", {})}
     if wait is not None:
         headers["retry-after"] = str(max(1, round(wait)))
     if status == 401:
@@ -192,6 +184,18 @@ def _answer(error: MusicotError, told: str | None = None) -> Any:
     if status in (408, 413):  # what is still coming is not read
         headers["connection"] = "close"
     return Answer(body(status, told or str(error), param), status_code=status, headers=headers)
+
+
+def _allowed(request: Any) -> list[str]:
+    """The methods that an address takes, whose routes are one a method."""
+    from starlette.routing import Match
+
+    found = set()
+    for method in ("DELETE", "GET", "PATCH", "POST"):
+        asked = {**request.scope, "method": method}
+        if any(each.matches(asked)[0] is Match.FULL for each in request.app.routes):
+            found |= {method, "HEAD"} if method == "GET" else {method}
+    return sorted(found)
 
 
 def _first(error: Any) -> Refused:
@@ -215,4 +219,5 @@ _WORDS = {
     404: "there is nothing at this address",
     405: "this address does not take that method",
     400: "the body of the request can't be read",
+    408: "the body of the request took too long to come",
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.atomic import explain
-from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.errors import DiskFull, MusicotError, RunError
 from musicot_mlx.studio.errors import Refused, not_found
 
 VERSION = 1
@@ -421,7 +421,9 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 if isinstance(error, sqlite3.OperationalError):
-                    raise RunError(f"what the studio keeps can't be written: {error}") from error
+                    full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+                    kind = DiskFull if full else RunError
+                    raise kind(f"what the studio keeps can't be written: {error}") from error
                 raise
 
     def _one(self, query: str, given: tuple = ()) -> tuple | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from musicot_mlx.atomic import explain
-from musicot_mlx.studio.errors import Refused
+from musicot_mlx.studio.errors import NO_ROOM, Refused
 from musicot_mlx.studio.files import Files, file_name
 from musicot_mlx.studio.settings import Settings
 from musicot_mlx.studio.store import Store, new_id
@@ -70,7 +70,7 @@ class Uploads:
         if size > most:
             raise Refused(413, f"the file is larger than the {most / 1e6:g} MB that are taken")
         if shutil.disk_usage(self._files.temporary).free < size + LEFT_FREE:
-            raise Refused(507, "there is no room left on the disk of the studio")
+            raise Refused(507, NO_ROOM)
 
     async def _receive(self, chunks: AsyncIterator[bytes], raw: Path) -> None:
         size = 0
@@ -111,6 +111,8 @@ class Uploads:
             found = json.loads(told)
         except ValueError:  # it was ended by the system
             raise Refused(422, "the file can't be read: its reader gave up") from None
+        if found.get("full"):
+            raise Refused(507, NO_ROOM)
         if "error" in found:
             raise Refused(422, f"the file can't be used: {found['error']}")
         return found

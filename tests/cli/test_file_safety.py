@@ -5,6 +5,9 @@ collide, in any order, with a model that only stands for one.
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import musicot_mlx as mc
+from musicot_mlx import atomic
 from musicot_mlx.atomic import atomic_path
 from musicot_mlx.cli import main
 from musicot_mlx.errors import MusicotError
@@ -259,3 +263,35 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "gone" / "deep" / "a.wav"):
         raise KeyboardInterrupt
     assert not (tmp_path / "gone").exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    dying = (
+        "import os; from musicot_mlx.atomic import atomic_path\n"
+        "with atomic_path('song.wav') as temporary:\n"
+        "    temporary.write_text('half'); print(temporary.name, flush=True); os.abort()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(atomic.__file__).parents[1])}
+    child = subprocess.run(
+        [sys.executable, "-c", dying], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    left = tmp_path / child.stdout.strip()
+    assert left.read_text() == "half" and left.name.startswith(".song.")
+    node, pid, letters = re.search(r"(\w{8})-(\d+)-(\w{8})", left.name).groups()
+    others = {
+        left.name.replace(pid, str(os.getpid())),  # of a process that lives
+        left.name.replace(node, "00000000"),  # of another machine
+        left.name.replace(letters, "mine"),
+        "song.wav",
+    }
+    for name in others:
+        (tmp_path / name).write_text("kept")
+    young = tmp_path / left.name.replace(letters, "01234567")
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    young.write_text("of a moment ago")
+    with atomic_path(tmp_path / "next.wav") as temporary:
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {*others, young.name, "next.wav"}

@@ -55,6 +55,19 @@ def test_add_search_similar_stats_remove(
     assert "is empty; musicot library add FOLDER" in capsys.readouterr().err
 
 
+def test_looking_makes_no_library(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["search", "x"], ["similar", "x"], ["remove", "x"]):
+        assert main(["library", *words]) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and ("empty" in line or "no song x" in line), line
+    for words in (["stats"], ["remove", "--missing"], ["add", "music/broken.mp3"]):
+        main(["library", *words])
+    assert not (here / "library").exists()
+    (here / "library").write_text("a file")
+    assert main(["library", "search", "x"]) == 2
+    assert "it is no folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

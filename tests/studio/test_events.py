@@ -95,3 +95,15 @@ def test_silence_is_told_and_the_end_ends(monkeypatch: pytest.MonkeyPatch) -> No
         assert [event async for event in stream] == []
 
     asyncio.run(run())
+
+
+def test_the_log_is_bounded_by_what_events_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "LARGEST", 1000)
+    log = Events()
+    for number in range(20):
+        log.publish("song", "x" * 300, "s_1")
+        assert sum(len(each.data) for each in log._log) <= 1000, number
+    late = log.id_of(Event(1, "", ""))
+    log.publish("song", "x" * 5000, "s_1")  # one alone is told whatever it holds
+    assert [len(each.data) for each in log._log] == [5002]
+    assert asyncio.run(_take(log, 1, late))[0].name == "reset"

@@ -30,9 +30,14 @@ def _raw(server: Server, text: str) -> bytes:
     place = urlsplit(server.address)
     with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
         connection.sendall(text.replace("\n", "\r\n").encode("latin-1"))
-        answer = b""
-        while block := connection.recv(1 << 16):
-            answer += block
+        return _all(connection)
+
+
+def _all(connection: socket.socket) -> bytes:
+    """What comes until the other end closes."""
+    answer = b""
+    while block := connection.recv(1 << 16):
+        answer += block
     return answer
 
 
@@ -146,7 +151,7 @@ def test_bodies_are_json_and_small(server: Server) -> None:
         pass
     not_this = server.client.put("/v1/plans")
     server.error(not_this, 405)
-    assert not_this.headers["allow"] in ("GET", "POST")
+    assert not_this.headers["allow"] == "GET, HEAD, POST"
     server.error(server.get("/nothing"), 404)
 
 
@@ -309,18 +314,26 @@ def test_a_file_that_breaks_off_leaves_nothing(server: Server) -> None:
     assert server.complaints() == ""
 
 
-def test_who_asks_nothing_takes_no_place(tiny_model: Path, tmp_path: Path) -> None:
+def test_who_asks_nothing_or_slowly_takes_no_place(tiny_model: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from musicot_mlx.cli import main; from musicot_mlx.studio import server; "
-        "server.SLOWEST_HEAD = 0.3; sys.exit(main(sys.argv[1:]))"
+        "import sys; from musicot_mlx.cli import main; "
+        "from musicot_mlx.studio import connection, security; "
+        "connection.SLOWEST_HEAD = security.SLOWEST_BODY = 0.3; sys.exit(main(sys.argv[1:]))"
     )
+    head = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
     given = ["--model", str(tiny_model)]
     with serving(tmp_path / "data", *given, python=("-c", code)) as server:
         place = urlsplit(server.address)
         assert server.get("/models").status_code == 200
+        for asked in (head[:40], head + b"\r\n" + head[:40]):  # the first request, or the second
+            with socket.create_connection((place.hostname, place.port), timeout=10) as idle:
+                idle.sendall(asked)
+                answer = _all(idle)  # and then it is ended
+                assert answer.count(b"HTTP/1.1 200") == asked.count(b"\r\n\r\n")
         with socket.create_connection((place.hostname, place.port), timeout=10) as idle:
-            idle.sendall(b"GET /v1/models HTTP/1.1\r\nHost: l")
-            assert idle.recv(1) == b""  # it is ended
+            post = head.replace(b"GET /v1/models", b"POST /v1/plans")
+            idle.sendall(post + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+            assert b" 408 " in _all(idle).split(b"\r\n")[0]
         assert server.get("/models").status_code == 200  # on the connection that has asked before
 
 

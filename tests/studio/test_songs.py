@@ -47,6 +47,40 @@ def test_a_song_from_the_click_to_the_file(server: Server) -> None:
     assert peaks["seconds"] == 12 and len(peaks["peaks"]) == 240 and max(peaks["peaks"]) <= 255
 
 
+def test_a_head_tells_what_a_get_would(server: Server) -> None:
+    song = server.finished(server.ask(prompt="piano", options={"duration": 3})[0]["id"])["id"]
+    live = server.running(server.ask(prompt="piano", options={"duration": 300})[0]["id"])["id"]
+    for place in ("audio", "file?format=flac", "sidecar", "audio?format=pcm"):
+        got, head = (
+            ask(f"/v1/songs/{song}/{place}") for ask in (server.client.get, server.client.head)
+        )
+        assert head.status_code == 200 and not head.content
+        told = {"content-type", "content-length", "accept-ranges", "content-disposition"}
+        assert all(head.headers.get(name) == got.headers.get(name) for name in told), place
+    for path in (f"/v1/songs/{live}/audio", f"/v1/songs/{live}/events", "/v1/events", "/docs"):
+        assert server.client.head(path).status_code == 200  # though a GET would go on and on
+    server.post(f"/songs/{live}/cancel")
+    path = f"/v1/songs/{song}/audio"
+    whole = server.client.get(path)
+    part = server.client.head(path, headers={"range": "bytes=0-99"})
+    assert part.status_code == 206 and part.headers["content-length"] == "100"
+    beyond = server.client.head(path, headers={"range": "bytes=99999999-"})
+    assert beyond.status_code == 416
+    assert beyond.headers["content-range"] == f"bytes */{len(whole.content)}"
+    assert server.client.head("/v1/songs/s_0000000000000000/audio").status_code == 404
+    only_post = server.client.head("/v1/sidecars")
+    assert only_post.status_code == 405 and only_post.headers["allow"] == "POST"
+    # what a client has is not sent again
+    etag = whole.headers["etag"]
+    for known, status in [(etag, 304), (f'"a", W/{etag}', 304), ("*", 304), ('"a"', 200)]:
+        again = server.client.get(path, headers={"if-none-match": known})
+        assert again.status_code == status and bool(again.content) == (status == 200)
+    for known, status in [(etag, 206), ('"a"', 200)]:
+        headers = {"if-range": known, "range": "bytes=0-9"}
+        assert server.client.get(path, headers=headers).status_code == status
+    assert not list((server.folder / "temporary").iterdir())
+
+
 def test_the_events_of_a_song(server: Server) -> None:
     (song,) = server.ask(prompt="drums", options={"duration": 12})
     with server.client.stream("GET", f"/v1/songs/{song['id']}/events") as stream:

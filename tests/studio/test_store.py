@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from musicot_mlx.errors import MusicotError
-from musicot_mlx.studio.errors import Refused
+from musicot_mlx.errors import DiskFull, MusicotError
+from musicot_mlx.studio.errors import Refused, status_of
 from musicot_mlx.studio.store import Store
 
 
@@ -71,3 +71,13 @@ def test_a_folder_of_another_time_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "studio.db").write_bytes(b"no database" * 100)
     with pytest.raises(MusicotError, match="can't be used"):
         Store(tmp_path)
+
+
+def test_a_full_disk_is_told_as_such(store: Store) -> None:
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(DiskFull) as full:
+        store.add_plan("m", [], {}, {**_value(1), "prompt": "x" * 100_000})
+    assert status_of(full.value) == 507 and not store.plans(5)
+    store._db.execute(f"PRAGMA max_page_count={pages + 1000}")
+    assert store.add_plan("m", [], {}, _value(1)).number == 1
