@@ -5,7 +5,6 @@ one by one, so a conversion needs the memory of its largest array. No torch is n
 checkpoint is a pickle.
 """
 
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,6 +18,8 @@ from musicot_mlx.convert import families
 from musicot_mlx.convert.families import Checkpoint
 from musicot_mlx.convert.peft import convert_peft, is_peft
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.pipelines.families import FAMILIES
+from musicot_mlx.pipelines.family import named as record_of
 from musicot_mlx.pipelines.given import flag, number, path_of, shown
 from musicot_mlx.weights.checkpoint import (
     has_embeddings,
@@ -105,7 +106,7 @@ def convert(
                 checkpoint, q_parts, {"group_size": group_size, "bits": bits, "mode": mode}
             )
         named = frozenset(q_parts or ())
-        return _write(checkpoint, target, getattr(mx, dtype), named, progress)
+        return _write(checkpoint, target, dtype, named, progress)
 
 
 def checkpoint_path(source: str | Path) -> Path:
@@ -148,7 +149,7 @@ def _choose_quantization(
 def _write(
     checkpoint: Checkpoint,
     target: Path,
-    dtype: mx.Dtype,
+    dtype: str,
     named: frozenset[str],
     progress: Callable[[int, int], None] | None,
 ) -> str:
@@ -159,8 +160,7 @@ def _write(
     config, arrays, rows = checkpoint.config, {}, []
     for name in checkpoint.parts:
         network = _network(checkpoint, name)
-        stored = mx.bfloat16 if dtype == mx.float16 and name in checkpoint.wide else dtype
-        exact, rest = _cast(checkpoint, name, stored)
+        exact, rest, stored = _cast(checkpoint, name, dtype)
         if quantization := quantization_of(config, name):
             embedded = has_embeddings(checkpoint.embeddings, name)
             rest = quantize_arrays(network, rest, **quantization, embeddings=embedded)
@@ -192,26 +192,27 @@ def _network(checkpoint: Checkpoint, name: str) -> nn.Module:
 
 
 def _cast(
-    checkpoint: Checkpoint, name: str, dtype: mx.Dtype
-) -> tuple[dict[str, mx.array], dict[str, mx.array]]:
-    """The arrays that stay exact (codebooks in float32, integers), and the rest as `dtype`."""
-    exact, rest = {}, {}
-    pattern = re.compile(checkpoint.exact.get(name, r"(?!)"))
+    checkpoint: Checkpoint, name: str, dtype: str
+) -> tuple[dict[str, mx.array], dict[str, mx.array], str]:
+    """The arrays that stay exact (codebooks in float32, integers), the rest as its family has it
+    for `dtype`, and what that is.
+    """
+    family = record_of(FAMILIES[checkpoint.config["model_type"]])
+    exact, rest, kind = {}, {}, family.stored(name, "", dtype)
     for key, value in checkpoint.arrays[name].items():
         if not mx.issubdtype(value.dtype, mx.floating):
             exact[key] = value
-        elif pattern.fullmatch(key):
+        elif family.is_exact(name, key):
             exact[key] = value.astype(mx.float32)
         else:
-            rest[key] = value.astype(dtype)
-    return exact, rest
+            rest[key] = value.astype(getattr(mx, kind))
+    return exact, rest, kind
 
 
 Row = tuple[str, int, int, str]  # part, parameters, bytes, how it is stored; "" for exact alone
 
 
-def _stored(quantization: Mapping[str, Any] | None, dtype: mx.Dtype) -> str:
-    name = str(dtype).removeprefix("mlx.core.")
+def _stored(quantization: Mapping[str, Any] | None, name: str) -> str:
     if not quantization:
         return name
     bits, mode, group_size = (quantization[key] for key in ("bits", "mode", "group_size"))

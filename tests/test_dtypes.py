@@ -1,6 +1,8 @@
 """As on Metal: 16-bit and quantised weights stay as stored, and a song still comes out of them."""
 
 import copy
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +14,11 @@ import pytest
 from mlx.utils import tree_flatten
 
 import musicot_mlx as mc
-from musicot_mlx.convert.families.musicot import EXACT
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.evaluation import deep_networks
 from musicot_mlx.generation import device
 from musicot_mlx.nn.adapters import add_layers
+from musicot_mlx.pipelines.musicot import FAMILY
 from musicot_mlx.pipelines.musicot.pipeline import PARTS
 from musicot_mlx.training.losses import NoisyWindow, diffusion_loss
 from musicot_mlx.training.trainer import loss_and_gradients
@@ -48,7 +51,7 @@ def _stored(folder: Path, mode: str | None) -> Path:
     for name, (network, config_class) in PARTS.items():
         built = network(config_from_dict(config_class, config[name], where=name))
         piece = checkpoint.part(arrays, name)
-        exact = {} if name not in EXACT else {k: v for k, v in piece.items() if "codebook" in k}
+        exact = {k: v for k, v in piece.items() if FAMILY.is_exact(name, k)}
         rest = {k: v.astype(mx.float16) for k, v in piece.items() if k not in exact}
         if mode:
             bits = 6 if name == "vae" and mode == "affine" else 8
@@ -91,9 +94,12 @@ def test_weights_stay_as_stored(model, folder: Path) -> None:
     quantized = "quantization" in checkpoint.read_config(folder)
     layer = model.semantic_lm.layers[0].self_attn.q_proj
     assert isinstance(layer, nn.QuantizedLinear if quantized else nn.Linear)
-    for network in (model.clap.clap, model.semantic_lm, model.diffusion, model.vae):
-        dtypes = {value.dtype for _, value in tree_flatten(network.parameters())}
-        assert dtypes <= {mx.float16, mx.uint32, mx.uint8}, type(network)
+    networks = {"clap": model.clap.clap, "semantic_tokenizer": model.semantic_tokenizer}
+    networks |= {name: getattr(model, name) for name in ("semantic_lm", "diffusion", "vae")}
+    for part, network in networks.items():
+        for name, value in tree_flatten(network.parameters()):
+            exact = value.dtype == mx.float32 and FAMILY.is_exact(part, name)
+            assert exact or value.dtype in (mx.float16, mx.uint32, mx.uint8), f"{part}.{name}"
 
 
 def test_hidden_states_are_float16(model) -> None:
@@ -123,6 +129,63 @@ def test_it_is_near_the_float32_song(model, folder: Path, monkeypatch) -> None:
         model.clap.embed_text(["solo piano"]), exact.clap.embed_text(["solo piano"]), atol=0.02
     )
     assert plan.codes.shape == exact.plan("piano", duration=12).codes.shape
+
+
+# Products that are float32 on purpose: a code is drawn from them, or they sum over a song.
+FLOAT32 = re.compile(r"conditioner\.project|depth\.heads\.\d+|audio_time\..*")
+EVERY = list(deep_networks.networks())
+
+
+@pytest.mark.parametrize("mode", [None, "mxfp8"], ids=["float16", "mxfp8"])
+@pytest.mark.parametrize("place", EVERY, ids=lambda place: "-".join(place[:2]))
+def test_no_network_runs_wider_than_it_is_stored(
+    place: tuple, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One float32 weight or embedding that is let through makes all after it float32: a GPU then
+    widens every matrix anew at every step, and no number tells.
+    """
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
+    wide = _wide(monkeypatch)
+    for compared in deep_networks.compared(*place, small=True):
+        network = compared.network
+        if mode:
+            packing = {"group_size": 32, "bits": 8, "mode": mode}
+            arrays = dict(tree_flatten(network.parameters()))
+            packed = checkpoint.quantize_arrays(network, arrays, **packing)
+            network = checkpoint.prepare(type(network)(network.config), packing, packed)
+        outputs = compared.example.run(network)
+        mx.eval(outputs)
+        assert all(mx.isfinite(value).all().item() for value in outputs.values())
+        names = {id(layer): name for name, layer in network.named_modules()}
+        assert {names[layer] for layer in wide if not FLOAT32.fullmatch(names[layer])} == set()
+
+
+def test_nor_do_those_of_musicot(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, rng = _wide(monkeypatch), np.random.default_rng(0)
+    clap, vae, tokenizer = model.clap, model.vae, model.semantic_tokenizer
+    clap.embed_audio(rng.standard_normal(model.sample_rate).astype(np.float32), model.sample_rate)
+    sound = mx.array(rng.standard_normal((1, 4000, 2)).astype(np.float32))
+    mx.eval(vae.encode(sound[..., : vae.config.audio_channels]).mean)
+    mx.eval(tokenizer.encode(sound[..., 0]))
+    model.generate("piano", duration=1, seed=1)
+    networks = [clap.clap, vae, tokenizer, model.semantic_lm, model.diffusion]
+    names = {id(layer): name for each in networks for name, layer in each.named_modules()}
+    assert {names.get(layer, "another") for layer in wide} == set()
+
+
+def _wide(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The ids of the linear layers that are given float32, as they are called."""
+    wide: set[int] = set()
+
+    def called(real: Callable, self: nn.Module, x: mx.array) -> mx.array:
+        if x.dtype == mx.float32:
+            wide.add(id(self))
+        return real(self, x)
+
+    for kind in (nn.Linear, nn.QuantizedLinear):
+        real = kind.__call__
+        monkeypatch.setattr(kind, "__call__", lambda self, x, real=real: called(real, self, x))
+    return wide
 
 
 # --- tuning -----------------------------------------------------------------------------------

@@ -26,8 +26,7 @@ class Checkpoint:
 
     config: config.json of the MLX folder, a section a part. arrays: by part, under MLX names,
     unread where the source allows it. parts: network and config class by part. files: what else
-    the folder holds, name -> path or text. exact: by part, a pattern of names that stay float32.
-    wide: parts whose sums exceed float16; they get bfloat16 instead.
+    the folder holds, name -> path or text.
     quantised: the parts that -q quantises where none are named; embeddings: whether theirs are too,
     or those of which parts; least_bits: of parts that suffer below, unless bits are named for them.
     example: a command for the model card; notice: whose weights they are, where that must be said.
@@ -37,8 +36,6 @@ class Checkpoint:
     arrays: dict[str, dict[str, mx.array]]
     parts: Mapping[str, tuple[type, type]]
     files: Mapping[str, Path | str]
-    exact: Mapping[str, str] = field(default_factory=dict)
-    wide: tuple[str, ...] = ()
     quantised: tuple[str, ...] | None = None  # None: all
     embeddings: bool | tuple[str, ...] = True
     least_bits: Mapping[str, int] = field(default_factory=dict)

@@ -34,12 +34,6 @@ from musicot_mlx.weights.config import config_to_dict
 
 SIZES = ("small", "base")
 COCA, RVQ = MUSICCOCA, RVQConfig(dim=768, codebooks=12, codebook_size=1024)
-EXACT = {
-    "musiccoca": musiccoca.EXACT,
-    "rvq": r".*",  # a code is a decision
-    "lm": depthformer.EXACT,
-    "codec": r".*",  # in float16 it overflows
-}
 NOTICE = (
     'The weights are those of "Magenta RealTime 2" by Google LLC (google/magenta-realtime-2), '
     "licensed under CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/); changed in layout "
@@ -102,8 +96,6 @@ def read(
         arrays={"musiccoca": towers, "rvq": codebooks, "lm": made, "codec": codec},
         parts=PARTS,
         files={"tokenizer.json": tokenizer.to_str()},
-        exact=EXACT,
-        wide=("lm",),
         quantised=("lm",),
         embeddings=False,
         example='musicot generate --model {name} -p "a jazz piano trio" -o jazz.wav',

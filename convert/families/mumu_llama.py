@@ -35,13 +35,6 @@ WORDS_FILE, SIZES_FILE = "tokenizer.model", "params.json"
 MUSIC_TOKENS = 8  # [AUD0] to [AUD7]
 SMALL = 1024  # width of MusicGen small's decoder
 T5 = "google-t5/t5-base"
-# What decides or is summed over many parts stays float32.
-EXACT = {
-    "llama": r"gates|queries|value_lora\..*|.*layernorm\.weight",
-    "words": r"norm\.weight",
-    "bridges": r".*\.pool\..*|.*\.norm\.weight|audio_time\..*",
-    **musicgen.EXACT,
-}
 NOTICE = (
     "The weights hold LLaMA-2 (Llama 2 Community License), MERT-v1-330M (CC BY-NC 4.0), MusicGen "
     "(CC BY-NC 4.0), ViT and T5 (Apache 2.0) and ViViT (MIT), whatever the card of their source "
@@ -138,8 +131,6 @@ def read(
         arrays=arrays,
         parts={name: kinds for name, kinds in PARTS.items() if name in sections},
         files=files,
-        exact=EXACT,
-        wide=("text_encoder",),  # T5 was trained in bfloat16
         quantised=tuple(name for name in FAMILY.quantised if name in sections),
         embeddings=FAMILY.embeddings,
         least_bits=FAMILY.least_bits,

@@ -24,8 +24,6 @@ from musicot_mlx.weights.config import config_from_dict
 from musicot_mlx.weights.files import plain_names
 from musicot_mlx.weights.hub import resolve
 
-# Codebooks decide codes, so they stay float32.
-EXACT = {"codec": r"quantizer\..*"}
 # What -q quantises where the parts are not named: the codec is convolutions, and small.
 QUANTISED = ("text_encoder", "decoder")
 
@@ -144,8 +142,6 @@ def _checkpoint(
         arrays=arrays,
         parts=PARTS,
         files={"tokenizer.json": tokenizer},
-        exact=EXACT,
-        wide=("text_encoder",),  # T5 was trained in bfloat16
         quantised=QUANTISED,
         embeddings=False,
         example='musicot generate --model {name} -p "solo piano, slow and calm" --duration 20',

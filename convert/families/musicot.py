@@ -11,14 +11,6 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.pipelines.musicot.pipeline import PARTS
 from musicot_mlx.weights.checkpoint import load_arrays, part, require_parts
 
-# Names whose rounding to 16 bits would change codes, phases or decibels: these stay float32.
-EXACT = {
-    "rvq": r".*",
-    "semantic_tokenizer": r".*codebook.*",
-    "diffusion": r"dit\.time_proj\.weight|.*\.frequencies",
-    "clap": r".*batch_norm.*",
-}
-
 
 def read(folder: Path, config: Mapping[str, Any], scratch: Path, **_: Any) -> Checkpoint | None:
     """The checkpoint of a folder with model_type musicot-pytorch.
@@ -47,6 +39,5 @@ def read(folder: Path, config: Mapping[str, Any], scratch: Path, **_: Any) -> Ch
         arrays=arrays,
         parts=PARTS,
         files={"tokenizer.json": tokenizer},
-        exact=EXACT,
         example='musicot generate --model {name} -p "solo piano, slow and calm" --duration 20',
     )

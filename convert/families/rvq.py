@@ -17,7 +17,6 @@ from musicot_mlx.models.rvq import ResidualVQ, RVQConfig
 from musicot_mlx.weights.files import load_file, plain_names
 
 PARTS = {"rvq": (ResidualVQ, RVQConfig)}
-EXACT = {"rvq": r".*"}  # a code is a decision
 EXAMPLE = "python -c \"import musicot_mlx as mc; print(mc.load('{name}').config)\""
 
 
@@ -45,6 +44,5 @@ def read(source: Path, config: Mapping[str, Any], scratch: Path, **_: Any) -> Ch
         arrays={"rvq": apply_rules(keymap.RULES, arrays, where="rvq")},
         parts=PARTS,
         files={},
-        exact=EXACT,
         example=EXAMPLE,
     )

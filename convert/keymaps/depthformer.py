@@ -76,9 +76,6 @@ RULES: list[Rule] = [
     ),
 ]
 
-# A code is drawn from what these say, and bfloat16 would round a style's code: float32 always.
-EXACT = r"conditioner\.style\.weight|.*norm\.(weight|bias)|.*\.scale"
-
 
 PAST = {1024: 41, 3072: 25}  # frames that a temporal layer of this width looks back on
 

@@ -21,7 +21,6 @@ from musicot_mlx.errors import MusicotError
 from musicot_mlx.models.musiccoca import MUSICCOCA, MusicCoCaConfig
 from musicot_mlx.models.rvq import RVQConfig
 
-EXACT = r"mel\..*"  # of the part musiccoca: spectra are float32
 MAIN, LOOP = 0, 2  # subgraphs
 Shape = tuple[int, ...]
 

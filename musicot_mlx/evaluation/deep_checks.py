@@ -21,6 +21,7 @@ from mlx.utils import tree_flatten
 
 from musicot_mlx.audio.chroma import chroma
 from musicot_mlx.audio.mel import LogMel, stft
+from musicot_mlx.evaluation import deep_networks
 from musicot_mlx.evaluation.speed.hardware import peak_resident
 from musicot_mlx.generation import device, musicgen
 from musicot_mlx.generation.sampling import draw, draw_codebooks
@@ -182,6 +183,20 @@ def _networks_of_the_model() -> Iterator[Outcome]:
             yield _within(name, _error(value, wanted[name]), _NETWORK)
 
 
+def _networks_of_families() -> Iterator[Outcome]:
+    """One line a network that the embedded model has not, with what is furthest off."""
+    embedded = {network for network, _ in _model().family.get("parts").values()}
+    for model_type, part, network in deep_networks.networks():
+        found = list(deep_networks.compared(model_type, part, network, small=device.on_cpu()))
+        for each in found:
+            what, worst = max(each.errors(_on_cpu), key=lambda pair: pair[1])
+            yield _within(f"{model_type}, {each.example.name}", worst, _NETWORK, f"; {what}")
+        if not found and network not in embedded:
+            yield Outcome(
+                f"{model_type}, {part}", True, "not compared: nothing is known to feed it"
+            )
+
+
 def _rows_of_a_batch() -> Iterator[Outcome]:
     """A song of a batch, padded on the left, against it alone."""
     lm, lengths, steps = _model().semantic_lm, (310, 12), 4
@@ -308,6 +323,7 @@ CHECKS: dict[str, Callable[[], Iterator[Outcome]]] = {
     "attention": _attention,
     "quantised": _packed_layers,
     "networks": _networks_of_the_model,
+    "families": _networks_of_families,
     "batch": _rows_of_a_batch,
     "draws": _draws,
     "musicgen": _musicgen,

@@ -259,8 +259,10 @@ class Depthformer(nn.Module):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """Dtype of the hidden states: a norm is never quantised, so it tells."""
-        return self.depth.norm.weight.dtype
+        """Dtype of the hidden states: a layer's norm is never quantised, so it tells; that before
+        the heads is float32 wherever the model runs.
+        """
+        return self.layers[0].self_attn.pre.weight.dtype
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -136,11 +136,12 @@ class MumuLlama(nn.Module):
     ) -> mx.array:
         """Hidden states (batch, time, hidden); offsets: of `offsets`, None to hear nothing at all.
 
-        Norms are float32 and their results become the embeddings' dtype again.
+        Norms are float32, and embeddings of words in fewer bits may be of another type: all of it
+        becomes `dtype` again.
         """
         caches = [None] * len(self.layers) if cache is None else cache
         added = [None] * len(self.layers) if offsets is None else offsets
-        x, mask = embeddings, attention_mask(embeddings, caches[0])
+        x, mask = embeddings.astype(self.dtype), attention_mask(embeddings, caches[0])
         for layer, own, offset in zip(self.layers, caches, added, strict=True):
             x = _through(layer, x, mask, own, offset)
         return x

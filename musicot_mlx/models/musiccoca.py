@@ -226,7 +226,7 @@ class TextTower(Tower):
 
     def __call__(self, ids: mx.array, lengths: mx.array) -> mx.array:
         mask = (mx.arange(ids.shape[1]) < lengths[:, None])[:, None, None]  # (rows, 1, 1, time)
-        return super().__call__(self.tokens(ids), mask)
+        return super().__call__(self.tokens(ids).astype(self.positions.dtype), mask)
 
 
 class AudioTower(Tower):

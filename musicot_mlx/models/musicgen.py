@@ -246,7 +246,7 @@ class Musicgen(nn.Module):
         """
         config = self.config
         first = mx.arange(config.num_codebooks)[:, None] * (config.vocab_size + 1)
-        return self.embed_tokens(tokens + first).sum(axis=1)
+        return self.embed_tokens(tokens + first).sum(axis=1).astype(self.dtype)
 
     def positions(self, count: int) -> mx.array:
         """Embeddings of the first `count` positions, (count, hidden)."""

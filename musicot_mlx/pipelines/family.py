@@ -5,6 +5,7 @@ convert, doctor, the command line and the docs ask its record. What a record nam
 "module:attribute" is imported when it is asked for, so that reading the record costs nothing.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -26,6 +27,8 @@ class Family:
     PyTorch beside MLX.
     quantised: the parts that fewer bits go to where none are named, all if empty; embeddings:
     whether theirs are too, or those of which parts; least_bits: of parts that suffer below.
+    exact: by part, a pattern of the names whose weights stay float32 however the rest is stored;
+    wide: the parts whose sums exceed float16, which become bfloat16 where float16 is asked for.
     capabilities: "songs", "plan", "ear" (embed_text
     and embed_audio, its own or those of its `clap`), "copies" (reads songs as the tokens that
     copies are looked for in), "live" (plays without end), "batch", "to_pytorch".
@@ -46,6 +49,8 @@ class Family:
     quantised: tuple[str, ...] = ()
     embeddings: bool | tuple[str, ...] = True
     least_bits: Mapping[str, int] = field(default_factory=dict)
+    exact: Mapping[str, str] = field(default_factory=dict)
+    wide: tuple[str, ...] = ()
     capabilities: frozenset[str] = frozenset()
 
     def get(self, what: str) -> Any:
@@ -61,6 +66,16 @@ class Family:
         if options := self.get("options"):
             about = options.about()["duration"].metadata
             needed(name, seconds, low=about["low"], high=about["high"], unit="s")
+
+    def is_exact(self, part: str, name: str) -> bool:
+        """Whether a weight of a part stays float32, however the rest is stored."""
+        return re.fullmatch(self.exact.get(part, r"(?!)"), name) is not None
+
+    def stored(self, part: str, name: str, dtype: str) -> str:
+        """The dtype that a weight of a part is stored in where `dtype` is asked for."""
+        if self.is_exact(part, name):
+            return "float32"
+        return "bfloat16" if dtype == "float16" and part in self.wide else dtype
 
     def task(self, part: str) -> Any:
         """How a part is tuned."""

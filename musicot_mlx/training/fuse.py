@@ -20,6 +20,7 @@ import mlx.nn as nn
 from musicot_mlx.errors import MusicotError, first_few
 from musicot_mlx.nn.mlx_lm import LoRAEmbedding
 from musicot_mlx.pipelines.conversion_cache import mlx_folder
+from musicot_mlx.pipelines.families import family_of
 from musicot_mlx.pipelines.given import flag, path_of, shown
 from musicot_mlx.weights.adapters import (
     Adapter,
@@ -71,9 +72,10 @@ def fuse(
 ) -> Fused:
     """Write the folder `save_path`: `model` with the adapters in its weights, always an MLX folder.
 
-    dtype: "float16", "bfloat16" or "float32" for all that is not quantised; as stored where None,
-    and float32 where adapters change bfloat16. Raises MusicotError for adapters that don't fit,
-    as loading them does.
+    dtype: "float16", "bfloat16" or "float32" for all that is not quantised, but for what decides,
+    such as codebooks, which stays float32, and for parts that float16 is too narrow for, which
+    become bfloat16; as stored where None, and float32 where adapters change bfloat16. Raises
+    MusicotError for adapters that don't fit, as loading them does.
     """
     path_of("model", model), path_of("save_path", save_path)
     if dtype is not None and dtype not in DTYPES:
@@ -88,7 +90,13 @@ def fuse(
         raise MusicotError(f"{target} is the model itself; pass another --save-path")
     loaded = load(str(model), adapter_path=adapter_path)  # refuses what does not fit
     config, arrays = read_config(folder, model_types=None), load_arrays(folder)
-    kind = getattr(mx, dtype) if dtype else None
+    family = family_of(folder)
+
+    def kind(path: str, name: str) -> mx.Dtype:
+        """The dtype asked for, as this weight bears it."""
+        part, _, inside = f"{path}.{name}".partition(".")
+        return getattr(mx, family.stored(part, inside, dtype))
+
     changes: dict[str, list[tuple[Adapter, dict[str, mx.array]]]] = {}
     for adapter in adapters:
         for path, tensors in adapter.layers().items():
@@ -114,9 +122,10 @@ def fuse(
         if layer_changes := changes.get(path):
             embedding = _is_embedding(loaded, path)
             value = worn(value, layer_changes, name, embedding=embedding, stored=stored)
-        stored = kind or (
-            kept_as(stored) if packing is None else scale_dtype(arrays[f"{path}.scales"])
-        )
+        if dtype:
+            stored = kind(path, name)
+        else:
+            stored = kept_as(stored) if packing is None else scale_dtype(arrays[f"{path}.scales"])
         if packing is not None and dequantize:
             for gone in ("scales", "biases"):
                 arrays.pop(f"{path}.{gone}", None)
@@ -134,11 +143,11 @@ def fuse(
             write(path, "weight", _packing(config, path))
         config.pop("quantization", None)
         config.pop("quantization_config", None)
-    if kind is not None:
-        arrays = {
-            key: value.astype(kind) if _is_plain_float(key, value, arrays) else value
-            for key, value in arrays.items()
-        }
+    if dtype:
+        for key, value in arrays.items():
+            if _is_plain_float(key, value, arrays):
+                path, _, name = key.rpartition(".")
+                arrays[key] = value.astype(kind(path, name))
     others = {
         file.name: file
         for file in folder.iterdir()

@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 from musicot_mlx.cli import main
-from musicot_mlx.evaluation import deep_checks
+from musicot_mlx.evaluation import deep_checks, deep_networks
 from musicot_mlx.pipelines.families import load
 
 QUICK = ("float32", "fourier", "spectrograms", "attention", "draws")
@@ -38,6 +38,15 @@ def test_a_device_that_computes_wrongly_is_seen(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(mx.fft, "rfft", lambda x, *a, **k: 0.999 * real(x, *a, **k))
     found = {outcome.name: outcome.ok for outcome in deep_checks.run(("fourier",))}
     assert not found["rfft 1024"] and found["irfft 2048"]
+
+
+def test_every_network_of_every_family_has_a_line(tiny) -> None:
+    outcomes = list(deep_checks.run(("families",)))
+    assert [str(outcome) for outcome in outcomes if not outcome.ok] == []
+    assert len({outcome.name for outcome in outcomes}) == len(outcomes) >= 14
+    known = {network for _, _, network in deep_networks.networks()}
+    embedded = {network for network, _ in deep_checks._model().family.get("parts").values()}
+    assert known == deep_networks.EXAMPLES.keys() | embedded
 
 
 def test_networks_and_batches(tiny) -> None:

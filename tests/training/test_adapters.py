@@ -15,6 +15,8 @@ from musicot_mlx.convert.convert import convert
 from musicot_mlx.errors import MusicotError
 from musicot_mlx.nn import adapters as nn_adapters
 from musicot_mlx.nn.adapters import add_layers, apply_adapters, dense_weight, fingerprint
+from musicot_mlx.pipelines.families import FAMILIES
+from musicot_mlx.pipelines.family import named
 from musicot_mlx.training.fuse import fuse
 from musicot_mlx.weights.adapters import change, read_adapters, save_adapter
 from musicot_mlx.weights.checkpoint import load_arrays, part, quantize_arrays, save_checkpoint
@@ -325,6 +327,29 @@ def test_fused_is_base_and_adapter(
         fuse(tiny_model, adapters, tiny_model, load=mc.load)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_what_decides_stays_float32(tiny_model: Path, tmp_path: Path, dtype: str) -> None:
+    """As `convert` keeps codebooks, decibels, phases: of rounded ones a code would be another."""
+    adapter = write_adapter(tmp_path / "a", mc.load(tiny_model).semantic_lm, "semantic_lm")
+    fuse(tiny_model, adapter, tmp_path / "fused", load=mc.load, dtype=dtype)
+    before, after = load_arrays(tiny_model), load_arrays(tmp_path / "fused")
+    require_stored(after, "musicot", dtype)
+    exact = [key for key in after if key.startswith("rvq.")]
+    assert exact and all((after[key] == before[key]).all() for key in exact)
+
+
+def require_stored(arrays: dict[str, mx.array], model_type: str, dtype: str) -> None:
+    """Each float as the family says it is stored where `dtype` is asked for."""
+    family = named(FAMILIES[model_type])
+    kinds = set()
+    for key, value in arrays.items():
+        part, _, name = key.partition(".")
+        kind = family.stored(part, name, dtype)
+        assert value.dtype == getattr(mx, kind), key
+        kinds.add(kind)
+    assert kinds >= {dtype, "float32"}
+
+
 def out_of(lm: nn.Module) -> np.ndarray:
     return np.array(lm(mx.arange(40)[None]))
 
@@ -385,6 +410,11 @@ def test_a_fused_musicgen_is_the_worn_one_code_for_code(
     worn = mc.load(model, adapter_path=adapter).generate(**song).codes
     assert (worn != plain).mean() > 0.3, "the adapter should do something"
     assert (mc.load(fused).generate(**song).codes == worn).all()
+    if kind == "lora" and dtype == "float32":
+        fuse(model, adapter, tmp_path / "narrow", load=mc.load, dtype="float16")
+        arrays = load_arrays(tmp_path / "narrow")
+        require_stored(arrays, "musicgen", "float16")
+        assert arrays["text_encoder.norm.weight"].dtype == mx.bfloat16
     with pytest.raises(MusicotError, match="is the model itself"):
         fuse(model, adapter, model, load=mc.load)
 

@@ -21,5 +21,13 @@ FAMILY = Family(
     reads="Magenta RealTime 2",
     quantised=("lm",),
     embeddings=False,
+    exact={
+        "musiccoca": r"mel\..*",  # spectra are float32
+        "rvq": r".*",  # a code is a decision
+        # a code is drawn from what these say, and bfloat16 would round a style's code
+        "lm": r"conditioner\.style\.weight|.*norm\.(weight|bias)|.*\.scale",
+        "codec": r".*",  # in float16 it overflows
+    },
+    wide=("lm",),
     capabilities=frozenset({"songs", "plan", "ear", "live"}),
 )

@@ -27,5 +27,13 @@ FAMILY = Family(
     quantised=("llama", "words", "bridges", "text_encoder", "decoder"),
     embeddings=("words",),
     least_bits={"words": 8, "bridges": 8},
+    # what decides, or is summed over many parts
+    exact={
+        "llama": r"gates|queries|value_lora\..*|.*layernorm\.weight",
+        "words": r"norm\.weight",
+        "bridges": r".*\.pool\..*|.*\.norm\.weight|audio_time\..*",
+        "codec": r"quantizer\..*",
+    },
+    wide=("text_encoder",),  # T5 was trained in bfloat16
     capabilities=frozenset({"songs", "answers"}),
 )

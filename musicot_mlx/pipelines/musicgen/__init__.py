@@ -17,5 +17,7 @@ FAMILY = Family(
     check="musicot_mlx.convert.check.musicgen:comparisons",
     quantised=("text_encoder", "decoder"),
     embeddings=False,
+    exact={"codec": r"quantizer\..*"},  # codebooks decide codes
+    wide=("text_encoder",),  # T5 was trained in bfloat16
     capabilities=frozenset({"songs", "batch"}),
 )
