@@ -145,6 +145,20 @@ def _exp_below_slope(
 
 
 @mx.custom_function
+def capped(x: mx.array, cap: mx.array) -> mx.array:
+    """cap * tanh(x / cap)."""
+    return _capped_steps(x, cap)
+
+
+@capped.vjp
+def _capped_slope(
+    primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
+) -> tuple[mx.array, mx.array]:
+    cap = primals[1]
+    return cotangent * (1 - (output / cap).square()), mx.zeros_like(cap)
+
+
+@mx.custom_function
 def swiglu(up: mx.array, gate: mx.array) -> mx.array:
     return _swiglu_product(up, gate)
 
@@ -161,6 +175,11 @@ def _swiglu_slope(
 @mx.compile
 def exp_difference(x: mx.array, largest: mx.array) -> mx.array:
     return exp_steps(x - largest)
+
+
+@mx.compile
+def _capped_steps(x: mx.array, cap: mx.array) -> mx.array:
+    return cap - (2 * cap) / (1 + exp_steps(x * (2 / cap)))
 
 
 def _swiglu_product(up: mx.array, gate: mx.array) -> mx.array:

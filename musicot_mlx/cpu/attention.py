@@ -2,18 +2,25 @@
 
 import mlx.core as mx
 
-from musicot_mlx.cpu.activations import BLOCK, exp_below, exp_difference
+from musicot_mlx.cpu.activations import BLOCK, capped, exp_below, exp_difference
 
 _FEWEST_QUERIES = 32  # of a block
 _FEWEST_KEYS = 128
 
 
 def many_queries(
-    q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: mx.array | None = None
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    scale: float,
+    mask: mx.array | None = None,
+    cap: float | None = None,
 ) -> mx.array:
     """Scaled dot-product attention, (batch, heads, time, head_dim); k and v may have fewer heads.
 
-    mask is boolean, true where a key counts, and broadcasts to (batch, heads, 1, keys).
+    mask is boolean, true where a key counts, and broadcasts to (batch, heads, 1, keys). cap: what
+    scores are kept within, softly.
     """
     batch, heads, time, dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
@@ -28,6 +35,8 @@ def many_queries(
     for start in range(0, time, block):
         # (batch, kv_heads, group, keys, block): the maximum is four times faster over rows
         scores = k @ q[:, :, :, start : start + block].swapaxes(-1, -2)
+        if cap is not None:
+            scores = capped(scores, mx.array(cap))
         if mask is not None:
             scores = mx.where(mask, scores, -1e30)
         weights = exp_below(scores, mx.max(scores, axis=-2, keepdims=True))

@@ -149,7 +149,10 @@ class Attention(nn.Module):
             split_heads(project(normed), self._heads)
             for project in (self.query, self.key, self.value)
         )
-        return x + self.out(capped_attention(q, k, v, cap=self._cap, mask=mask))
+        return x + self.out(self._attend(q, k, v, mask))
+
+    def _attend(self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
+        return capped_attention(q, k, v, cap=self._cap, mask=mask)
 
 
 class FeedForward(nn.Module):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,12 +18,14 @@ from musicot_mlx.cpu import activations, llama_step, matmul, optimise, rope, thr
 from musicot_mlx.cpu.openblas import openblas
 from musicot_mlx.evaluation.speed import cost
 from musicot_mlx.generation import diffusion
+from musicot_mlx.models.musiccoca import MusicCoCa
 from musicot_mlx.models.semantic_diffusion import DiffusionConfig, SemanticDiffusion
 from musicot_mlx.models.semantic_lm import merge_caches
 from musicot_mlx.models.vae import VAE, VAEConfig
 from tests.models.test_dit import conditions, latents, tiny_diffusion
 from tests.models.test_semantic_lm import tiny_lm
-from tests.support import tiny
+from tests.support import tiny, tiny_musiccoca
+from tests.support.networks import randomize
 
 on_cpu = pytest.mark.skipif(
     mx.default_device() != mx.Device(mx.cpu), reason="the fast paths are for MLX's CPU backend"
@@ -95,6 +98,32 @@ def test_folded_cross_attention_is_the_plain_one(masked: bool) -> None:
     expected = plain(x, kept, mask)
     assert far(layer(x, folded, mask), expected) < 1e-5
     assert far(layer(x, kept, mask), expected) < 1e-5, "as they are while it is tuned"
+
+
+@on_cpu
+@pytest.mark.parametrize("cap", [4.0, 50.0], ids=["reached", "published"])
+def test_a_tower_of_musiccoca_is_the_plain_one(cap: float) -> None:
+    """Texts of several lengths and clips, to vectors and to gradients."""
+    config = replace(tiny_musiccoca.CONFIG, cap=cap)
+    plain = randomize(MusicCoCa(config))
+    plain.mel.filters = abs(plain.mel.filters)
+    for layer in (*plain.text.layers, *plain.audio.layers):
+        layer.attn.query.weight = 20 * layer.attn.query.weight  # logits beyond their cap
+    fast = optimise(copy.deepcopy(plain))
+    assert type(fast.audio.layers[0].ffn) is not type(plain.audio.layers[0].ffn)
+    ids, lengths = mx.arange(22).reshape(2, 11), mx.array([11, 3])
+    clips = mx.random.normal((3, config.clip_samples), key=mx.random.key(0))
+    for embed in (lambda m: m.embed_text(ids, lengths), lambda m: m.embed_audio(clips)):
+        expected = embed(plain)
+        assert far(embed(fast), expected) < 1e-4 * mx.abs(expected).max().item()
+
+    def slope(coca: MusicCoCa) -> mx.array:
+        spectra = mx.random.normal((1, config.mel.frames, config.mel.bins), key=mx.random.key(1))
+        return mx.grad(lambda x: coca.audio(x)[:, 0].sum())(spectra)
+
+    expected = slope(plain)
+    assert 0 < far(expected, mx.zeros_like(expected)) < mx.inf
+    assert far(slope(fast), expected) < 1e-3 * mx.abs(expected).max().item()
 
 
 @on_cpu

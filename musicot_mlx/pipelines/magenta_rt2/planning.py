@@ -145,9 +145,9 @@ class MagentaPlanner(Planner):
         """What texts are compared with thoughts by, float32 (texts, dim): the mean of some of their
         thoughts, because texts and music lie apart in MusicCoCa's space and the mapper is the way.
         """
-        seeds = [seed for _ in texts for seed in range(ANCHOR_SEEDS)]
-        each = [text for text in texts for _ in range(ANCHOR_SEEDS)]
-        vectors = self.clap.map_text(each, seeds)
+        noise = np.stack([_noise(self.rvq.config.dim, seed, 0) for seed in range(ANCHOR_SEEDS)])
+        each = np.repeat(self.clap.raw_text(texts), ANCHOR_SEEDS, axis=0)
+        vectors = self.clap.map_vectors(each, np.tile(noise, (len(texts), 1)))
         return unit(vectors.reshape(len(texts), ANCHOR_SEEDS, -1).mean(axis=1))
 
     def _require_own(self, plan: Plan, where: str) -> None:
