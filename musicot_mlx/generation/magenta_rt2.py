@@ -168,24 +168,27 @@ def generate_codes(
     run = FrameRun(lm, requests, temperature=temperature, top_k=top_k)
     frames = requests.shape[1]
     known = np.zeros((run.rows, lm.config.codebooks, 0), np.int32) if start is None else start
-    done = known.shape[-1]
+    begun = done = known.shape[-1]
     noise = gumbel(lm, keys, temperature, skip=done)
-    if done:
-        run.prefill(known, first=done // refresh * refresh - LEFT if refresh else 0)
+
+    def go_on(known: np.ndarray) -> None:
+        """From codes, as far back as a refresh leaves."""
+        last = known.shape[-1] // refresh * refresh if refresh else 0
+        run.prefill(known, first=last - LEFT if refresh else 0)
+
+    if begun:
+        go_on(known)
     while done < frames:
-        stop = min(frames, (done // block + 1) * block)
-        if refresh:
-            stop = min(stop, (done // refresh + 1) * refresh)
-        drawn = []
-        for _ in range(done, stop):
+        drawn: list[mx.array] = []
+        for frame in range(done, min(frames, (done // block + 1) * block)):
+            if refresh and frame > begun and frame % refresh == 0:
+                go_on(np.concatenate([known, on_host(drawn)], axis=-1) if drawn else known)
             drawn.append(run.next(next(noise)))
             mx.async_eval(drawn[-1])
-        codes, done = on_host(drawn), stop
+        codes = on_host(drawn)
         if choose is not None:
             row = choose(codes)
             run.choose(row)
             codes = codes[[row] * run.rows]
-        known = np.concatenate([known, codes], axis=-1)
+        known, done = np.concatenate([known, codes], axis=-1), done + len(drawn)
         yield codes if choose is None else codes[:1]
-        if refresh and done % refresh == 0 and done < frames:
-            run.prefill(known, first=done - LEFT)

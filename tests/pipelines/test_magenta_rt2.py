@@ -161,6 +161,26 @@ def test_follow_goes_on_from_the_nearest(
     assert (followed.codes[:, :25] != plain.codes[:, :25]).any()
 
 
+def test_a_refresh_cuts_no_choice(
+    model: MagentaPipeline, song: mc.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thought is heard whole wherever the refresh falls; each version forgets its own past."""
+    monkeypatch.setattr("musicot_mlx.generation.magenta_rt2.LEFT", 2)
+    heard: list[int] = []
+
+    def embed(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+        heard.append(len(waveform))
+        return song.plan.embeddings[:1]  # none is nearer, so the first one is kept
+
+    monkeypatch.setattr(model.clap, "embed_audio", embed)
+    followed = model.generate(plan=song.plan, follow=2, refresh=0.72, seed=3)
+    assert heard == [SECOND - 1920] * 2 + [SECOND] * 2 and len(followed.settings["followed"]) == 2
+    plain = model.generate(plan=song.plan, refresh=0.72, seed=3)
+    np.testing.assert_array_equal(followed.codes, plain.codes)
+    assert (plain.codes[:, 18:] != song.codes[:, 18:]).any()
+    assert wish(model, refresh=0.001).refresh_frames(25.0) == 1  # not never
+
+
 def test_candidates(model: MagentaPipeline) -> None:
     best = model.generate("calm piano", duration=1, seed=1, candidates=3)
     chosen = best.settings["chosen"]

@@ -336,7 +336,7 @@ class Live(Iterator[np.ndarray]):
 
     def _blocks(self) -> Iterator[mx.array]:
         """Codes (1, codebooks, BLOCK) without end."""
-        refresh = round(self.wish.refresh * self._rate)
+        refresh = self.wish.refresh_frames(self._rate)
         while True:
             rows, first, drawn = self._requests()[None], self.frame, []
             self._run.ask(rows, first=first)

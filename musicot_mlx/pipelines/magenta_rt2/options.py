@@ -153,6 +153,10 @@ class MagentaOptions(PlannedOptions):
     lyrics: str | None = option(None, "it sings no words: a warning", saved="never")
     progress: Progress | None = progress_option()
 
+    def refresh_frames(self, rate: float) -> int:
+        """Frames between two refreshes at `rate` frames a second; 0 is never."""
+        return max(1, round(self.refresh * rate)) if self.refresh else 0
+
 
 PLANNED = MagentaOptions.planned()  # what `plan` takes
 DRAWING = ("variation",)

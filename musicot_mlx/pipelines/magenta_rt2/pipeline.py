@@ -311,7 +311,7 @@ class MagentaPipeline(MagentaPlanner):
             temperature=wish.audio_temperature,
             top_k=wish.top_k,
             start=start,
-            refresh=round(wish.refresh * self.frame_rate),
+            refresh=wish.refresh_frames(self.frame_rate),
             block=block,
             choose=choose,
         )
