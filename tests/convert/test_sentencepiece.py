@@ -3,12 +3,16 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from musicot_mlx.convert.sentencepiece import read_sentencepiece
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.models.musiccoca import MUSICCOCA
+from musicot_mlx.pipelines.magenta_rt2.embedder import MusicCoCaEmbedder
 
 sentencepiece = pytest.importorskip("sentencepiece")
 
@@ -110,6 +114,20 @@ def test_ids_are_the_library_s(trained, tmp_path):
         if ours.encode(text, add_special_tokens=False).ids != theirs.encode(text)
     ]
     assert not wrong, (kind, len(wrong), wrong[:30])
+
+
+def test_prompts_are_read_as_upstream_reads_them(tmp_path):
+    """magenta_rt.musiccoca: in lower case, a start, at most 127 pieces, and the rest is padding."""
+    path = train(tmp_path, "unigram")
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    network = SimpleNamespace(config=MUSICCOCA)
+    embedder = MusicCoCaEmbedder(network, read_sentencepiece(path))
+    texts = [*strings(), "Slow JAZZ, (piano & drums!) -- 120 BPM; é/É", "ΟΔΟΣ İSTANBUL ǅ ẞ " * 60]
+    ids, lengths = embedder.text_ids(texts)
+    assert ids.shape == (len(texts), 128) and ids.dtype == np.int32
+    for text, row, length in zip(texts, ids.tolist(), lengths, strict=True):
+        expected = [1, *theirs.encode(text.lower())[:127]]
+        assert (row, length) == (expected + [0] * (128 - len(expected)), len(expected)), text
 
 
 def test_texts_of_ids_are_the_library_s(trained):

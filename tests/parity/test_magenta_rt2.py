@@ -23,7 +23,7 @@ from musicot_mlx.models.spectrostream import (
     SpectroStreamConfig,
     stft,
 )
-from musicot_mlx.tokens.magenta_rt2 import frame_ids
+from musicot_mlx.tokens.magenta_rt2 import DRUMS, STRENGTHS, frame_ids
 from musicot_mlx.weights.checkpoint import load_strict
 from tests.support import tiny_magenta as tiny
 
@@ -48,6 +48,10 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def lm(arrays: dict[str, np.ndarray]) -> Depthformer:
+    return network_of(arrays)
+
+
+def network_of(arrays: dict[str, np.ndarray]) -> Depthformer:
     values = depthformer.config({key: value.shape for key, value in arrays.items()}, past=tiny.PAST)
     network = Depthformer(DepthformerConfig.from_dict(values))
     made = apply_rules(depthformer.RULES, under(arrays, depthformer.PREFIX), where="lm")
@@ -88,6 +92,40 @@ def test_tokens(lm: Depthformer, requests: np.ndarray) -> None:
     frames goes round fifteen times.
     """
     np.testing.assert_array_equal(greedy(lm, requests)[0], EXPECTED["codes"])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_tokens_of_other_weights(seed: int) -> None:
+    """Styles of some levels alone, all states of notes and drums, strengths of all steps."""
+    shapes = {key: shape for key, shape in tiny.shapes().items() if "soundstream" not in key}
+    rows = tiny.odd_requests(seed)[None] + 7
+    codes = greedy(network_of(tiny.weights(shapes, seed)), rows)[0]
+    np.testing.assert_array_equal(codes, EXPECTED[f"codes_{seed}"])
+
+
+@pytest.mark.parametrize("number", range(len(tiny.DRAWS)))
+def test_draws(lm: Depthformer, number: int) -> None:
+    """The same noise, temperature and top-k: the same tokens."""
+    temperature, top_k = tiny.DRAWS[number]
+    rows = tiny.odd_requests(3, tiny.DRAWN_FRAMES)[None] + 7
+    run = FrameRun(lm, rows, temperature=temperature, top_k=top_k)
+    drawn = []
+    for frame in range(tiny.DRAWN_FRAMES):
+        noise = [tiny.noise(frame, level)[6 + 1024 * level :][:1024] for level in range(12)]
+        drawn.append(np.array(run.next(temperature * mx.array(np.stack(noise))[None]))[0])
+    np.testing.assert_array_equal(np.stack(drawn, axis=-1), EXPECTED[f"drawn_{number}"])
+
+
+def test_what_a_frame_is_asked_for() -> None:
+    """Masks, drums, notes and strengths as upstream turns them into integers."""
+    for (wanted, strengths), row in zip(tiny.ASKED, EXPECTED["asked"], strict=True):
+        drums = {value: name for name, value in DRUMS.items()}[wanted.get("drums", -1)]
+        notes = np.full(128, wanted["notes"]) if "notes" in wanted else None
+        asked = [
+            strengths.get(name, STRENGTHS[i]) for i, name in enumerate(("style", "notes", "drums"))
+        ]
+        made = frame_ids(wanted.get("style", []), notes=notes, drums=drums, strengths=asked)
+        np.testing.assert_array_equal(made, row)
 
 
 def test_logits_of_all_frames_at_once(lm: Depthformer, requests: np.ndarray) -> None:

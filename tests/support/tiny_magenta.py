@@ -64,13 +64,13 @@ def narrower(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def weights(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
     """Random arrays, none of them zero, of a size that keeps signals alive."""
-    return {key: _random(key, shape) for key, shape in shapes.items()}
+    return {key: _random(key, shape, seed) for key, shape in shapes.items()}
 
 
-def _random(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    noise = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
+def _random(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    noise = np.random.RandomState(zlib.crc32(key.encode()) ^ seed).standard_normal(shape)
     if key.endswith("scale") and "per_dim" not in key:
         value = 1 + 0.1 * noise
     elif key.endswith("bias"):
@@ -110,3 +110,33 @@ def requests() -> np.ndarray:
     rest[2, 128] = 0
     rows = np.concatenate([styles, rest], axis=1)
     return rows[[0] * 30 + [1] * 15 + [2] * 15].astype(np.int32)
+
+
+def odd_requests(seed: int, frames: int = 60) -> np.ndarray:
+    """Raw values (frames, 144) of every kind, others every five frames: styles of some levels, all
+    states of notes and drums, strengths of all steps but the highest, which upstream misreads.
+    """
+    random, rows = np.random.RandomState(seed), []
+    for _ in range(-(-frames // 5)):
+        style = np.where(np.arange(12) < random.randint(0, 13), random.randint(0, 1024, 12), -1)
+        notes, drums = random.randint(-1, 4, 128), random.randint(-1, 2, 1)
+        strengths = random.randint(0, 40, 2), random.randint(0, 8, 1)
+        rows += [np.concatenate([style, notes, drums, *strengths])] * 5
+    return np.stack(rows[:frames]).astype(np.int32)
+
+
+def noise(frame: int, level: int) -> np.ndarray:
+    """Gumbel noise float32 (12294,) of one draw, over upstream's whole vocabulary."""
+    return np.random.RandomState(1000 * frame + level).gumbel(size=12294).astype(np.float32)
+
+
+DRAWS = ((1.3, 40), (0.5, 3), (1.0, 1), (2.5, 1024), (0.0, 40))  # temperature, top-k
+DRAWN_FRAMES = 8
+# style, notes and drums, how strictly each is followed; `None` leaves it to upstream's default
+ASKED: tuple[tuple[dict, dict], ...] = (
+    ({}, {}),
+    ({"style": [1, 2, 3]}, {"style": 6.8, "notes": -1.0, "drums": 0.0}),
+    ({"style": [*range(12)], "drums": 0}, {"style": 0.1, "notes": 0.3, "drums": 0.5}),
+    ({"drums": 1}, {"style": -1.0, "notes": 6.7, "drums": 6.0}),
+    ({"notes": 3, "drums": -1}, {"style": 2.35, "notes": 2.45, "drums": 2.5}),
+)

@@ -64,11 +64,10 @@ def narrow(config: Any) -> Any:
     return dataclasses.replace(config, encoder_base_conv_depth=2, decoder_base_conv_depth=4)
 
 
-def song() -> dict[str, np.ndarray]:
-    """Greedy tokens, their logits, and the sound of the first ones, by upstream's MLX code."""
+def made(seed: int) -> tuple[Any, Any]:
+    """Upstream's experiment at the tiny sizes, and its sampler with the weights of a seed."""
     import mlx.core as mx
-    import sequence_layers.mlx as sl
-    from magenta_rt.mlx import depthformer, load_weights, model, spectrostream, system
+    from magenta_rt.mlx import load_weights, model, spectrostream, system
     from safetensors.numpy import save_file
 
     small = model.get_model_class("mrt2_small")
@@ -99,10 +98,20 @@ def song() -> dict[str, np.ndarray]:
     load_weights.convert_to_bf16 = lambda module: None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tiny.safetensors"
-        save_file(tiny.weights(tiny.shapes()), file)
+        save_file(tiny.weights(tiny.shapes(), seed), file)
         load_weights.load_weights(
             sampler, str(file), num_input_channels=experiment.input_num_channels
         )
+    return experiment, sampler
+
+
+def song() -> dict[str, np.ndarray]:
+    """Greedy tokens, their logits, and the sound of the first ones, by upstream's MLX code."""
+    import mlx.core as mx
+    import sequence_layers.mlx as sl
+    from magenta_rt.mlx import depthformer
+
+    _, sampler = made(0)
     logits: list[np.ndarray] = []
     plain = depthformer._sample_categorical_with_temperature
 
@@ -137,6 +146,56 @@ def song() -> dict[str, np.ndarray]:
         "logits": levels[-4:].astype(np.float32),  # of the last frames, which hear all before
         "sound": np.concatenate(sound)[1920:],  # without upstream's first, silent frame
     }
+
+
+def songs() -> dict[str, np.ndarray]:
+    """Tokens of other weights and requests, and tokens drawn with known noise."""
+    import mlx.core as mx
+    import sequence_layers.mlx as sl
+
+    def tokens(sampler: Any, rows: np.ndarray, temperature: float, top_k: int) -> np.ndarray:
+        constants = {"temperature": mx.array([temperature]), "top_k": mx.array([top_k])}
+        spec, lm, found = sl.ChannelSpec(shape=(144,), dtype=mx.int32), sampler.layers[0], []
+        state = lm.get_initial_state(1, spec, constants=constants)
+        for row in rows + 7:
+            block = sl.Sequence(mx.array(row[None, None]), mx.array([[True]]))
+            out, state = lm.step(x=block, state=state, constants=constants)
+            found.append(np.array(out.values)[0, 0])
+        return ((np.stack(found) - 6) % 1024).T.astype(np.int16)
+
+    found = {}
+    for seed in (1, 2):
+        found[f"codes_{seed}"] = tokens(made(seed)[1], tiny.odd_requests(seed), 0.0, 40)
+    (_, sampler), plain = made(0), mx.random.gumbel
+    for number, (temperature, top_k) in enumerate(tiny.DRAWS):
+        drawn = iter([tiny.noise(frame, level) for frame in range(60) for level in range(12)])
+        mx.random.gumbel = lambda shape, key, drawn=drawn: mx.array(next(drawn)).reshape(shape)
+        rows = tiny.odd_requests(3, tiny.DRAWN_FRAMES)
+        found[f"drawn_{number}"] = tokens(sampler, rows, temperature, top_k)
+    mx.random.gumbel = plain
+    return found
+
+
+def asked() -> dict[str, np.ndarray]:
+    """What upstream makes of conditions and strengths for one frame, int16 (cases, 144)."""
+    from magenta_rt import config
+    from magenta_rt.mlx import system
+
+    experiment, _ = made(0)
+    keys = {"style": config.MUSICCOCA, "notes": config.PIANOROLL_WITH_ONSETS,
+            "drums": config.DRUM_PIANOROLL}  # fmt: skip
+    defaults = {"musiccoca": 3.0, "notes": 1.0, "drums": 1.0}
+    host = types.SimpleNamespace(_model=experiment, cfg_scales=defaults, temperature=1, top_k=1)
+    rows = []
+    for wanted, strengths in tiny.ASKED:
+        given = {}
+        for name, value in wanted.items():
+            own = value if name == "style" else [value] * {"notes": 128, "drums": 1}[name]
+            given[keys[name].key] = own + [-1] * (12 - len(own)) if name == "style" else own
+        scales = {{"style": "musiccoca"}.get(name, name): v for name, v in strengths.items()}
+        block, _ = system.MagentaRT2System._build_conditioning(host, given, scales)
+        rows.append(np.array(block.values)[0, 0])
+    return {"asked": np.stack(rows).astype(np.int16)}
 
 
 def encoded() -> dict[str, np.ndarray]:
@@ -185,6 +244,6 @@ if __name__ == "__main__":
     stub_all()
     import magenta_rt  # noqa: F401  (brings sequence_layers)
 
-    found = {**song(), **encoded()}
+    found = {**song(), **songs(), **asked(), **encoded()}
     np.savez_compressed(HERE / "expected.npz", **found)
     print({name: (value.shape, float(np.abs(value).max())) for name, value in found.items()})
