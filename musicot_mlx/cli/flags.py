@@ -272,7 +272,7 @@ def number(
             value = int(text) if whole else float(text)
         except ValueError:
             value = math.nan
-        if not low <= value <= high:  # NaN fails too
+        if not low <= value <= high or value == math.inf:  # NaN fails too
             kind = "a whole number" if whole else "a number"
             bounds = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
             suffix = f" {unit}" if unit else ""
@@ -283,14 +283,8 @@ def number(
     return parse
 
 
-def seconds(text: str) -> float:
-    """A check: seconds of a song that some family makes; each has its own bound besides."""
-    return number(1.0, families.longest(), unit="seconds")(text)
-
-
-def seconds_or_none(text: str) -> float:
-    """A check: seconds of a song, 0 for none."""
-    return number(0, families.longest(), unit="seconds")(text)
+seconds = number(1.0, unit="seconds")  # of a song; how many at most, its family says
+seconds_or_none = number(0, unit="seconds")
 
 
 seed = number(0, 2**63 - 1, whole=True)
@@ -456,18 +450,20 @@ def _given(said: Flag) -> Any:
 def family_options(*, planning: bool = False) -> dict[str, Flag]:
     """The options that families of songs have and that have a flag, by their own names.
 
-    planning leaves those of plans alone. An option of a later family alone says whose it is.
+    planning leaves those of plans alone. An option of a later family alone says whose it is. What
+    families bound differently is not bounded here: the model at hand tells its own.
     """
     options: dict[str, Flag] = {}
-    bounds: dict[str, tuple[float, float]] = {}  # the widest; each family has its own besides
+    bounds: dict[str, tuple[float, float]] = {}
     singers = [family for family in families.known() if family.can("songs")]
     for family in singers:
         for name, option in family.get("options").about().items():
             about, help = option.metadata, option.metadata["help"]
             if not about["flags"] or (planning and not about["planning"]):
                 continue
-            low, high = bounds.get(name, (about["low"], about["high"]))
-            bounds[name] = min(low, about["low"]), max(high, about["high"])
+            own = about["low"], about["high"]
+            low, high = bounds.get(name, own)
+            bounds[name] = low if low == own[0] else -math.inf, high if high == own[1] else math.inf
             if name not in options:
                 whose = "" if family is singers[0] else f"{family.title}: "
                 options[name] = _of_option(name, about, whose + help)

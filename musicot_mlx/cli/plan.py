@@ -240,7 +240,7 @@ class _Set:
     path: Path | None = None
     start: float = 0.0
     control: str | None = None
-    value: Any = None
+    value: str = ""
 
 
 def _parse_set(text: str) -> _Set:
@@ -256,10 +256,8 @@ def _parse_set(text: str) -> _Set:
     if not words.strip("@ "):
         raise MusicotError(f"--set {text!r} says nothing; write a text or @FILE after the =")
     name, colon, value = words.partition(":")
-    name = name.strip().lower().replace("-", "_").replace(" ", "_")
-    if colon and name in families.controls():
-        value = _value(name, value.strip(), f"--set {text!r}")
-        return _Set(first, last, words, control=name, value=value)
+    if colon and (control := _control(name)):
+        return _Set(first, last, words, control=control, value=value.strip())
     if not words.startswith("@"):
         return _Set(first, last, words)
     path, start = Path(words[1:]), 0.0
@@ -269,15 +267,28 @@ def _parse_set(text: str) -> _Set:
     return _Set(first, last, words, path, start)
 
 
-def _value(name: str, text: str, where: str) -> Any:
+def _control(text: str) -> str | None:
+    """The option of any family that a word before a colon names, where no words of music begin so:
+    one of a segment, of planning, or of a number. Whether the model knows it of a segment, it says.
+    """
+    flag = "--" + "-".join(text.lower().replace("_", " ").split())
+    options, planning = flags.family_options(), flags.family_options(planning=True)
+    for name, said in options.items():
+        meant = said.check or name in planning or name in families.controls()
+        if meant and flag in said.names and flag != f"--{CHORDS[:-1]}":
+            return name
+    return None
+
+
+def _value(name: str, text: str) -> Any:
     """The value of a control as it is written; None where nothing is."""
     said = flags.family_options()[name]
     if said.choices and text and text not in said.choices:
-        raise MusicotError(f"{where}: {name} is {text!r}; ask for one of {', '.join(said.choices)}")
+        raise MusicotError(f"--set: {name} is {text!r}; ask for one of {', '.join(said.choices)}")
     try:
         return None if not text else said.check(text) if said.check else text
     except ValueError as error:
-        raise MusicotError(f"{where}: {error}") from error
+        raise MusicotError(f"--set: {name}: {error}") from error
 
 
 def _first_plan(model: Any, args: Arguments) -> "Plan":
@@ -327,7 +338,9 @@ def _edits(model: Any, args: Arguments) -> list[Any]:
     def put(plan: "Plan", wish: _Set) -> "Plan":
         places = _places(plan, wish.first, wish.last)
         if wish.control is not None:  # its thoughts stay free
-            return plan.set(places, **{wish.control: wish.value})
+            known = wish.control in model.wishes.controls()
+            value = _value(wish.control, wish.value) if known else wish.value
+            return plan.set(places, **{wish.control: value})
         if wish.words.lower().startswith(CHORDS):
             return plan.with_chords(wish.words[len(CHORDS) :], where=places)
         locked.update(range(plan.segments)[places])

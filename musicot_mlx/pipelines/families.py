@@ -130,12 +130,6 @@ def require(model: Any, what: str, message: str) -> Family:
     return model.family
 
 
-def longest() -> float:
-    """Seconds of the longest song that any family makes."""
-    singers = (family.get("options") for family in known() if family.can("songs"))
-    return max(options.about()["duration"].metadata["high"] for options in singers)
-
-
 def controls() -> set[str]:
     """The options that plans of any family may say of each of their segments."""
     planners = (family.get("options") for family in known() if family.can("plan"))

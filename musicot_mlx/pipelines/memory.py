@@ -170,9 +170,10 @@ def predict(
     piece: how much is decoded at once, None for what is quickest. within: bytes that all networks
     of a model that works in phases may take to stay in memory, None for its own measure. A
     checkpoint for PyTorch is converted first, as loading would do. Raises MusicotError for a folder
-    that makes no songs.
+    that makes no songs, and for seconds that no song of it lasts.
     """
     folder, family = _family(name_or_path)
+    family.require_duration(duration)
     config = read_config(folder, model_types=(family.model_type,))
     sizes = weight_bytes(folder, config)
     needs = family.get("memory")(config, duration, songs=songs, piece=piece)

@@ -4,8 +4,10 @@ A plan is codes of vectors in one space, so it means something to the models of 
 Words and audio that thoughts came from can be planned anew in another.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,13 +35,17 @@ class Space:
         """What plans and sidecars carry: "clap-musicot-mini-512"."""
         return f"{self.name}-{self.dim}"
 
-    def require(self, other: str | None, where: str) -> None:
-        """Raise MusicotError for a plan of another space; None is a plan that does not say."""
+    def require(self, other: str | None, where: str, model: str) -> None:
+        """Raise MusicotError for a plan of another space, with the command that plans anew; None is
+        a plan that does not say. where: its file, or what it is; model: what ours is called.
+        """
         if other not in (None, self.id):
+            file = shlex.quote(where) if Path(where).is_file() else "FILE"
             raise MusicotError(
                 f"{where} was made in the space {ascii(other)[:60]} and the thoughts of this model "
                 f"live in {self.id!r}; pass --model that made it, or plan anew from its words: "
-                "musicot plan --from-words FILE, in Python model.plan_from_words(plan)"
+                f"musicot plan --model {shlex.quote(model)} --from-words {file} -o new.plan.json, "
+                "in Python model.plan_from_words(plan)"
             )
 
 

@@ -208,7 +208,7 @@ class Generation(BaseModel):
     prompt: Annotated[str, Field(min_length=1, max_length=4000)]
     model: Name | None = None
     n: int = Field(1, ge=1, le=4)
-    duration: float = Field(30.0, ge=1, le=600, allow_inf_nan=False)
+    duration: float = Field(30.0, ge=1, allow_inf_nan=False)
     seed: Seed | None = None
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Literal["wav", "flac", "mp3", "ogg"] = "wav"

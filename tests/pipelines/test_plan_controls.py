@@ -276,6 +276,12 @@ def test_the_command(
         ([*plan, "--plan", "a.json", "--set", "0-1=drums: loud"], "one of free, none, play"),
         ([*plan, "--plan", "a.json", "--set", "0-1=style strength: 9"], "from -1 to 6.8"),
         ([*plan, "-p", "x", "--bpm", "100"], "--bpm means nothing to"),
+        ([*plan, "--plan", "a.json", "--set", "0-2=bpm:3"],
+         "takes no 'bpm' of a segment; it takes drums and style_strength"),
+        ([*plan, "--plan", "a.json", "--set", "0-2=Tempo: 90"], "takes no 'bpm' of a segment"),
+        ([*plan, "--plan", "a.json", "--set", "0-2=key: D minor"], "takes no 'key' of a segment"),
+        ([*plan, "--plan", "a.json", "--set", "0-2=chords: Dm"], "names chords, which"),
+        ([*plan, "-p", "x", "--duration", "900"], "duration is 900 s; ask for 1 to 600 s"),
         (["plan", "--model", str(tiny_model), "-p", "x", "--set", "0-10=drums: none"],
          "takes no 'drums' of a segment; set it to words instead"),
     ):  # fmt: skip

@@ -206,7 +206,7 @@ def analyze(
     if plan is None and audio is None:
         raise MusicotError("nothing to analyze; pass audio, a plan, or both")
     if plan is not None and hasattr(model, "space"):  # a CLAP alone has none
-        model.space.require(getattr(plan, "space", None), "the plan")
+        model.space.require(getattr(plan, "space", None), "the plan", model.name)
     planned = None if plan is None else plan.activity(anchors)
     if audio is None:
         step, letters = plan.thought_seconds, section_letters(plan.embeddings)

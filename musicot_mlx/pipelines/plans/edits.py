@@ -78,13 +78,14 @@ class Edits(Arrangement):
         places = list(range(self.segments)) if where is None else self._places(where)
         columns = spread(other.segments, len(places))
         theirs = other.codes[:, columns]
-        self._model().space.require(other.space, "the other plan")
+        model = self._model()
+        model.space.require(other.space, "the other plan", model.name)
         if len(theirs) != len(self.codes):
             raise MusicotError("the plans come from models of different codebooks")
         between = theirs if amount == 1 else self.codes[:, places]  # the ends stay exact
         if 0 < amount < 1:
             vectors = slerp(self.embeddings[places], other.embeddings[columns], amount)
-            between = quantised(self._model(), vectors)
+            between = quantised(model, vectors)
         codes, origins = self.codes.copy(), list(self.origins)
         codes[:, places] = between
         for place, column in zip(places, columns, strict=True):
@@ -217,7 +218,7 @@ class Edits(Arrangement):
         """Codes (levels, some), where each comes from, and what the history says of it."""
         model = self._model()
         if isinstance(source, Edits):
-            model.space.require(source.space, "the other plan")
+            model.space.require(source.space, "the other plan", model.name)
             if len(source.codes) != len(self.codes):
                 raise MusicotError("the plans come from models of different codebooks")
             return (

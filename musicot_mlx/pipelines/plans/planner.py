@@ -327,7 +327,7 @@ class Planner(ABC):
         """The plan with its vectors, if it is one that this model can render; MusicotError
         otherwise.
         """
-        self.space.require(plan.space, where)
+        self.space.require(plan.space, where, self.name)
         rvq, codes, step = self.rvq.config, plan.codes, self.space.seconds
         bounds = self.wishes.about()["duration"].metadata
         if codes.ndim != 2 or codes.shape[0] != rvq.codebooks:

@@ -38,6 +38,7 @@ class PlanModel(Protocol):
     clap: "ClapEmbedder"
     rvq: "ResidualVQ"
     space: "Space"
+    name: str
     longest: float
 
     def check_plan(self, plan: "Plan", where: str) -> "Plan": ...
