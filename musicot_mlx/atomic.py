@@ -33,9 +33,9 @@ def explain(error: OSError, path: Path) -> MusicotError:
         return RunError(f"{path} grew beyond the file size allowed here; choose another place")
     if error.errno == errno.ELOOP:
         return MusicotError(f"can't write {path}: it is a link that leads to itself")
-    if error.errno == errno.EEXIST and not path.is_dir() and path.parent.is_dir():
-        return MusicotError(f"can't write into {path}: it is no folder")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        if path.parent.is_dir() and not path.is_dir():
+            return MusicotError(f"can't write into {path}: it is no folder")
         return MusicotError(f"can't write {path}: {path.parent} is no folder")
     if error.errno == errno.ENAMETOOLONG:
         return MusicotError(f"can't write {path.name[:40]}...: the name is too long")

@@ -9,6 +9,7 @@ and shapes tells what the arrays are, so what they make of four texts is held ag
 that upstream's own tests have: a revision that gives others is refused.
 """
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -57,7 +58,8 @@ def read(
     size: "small" or "base" where both are there; small if None. Raises MusicotError for a file
     that is missing or odd, and for weights that don't give upstream's tokens.
     """
-    found = [name for name in SIZES if _weights(source, name).is_file()]
+    there = _listed(source / "checkpoints")
+    found = [name for name in SIZES if _weights(source, name).name in there]
     if not found:
         return None
     size = size or found[0]
@@ -107,10 +109,24 @@ def _weights(source: Path, size: str) -> Path:
     return source / "checkpoints" / f"mrt2_{size}.safetensors"
 
 
+def _listed(folder: Path) -> list[str]:
+    """The names in a folder, those of links that lead nowhere too; none where it is no folder."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise MusicotError(f"cannot read {folder}: {error.strerror}") from error
+
+
 def _load(path: Path) -> dict[str, mx.array]:
     """The arrays of a file, unread."""
-    if not path.is_file():
-        raise MusicotError(f"{path} is missing; get the model again")
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise MusicotError(f"{path} is missing; get the model again") from None
+    except OSError as error:
+        raise MusicotError(f"cannot read {path}: {error.strerror}") from error
     try:
         return mx.load(str(path), format="safetensors")
     except RuntimeError as error:

@@ -7,7 +7,9 @@ them. Those of the music encoder and the mapper are stacked arguments of a loop 
 JAX's layout, known by number; there norms are stored less 1 and queries unscaled.
 """
 
+import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 
 from musicot_mlx.convert.rules import ONE_TO_ONE
 from musicot_mlx.convert.tflite import FULLY_CONNECTED, GATHER, Subgraph, Tensor, read_tflite
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, MusicotWarning
 from musicot_mlx.models.musiccoca import MUSICCOCA, MusicCoCaConfig
 from musicot_mlx.models.rvq import RVQConfig
 
@@ -227,8 +229,15 @@ def read_musiccoca(
     The config's mapper is None where the folder has none. Raises MusicotError for a missing or
     broken file, and for a tensor that is missing, there twice, or not a finite number.
     """
-    if not (folder / "mapper.tflite").exists():  # bundles of the first weeks
+    mapper = folder / "mapper.tflite"
+    if not os.path.lexists(mapper):  # bundles of the first weeks; a link that leads nowhere is told
         sizes = replace(sizes, mapper=None)
+        warnings.warn(
+            f"{mapper} is missing: all thoughts of the same words will be one; newer downloads "
+            "have it",
+            MusicotWarning,
+            stacklevel=2,
+        )
     arrays: dict[str, mx.array] = {}
     for name, tables in FILES.items():
         if name == "mapper.tflite" and sizes.mapper is None:

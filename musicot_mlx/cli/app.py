@@ -51,6 +51,7 @@ _PANELS = {
     },
 }
 COMMANDS = {name: what for panel in _PANELS.values() for name, what in panel.items()}
+_ENDS = (signal.SIGTERM, signal.SIGHUP)  # the second: the terminal is closed
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -58,14 +59,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 failed run, 2 bad input, 130 Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     # Raising lets `finally` remove half-written files, as Ctrl-C does.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    ends = [each for each in _ENDS if signal.getsignal(each) != signal.SIG_IGN]  # as nohup asks
+    before = {each: signal.signal(each, lambda number, _: sys.exit(128 + number)) for each in ends}
     show, warnings.showwarning = warnings.showwarning, _show_warning
     strict = _write_any_letter()
     try:
         if not argv or argv[0] == "help":
             argv = [*argv[1:], "--help"]
         return _app().main(argv, prog_name="musicot", standalone_mode=False) or 0
-    except SystemExit as stop:  # SIGTERM, or a shell that asked what completes a word
+    except SystemExit as stop:  # a signal, or a shell that asked what completes a word
         return stop.code if isinstance(stop.code, int) else 0
     except _Interrupted:
         return _fail("interrupted; no half-written file is left", 130)
@@ -92,7 +94,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{type(error).__name__}: {error} (this is a bug; MUSICOT_DEBUG=1 shows where)", 1
         )
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
         warnings.showwarning = show
         for stream in strict:
             stream.reconfigure(errors="strict")

@@ -105,7 +105,8 @@ class Session:
         """Play until `quit`, Ctrl-C, or `seconds` of music; lines() gives what was typed since.
 
         record: a file for what is heard, without the pauses. Raises RunError where that is no
-        music, and then no file is left; DeviceLost where the speakers are gone.
+        music, and then no file is left; DeviceLost where the speakers are gone, OSError
+        where nobody reads what is told.
         """
         stopped: BaseException | None = None
         with ExitStack() as stack:
@@ -114,7 +115,7 @@ class Session:
             with self.sink:
                 try:
                     self._play(lines, seconds, write, saver)
-                except (KeyboardInterrupt, SystemExit) as error:
+                except (KeyboardInterrupt, SystemExit, OSError) as error:
                     stopped = error
                     with suppress(DeviceLost):
                         self.sink.stop()
@@ -126,7 +127,7 @@ class Session:
                     raise RunError("nothing was played, so there is nothing to record")
                 self.live.check.finish()
         self._tell_saved(wait=True)
-        if isinstance(stopped, (SystemExit, DeviceLost)):
+        if stopped is not None and not isinstance(stopped, KeyboardInterrupt):
             raise stopped
         sink = self.sink
         rate = sink.sample_rate

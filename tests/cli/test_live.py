@@ -71,8 +71,14 @@ def test_lines_while_it_plays(folder: Path, tmp_path: Path) -> None:
     assert len(waveform) == 4 * rate and np.abs(waveform).max() > 0.01
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_with_its_record(folder: Path, tmp_path: Path, how: int) -> None:
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (None, 1)],
+    ids=["Ctrl-C", "terminated", "terminal closed", "nobody reads"],
+)
+def test_what_ends_it_leaves_its_record(
+    folder: Path, tmp_path: Path, how: int | None, code: int
+) -> None:
     with command(folder, tmp_path, "-o", "a.flac", "--loudness", "off") as process:
         assert process.stdout.readline().startswith("playing")
         process.stdin.write("help\n")
@@ -80,9 +86,14 @@ def test_a_signal_ends_it_with_its_record(folder: Path, tmp_path: Path, how: int
         while "help, quit" not in process.stdout.readline():
             pass
         time.sleep(1)
-        process.send_signal(how)
-        code = process.wait(30)
-        assert code == (0 if how == signal.SIGINT else 143), process.stderr.read()
+        if how is None:
+            process.stdout.close()
+            process.stdin.write("help\n")
+            process.stdin.flush()
+        else:
+            process.send_signal(how)
+        assert process.wait(30) == code, process.stderr.read()
+        assert process.stderr.read() == ""
     assert soundfile.info(tmp_path / "a.flac").frames > 0
     assert not [path for path in tmp_path.iterdir() if "part" in path.name]
 

@@ -1,5 +1,6 @@
 """A folder as google/magenta-realtime-2 has it, at tiny sizes, to an MLX folder that plays."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -130,12 +131,18 @@ def test_other_tokens_are_refused(
     assert error.count("\n") == 1 and not (tmp_path / "mlx").exists()
 
 
+NOWHERE, LOOP, FOLDER = "nowhere", "itself", ""  # what a link leads to, and no file at all
 BROKEN = [
     (WEIGHTS, None, "holds no config.json"),
+    (WEIGHTS, FOLDER, "mrt2_small.safetensors: Is a directory"),
+    (WEIGHTS, NOWHERE, "mrt2_small.safetensors is missing"),
     (WEIGHTS, b"\x08\0\0\0\0\0\0\0nonsense", "truncated or not safetensors"),
     (Path("resources/spectrostream/encoder.safetensors"), None, "is missing"),
+    (Path("resources/spectrostream/encoder.safetensors"), LOOP, "Too many levels of symbolic"),
     (Path("resources/musiccoca/text_encoder.tflite"), b"TFL3", "text_encoder.tflite"),
     (Path("resources/musiccoca/music_encoder.tflite"), None, "music_encoder.tflite"),
+    (Path("resources/musiccoca/mapper.tflite"), NOWHERE, "mapper.tflite: No such file"),
+    (Path("resources/musiccoca/mapper.tflite"), LOOP, "mapper.tflite: Too many levels"),
     (Path("resources/musiccoca/pretrained_vector_quantizer.tflite"), b"", "quantizer.tflite"),
     (Path("resources/musiccoca/spm.model"), b"\xff\xff\xff", "spm.model"),
     (Path("resources/musiccoca/spm.model"), None, "spm.model"),
@@ -144,18 +151,37 @@ BROKEN = [
 
 @pytest.mark.parametrize(("file", "content", "words"), BROKEN)
 def test_a_file_that_is_missing_or_odd(
-    source: Path, tmp_path: Path, file: Path, content: bytes | None, words: str, capsys
+    source: Path, tmp_path: Path, file: Path, content: bytes | str | None, words: str, capsys
 ) -> None:
     """One line that names it, and nothing is left behind."""
     broken = tmp_path / "broken"
-    shutil.copytree(source, broken)
+    shutil.copytree(source, broken, copy_function=os.link)  # none of it is written to
     (broken / file).unlink()
-    if content is not None:
+    if isinstance(content, bytes):
         (broken / file).write_bytes(content)
+    elif content == FOLDER:
+        (broken / file).mkdir()
+    elif content is not None:
+        (broken / file).symlink_to(file.name if content == LOOP else content)
     assert convert(broken, tmp_path / "mlx") == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1 and "Traceback" not in error
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["broken"]
+
+
+def test_a_bundle_without_mapper(source: Path, tmp_path: Path, capsys) -> None:
+    """It is said once, plans are made and shown all the same; a target that is a file is told."""
+    older = tmp_path / "older"
+    shutil.copytree(source, older, copy_function=os.link)
+    (older / "resources" / "musiccoca" / "mapper.tflite").unlink()
+    assert convert(older, tmp_path / "mlx") == 0
+    assert "mapper.tflite is missing: all thoughts of the same words" in capsys.readouterr().err
+    plan = ["plan", "--model", str(tmp_path / "mlx"), "-p", "disco funk", "--duration", "20"]
+    assert main([*plan, "--anchors", "disco,funk"]) == 0
+    (tmp_path / "file").write_text("mine")
+    assert convert(source, tmp_path / "file") == 2
+    assert f"can't write into {tmp_path / 'file'}: it is no folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("what", ["missing", "extra", "misshapen"])
