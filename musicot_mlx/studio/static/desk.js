@@ -223,8 +223,11 @@ function openMore(open) {
 /** Where the browser doesn't size a field by its text. */
 function grow() {
   if (CSS.supports("field-sizing", "content")) return;
-  prompt.style.setProperty("height", "auto");
-  prompt.style.setProperty("height", `${prompt.scrollHeight}px`);
+  const { style } = prompt;
+  style.setProperty("overflow", "hidden");
+  style.setProperty("height", "auto");
+  const border = prompt.offsetHeight - prompt.clientHeight;
+  style.setProperty("height", `${prompt.scrollHeight + border}px`);
 }
 
 /** @param {(field: OptionField) => boolean} which */
@@ -468,11 +471,11 @@ export async function openDocument(file, where = says) {
     } catch {
       throw new Error(`${chosen.name} is not JSON; open the .json of a song, or a plan.`);
     }
+    if (!content || typeof content !== "object" || Array.isArray(content))
+      throw new Error(`${chosen.name} is neither a plan nor the settings beside a song.`);
     const lost = await session.openSidecar(content, fillFrom);
-    const without = lost.length
-      ? ` What it had of other files is not in it: ${lost.join(", ")}.`
-      : "";
-    say(says, `Opened ${chosen.name}.${without}`);
+    const without = lost.length ? ` What isn't here was left out: ${lost.join(", ")}.` : "";
+    say(where.closest("[hidden]") ? says : where, `Opened ${chosen.name}.${without}`);
   });
 }
 

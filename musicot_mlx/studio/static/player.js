@@ -11,6 +11,7 @@ const PIECE = 0.5; // seconds
 const TICK = 60; // milliseconds
 const SOFT = 0.012; // seconds of a fade where sound is cut, against clicks
 const START = 0.06; // seconds between the call and the first sample
+const HELD = 1500; // milliseconds after which sound that doesn't come is missed
 
 /**
  * Events: "change" when it starts, stops, waits or ends; "move" about 16 times a second while it
@@ -36,6 +37,8 @@ export class Player extends EventTarget {
   #when = 0;
   #timer = 0;
   #waiting = false;
+  /** When it began, in milliseconds: a browser may take sound and never play it. */
+  #began = 0;
 
   /** Seconds into the song, of what is heard now. */
   get position() {
@@ -48,6 +51,11 @@ export class Player extends EventTarget {
   /** Whether it stands still because the next second isn't made yet. */
   get waiting() {
     return this.playing && this.#waiting;
+  }
+
+  /** Whether the browser holds sound back: it wants a press first, or has nothing to play on. */
+  get blocked() {
+    return this.playing && this.#context?.state !== "running" && performance.now() > this.#began + HELD;
   }
 
   /**
@@ -149,6 +157,7 @@ export class Player extends EventTarget {
       this.#bus.connect(/** @type {AnalyserNode} */ (this.#analyser));
     }
     this.#when = context.currentTime + START;
+    this.#began = performance.now();
     clearInterval(this.#timer);
     this.#timer = window.setInterval(() => this.#tick(), TICK);
     this.#tick();

@@ -22,18 +22,20 @@ export function chordLane(plan) {
   });
   lane.append(ticks(plan));
   let usual = 0; // seconds of the one before: how close names stand, though the end cuts the last
+  let before = "";
   for (const { chord, start, end } of plan.chords) {
-    const name = chord === "N" ? "" : chord;
+    const name = chord === "N" || chord === before ? "" : chord; // one that goes on is named once
+    before = chord;
     const seconds = Math.min(end, length) - start;
     const wide = Math.max(seconds, end < length ? 0 : usual);
     usual = seconds;
     const left = `${((start / length) * 100).toFixed(3)}%`;
     const width = `${(wide / length) * 100}%`;
-    const room = `${(seconds / wide) * 100}cqi`;
+    const room = `${((length - start) / wide) * 100}cqi`; // to the end
     lane.append(
       h(
         "span",
-        { class: seconds < wide ? "chord cut" : "chord", title: `${chord}, ${clock(start)}`, vars: { left, width, room } },
+        { class: "chord", title: `${chord}, ${clock(start)}`, vars: { left, width, room } },
         h("span", null, name),
       ),
     );

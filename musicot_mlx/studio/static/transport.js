@@ -13,6 +13,7 @@ export function mount(root) {
     on: { click: () => player.toggle() },
   });
   const time = h("span", { class: "clock", id: "clock" });
+  const why = h("span", { class: "why" });
   const seek = h("input", {
     type: "range",
     class: "seek",
@@ -44,7 +45,7 @@ export function mount(root) {
   fill(
     root,
     play,
-    time,
+    h("span", null, time, why),
     seek,
     h(
       "div",
@@ -62,6 +63,11 @@ export function mount(root) {
     seek.max = String(Math.max(1, length()));
     if (document.activeElement !== seek || player.playing) seek.value = String(position);
     const text = `${clock(position)} / ${clock(length())}`;
+    why.textContent = player.blocked
+      ? "The browser holds back sound: pause and play, or look for a loudspeaker."
+      : player.waiting
+        ? "waits for the next second"
+        : "";
     if (time.textContent !== text) {
       time.textContent = text;
       seek.setAttribute("aria-valuetext", text.replace("/", "of"));

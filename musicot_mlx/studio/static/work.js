@@ -17,7 +17,6 @@ export class GivenUp extends Error {}
 
 const PATIENCE = 700; // milliseconds before numbers are shown
 const TICK = 250; // milliseconds
-const NEARLY = 0.97; // what was only expected is never said to be over
 
 let running = 0;
 addEventListener("beforeunload", (event) => {
@@ -56,14 +55,13 @@ export async function work(where, text, expected, act) {
   const draw = () => {
     const seconds = (performance.now() - began) / 1000;
     const whole = usual(expected);
-    const far = told ?? (whole && Math.min(NEARLY, seconds / whole));
+    const far = told ?? (whole && seconds < whole ? seconds / whole : null);
     bar.hidden = numbers.hidden = seconds < PATIENCE / 1000 && told === null;
     if (far === null || !far) bar.removeAttribute("value");
     else bar.value = far;
     const left = far ? Math.ceil(seconds / far - seconds) : null;
     const parts = [told === null ? null : `${Math.floor(told * 100)} %`];
-    if (left !== null && left < 1e4) parts.push(left < 1 ? "nearly there" : `${clock(left)} left`);
-    else parts.push(`${clock(seconds)} so far`);
+    parts.push(left !== null && left < 1e4 ? `${clock(left)} left` : `${clock(seconds)} so far`);
     numbers.textContent = parts.filter(Boolean).join(" · ");
   };
   delete where.dataset.kind;

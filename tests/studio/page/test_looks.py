@@ -10,7 +10,7 @@ import musicot_mlx
 from tests.support.studio_page import StudioPage, violations
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Route
 
 STATIC = Path(musicot_mlx.__file__).parent / "studio" / "static"
 SCRIPTS = sorted(path for path in STATIC.iterdir() if path.suffix in (".js", ".css", ".html"))
@@ -59,6 +59,19 @@ def plan(browser: "Browser", address: str) -> str:
     return made["plan"]["id"]
 
 
+def _crowded(route: "Route") -> None:
+    """Ten minutes of what is hard to set: words without an end, words from right to left."""
+    answer = route.fetch()
+    plan = answer.json()
+    first, words = plan["segments"][0], ["x" * 300, "موسيقى هادئة"]
+    plan["duration"] = 600
+    plan["segments"] = [
+        {**first, "index": at, "start": 10 * at, "end": 10 * at + 10, "label": words[at % 2]}
+        for at in range(60)
+    ]
+    route.fulfill(response=answer, json=plan)
+
+
 @pytest.mark.parametrize("width", [1360, 390])
 def test_axe_finds_nothing_serious(browser: "Browser", address: str, plan: str, width: int) -> None:
     tab = StudioPage.opened(browser, address, viewport={"width": width, "height": 844})
@@ -94,6 +107,20 @@ def test_axe_finds_nothing_serious(browser: "Browser", address: str, plan: str, 
     tab.render()
     tab.page.locator("[aria-label='Cancel this take']:visible").first.wait_for()
     assert tab.page.evaluate(MEETING) == []
+    tab.page.get_by_role("button", name="Cancel", exact=True).press("Enter")
+    assert tab.page.evaluate("document.activeElement.id") == "render"  # the button is gone
+    tab.page.route("**/v1/plans/*", _crowded)
+    tab.page.reload()
+    tab.expect_count(".card", 60)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    tab.page.emulate_media(forced_colors="active")
+    look()
+    tab.key(59, "Enter")  # the last of them, in sight
+    assert 0 < tab.card(59).bounding_box()["x"] < width
+    tab.page.keyboard.press("Escape")
+    tab.page.unroute("**/v1/plans/*")
+    tab.plan("bossa nova, soft guitar", duration=40)
+    assert tab.page.evaluate(CUT_CHORDS) == []
     tab.api(f"/v1/songs/{tab.api('/v1/songs?limit=1')['songs'][0]['id']}", "DELETE")
     tab.close()
     assert found == []

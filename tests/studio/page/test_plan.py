@@ -196,10 +196,17 @@ def test_every_edit_is_in_the_menu(studio: StudioPage) -> None:
 
 
 def test_all_of_it_is_reached_by_the_keyboard(studio: StudioPage) -> None:
-    studio.plan(PROMPT, duration=30)
-
     def focused() -> str:
         return studio.page.evaluate("document.activeElement.ariaLabel ?? ''")
+
+    studio.page.get_by_role("button", name="bossa nova").press("Enter")  # gone with the plan
+    studio.expect_count(".card", 3)
+    assert focused() == "What the music should be"
+    studio.plan(PROMPT, duration=30)
+    plan = studio.page.get_by_role("button", name="Plan", exact=True)
+    plan.press("Enter")
+    studio.says("Planned in")
+    assert plan.evaluate("it => it === document.activeElement")
 
     studio.page.locator(".score").focus()
     stops = []

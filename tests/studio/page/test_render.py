@@ -7,6 +7,16 @@ from typing import Any
 from tests.support.studio_page import StudioPage, until
 
 PROMPT = "solo piano"
+# What screen readers are told by themselves from now on.
+LISTEN = """() => {
+    window.spoken = [];
+    for (const place of document.querySelectorAll("[role=status], [aria-live]"))
+        new MutationObserver(() => {
+            const copy = place.cloneNode(true);
+            for (const part of copy.querySelectorAll("[aria-hidden=true]")) part.remove();
+            if (spoken.at(-1) !== copy.textContent) spoken.push(copy.textContent);
+        }).observe(place, {childList: true, characterData: true, subtree: true});
+}"""
 
 
 def _lane(studio: StudioPage, at: int = 0) -> str:
@@ -19,6 +29,7 @@ def _samples(studio: StudioPage, song: str) -> bytes:
 
 def test_a_song_is_heard_while_it_is_made_and_cancelled_at_once(studio: StudioPage) -> None:
     studio.plan(PROMPT, duration=120)
+    studio.page.evaluate(LISTEN)
     studio.render()
     until(lambda: studio.loudness() > 0.02, "the first second")
     until(studio.waveform_is_tall, "the waveform")
@@ -28,6 +39,7 @@ def test_a_song_is_heard_while_it_is_made_and_cancelled_at_once(studio: StudioPa
     until(lambda: "s left" in progress.inner_text(), "the time that is left")
     until(lambda: studio.position() >= 1, "a second heard")
     assert _lane(studio) == "running"
+    assert len(studio.page.evaluate("spoken")) < 5  # a screen reader is not read each number
     began = time.monotonic()
     studio.page.get_by_role("button", name="Cancel", exact=True).click()
     until(lambda: _lane(studio) == "cancelled", "the cancel")
@@ -134,6 +146,10 @@ def test_a_hidden_tab_holds_no_connection_and_catches_up(studio: StudioPage) -> 
     until(lambda: studio.words() == ["brass band"], "the edit")
     until(studio.waveform_is_tall, "the waveform")
     studio.page.evaluate(hide, True)
+    studio.api(f"/v1/plans/{plan}/undo", "POST")
+    studio.key(0, "r")  # of a plan that is another one by now
+    until(lambda: "changed elsewhere" in studio.note(0).inner_text(), "the sentence on the card")
+    assert studio.words() == [PROMPT]  # as it is, and not drawn anew
     studio.api(f"/v1/songs/{song}", "DELETE")
     studio.page.evaluate(hide, False)
     studio.expect_count(".take", 0)
@@ -176,6 +192,12 @@ def test_a_song_is_saved_and_its_settings_bring_all_back(studio: StudioPage) -> 
         download = studio.download(lambda: studio.page.get_by_role("menuitem", name=item).click())
         return download.path().read_bytes()
 
+    gone = {"error": {"message": "the file is gone from the disk.", "code": 404}}
+    studio.page.route("**/file?format=flac", lambda route: route.fulfill(status=404, json=gone))
+    studio.page.get_by_role("button", name="This take: what can be done").click()
+    studio.page.get_by_role("menuitem", name="Save as FLAC").click()
+    told = studio.page.locator(".take .says[data-kind=error]")
+    until(lambda: told.inner_text() == "the file is gone from the disk.", "it in the song's row")
     assert saved("Save as WAV")[:4] == b"RIFF"
     assert saved("Save as OGG")[:4] == b"OggS"
     assert json.loads(saved("Save its plan"))["format"] == "musicot-plan"
