@@ -141,10 +141,11 @@ def serve(settings: Settings, *, listening: Callable[[str], None]) -> None:
     )
     try:
         Server(config).run(sockets=[listener])
-    except SystemExit:  # which is all that uvicorn tells of a start that failed
-        if app.state.failed is not None:
-            raise app.state.failed from None
-        raise
+    except SystemExit:  # by which later releases of uvicorn tell of a start that failed
+        if app.state.failed is None:
+            raise
+    if app.state.failed is not None:
+        raise app.state.failed
 
 
 def _bound(settings: Settings) -> socket.socket:
