@@ -97,7 +97,7 @@ def pickled_state(source: Path) -> dict[str, Any] | None:
     Raises MusicotError for a folder with several, and for a file that holds no tensors by name.
     """
     if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.suffix in PICKLES)
+        files = sorted(p for p in source.iterdir() if p.suffix in PICKLES and p.is_file())
         if len(files) > 1:
             raise MusicotError(
                 f"{source} holds {len(files)} checkpoints "
@@ -143,7 +143,7 @@ def _pieces(tensors: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if value.is_meta or value.is_sparse or str(value.layout) != "torch.strided":
             kind = "without values" if value.is_meta else "sparse"
             raise MusicotError(f"{key} is a tensor {kind}; save the model again as plain tensors")
-        piece[key] = value.contiguous()
+        piece[key] = value.detach().resolve_neg().contiguous()
         size += value.numel() * value.element_size()
         if size > PIECE:
             yield piece

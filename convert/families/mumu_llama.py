@@ -26,7 +26,12 @@ from musicot_mlx.convert.rules import apply_rules, numbered
 from musicot_mlx.convert.sentencepiece import read_sentencepiece
 from musicot_mlx.errors import MusicotError, RunError, first_few
 from musicot_mlx.pipelines.mumu_llama import FAMILY
-from musicot_mlx.pipelines.mumu_llama.pipeline import MUSIC_TOKENIZER, PARTS, TOKENIZER
+from musicot_mlx.pipelines.mumu_llama.pipeline import (
+    MUSIC_TOKENIZER,
+    PARTS,
+    TOKENIZER,
+    check_sizes,
+)
 from musicot_mlx.texts import read_json
 from musicot_mlx.weights.checkpoint import size_text
 from musicot_mlx.weights.hub import fetch_file, resolve
@@ -150,10 +155,13 @@ def checkpoint_file(source: Path) -> Path | None:
 
 
 def checkpoint_tensors(file: Path) -> dict[str, Any] | None:
-    """Plain name -> tensor of what stands under `model`; None for a file of another kind."""
+    """Plain name -> tensor of what stands under `model`, or under a name that others save under;
+    None for a file of another kind.
+    """
     state = unpickle(file)
-    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
-        state = state["model"]
+    for name in ("model", "module", "state_dict", "model_state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
     if not isinstance(state, Mapping) or not any(
         str(k).endswith("prefix_query.weight") for k in state
     ):
@@ -180,7 +188,11 @@ def _sections(
         for name, sizes in (("mert", hubert.sizes), ("vit", vit.sizes), ("vivit", vit.sizes)):
             prefix = _PREFIX[name]
             own = {k.removeprefix(prefix): v for k, v in shapes.items() if k.startswith(prefix)}
-            found[name] = sizes(own)
+            try:
+                found[name] = sizes(own)
+            except KeyError as error:
+                raise KeyError(f"{prefix}{error.args[0]}") from error
+        check_sizes(found)
         if lacking := [key for key in _gates(found["llama"]) if key not in shapes]:
             raise KeyError(lacking[0])
     except KeyError as error:
@@ -248,7 +260,7 @@ def _gates(llama: Mapping[str, Any]) -> list[str]:
 
 def _largest(tensor: Any) -> float:
     """The largest absolute value."""
-    return float(tensor.float().abs().max())
+    return float(tensor.detach().float().abs().max())
 
 
 def _require_room(

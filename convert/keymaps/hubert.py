@@ -56,8 +56,9 @@ _STRIDES = {10: 5, 3: 2, 2: 2}  # of a kernel: those of every HuBERT and wav2vec
 def sizes(shapes: Mapping[str, tuple[int, ...]], *, heads: int | None = None) -> dict[str, Any]:
     """The section of config.json that belongs to a checkpoint of no config, from its shapes.
 
-    heads: of attention, which no shape tells; one in 64 channels if None. Raises MusicotError for
-    a HuBERT of another kind: convolutions with bias or a norm each, kernels of unknown stride.
+    heads: of attention, which no shape tells; one in 64 channels if None. Raises KeyError for a
+    missing tensor, MusicotError for a HuBERT of another kind: convolutions with bias or a norm
+    each, kernels of unknown stride.
     """
     convs = {
         key.split(".")[2]: tuple(shape)
@@ -65,6 +66,8 @@ def sizes(shapes: Mapping[str, tuple[int, ...]], *, heads: int | None = None) ->
         if key.startswith("feature_extractor.conv_layers.") and key.endswith(".conv.weight")
     }
     kernels = [convs[n][2] for n in sorted(convs, key=int)]
+    if not kernels:
+        raise KeyError("feature_extractor.conv_layers.0.conv.weight")
     odd = [kernel for kernel in kernels if kernel not in _STRIDES]
     known = "feature_extractor.conv_layers.0.layer_norm.weight" in shapes and not odd
     if not known or "feature_extractor.conv_layers.1.layer_norm.weight" in shapes:

@@ -147,6 +147,8 @@ def config(shapes: Mapping[str, Sequence[int]], *, norm_eps: float) -> dict[str,
     vocabulary, hidden = shapes["llama.tok_embeddings.weight"]
     rows = shapes["prefix_query.weight"][0]
     layers = numbered(shapes, r"llama\.layers\.(\d+)\.")
+    if rows > layers:
+        raise ValueError(f"prefix_query.weight has {rows} rows for {layers} layers")
     if layers == DEPTH and rows not in ROWS:
         raise ValueError(
             f"prefix_query.weight has {rows} rows, where "

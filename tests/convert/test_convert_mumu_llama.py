@@ -129,7 +129,9 @@ def test_sizes_of_published_music(size: str) -> None:
 
 
 def test_a_file_without_music_answers_alone(tmp_path: Path) -> None:
-    source = tiny.write(tmp_path / "source")
+    source = tiny.write(tmp_path / "source", wrapped=False)
+    state = {k: torch.nn.Parameter(v) for k, v in tiny.state("split", None).items()}
+    torch.save({"state_dict": state}, source / "checkpoint.pth")  # as others save it
     convert(source / "checkpoint.pth", tmp_path / "out")
     model = mc.load(tmp_path / "out")
     assert "decoder" not in model.config
@@ -186,6 +188,18 @@ def _with(key: str, *shape: int) -> Callable[[dict], None]:
         (_without("mu_mert_agg.weight"), "lacks mu_mert_agg.weight"),
         (_without("mert_model.encoder.layer_norm.weight"), "encoder.layer_norm.weight"),
         (_with("llama.module.norm.weight", 64), "norm.weight stands there twice"),
+        (_with("prefix_query.weight", 30, 64), "has 30 rows for 4 layers"),
+        (_with("mu_mert_agg.weight", 1, 9, 1), "bridges.audio_states is 9, which mert makes 4"),
+        (_with("iu_vit_agg.weight", 1, 9, 1), "bridges.image_tokens is 9, which vit makes 5"),
+        (_with("iu_vivit_proj.weight", 64, 9), "bridges.video_size is 9, which vivit makes 32"),
+        (
+            lambda tensors: [tensors.pop(k) for k in list(tensors) if k.startswith("vit_")],
+            "lacks vit_model.embeddings.patch_embeddings.projection.weight",
+        ),
+        (
+            lambda tensors: [tensors.pop(k) for k in list(tensors) if k.startswith("mert_")],
+            "lacks mert_model.feature_extractor.conv_layers.0.conv.weight",
+        ),
     ],
 )  # fmt: skip
 def test_odd_files(change: Callable, words: str, tmp_path: Path, words_file: Path) -> None:

@@ -84,13 +84,14 @@ def test_a_file_cut_off_is_told(tmp_path: Path, part: int) -> None:
         lambda x: x.half()[:, None].transpose(0, 2),
         lambda x: torch.tensor(1.5, dtype=torch.bfloat16),
         lambda x: torch.nn.Parameter(x.flip(0)),
+        lambda x: torch._neg_view(x),
     ],
 )
 def test_any_view_of_a_storage_is_its_values(tmp_path: Path, view: Callable) -> None:
-    """Strided, expanded, beside another view of the same storage, of no axis."""
+    """Strided, expanded, negated when read, beside another view of the same storage, of no axis."""
     torch.save({"x": view(GRID), "whole": GRID}, tmp_path / "a.pth")
     (tmp_path / "scratch").mkdir()
     arrays = lazy_arrays(unpickle(tmp_path / "a.pth"), tmp_path / "scratch")
-    expected = view(GRID).detach().float().numpy()
+    expected = view(GRID).detach().float().resolve_neg().numpy()
     assert np.array_equal(np.array(arrays["x"].astype(mx.float32)), expected)
     assert np.array_equal(np.array(arrays["whole"]), GRID.numpy())

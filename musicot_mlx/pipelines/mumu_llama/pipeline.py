@@ -82,8 +82,7 @@ def load(folder: Path, *, name: str, adapter_path: AdapterPath = None) -> "MumuP
     lacking = [section for section in PARTS if section not in config and section not in MUSIC]
     if lacking:
         raise MusicotError(f"{folder}/config.json lacks the section {lacking[0]!r}")
-    for section, (_, kind) in parts.items():
-        config_from_dict(kind, config[section], where=section)
+    check_sizes(config)
     shelf = Shelf(
         folder,
         parts,
@@ -109,6 +108,30 @@ def load(folder: Path, *, name: str, adapter_path: AdapterPath = None) -> "MumuP
         read_tokenizer(files[MUSIC_TOKENIZER]) if "decoder" in parts else None,
         name,
     )
+
+
+def check_sizes(config: Mapping[str, Any]) -> None:
+    """Raise MusicotError for sections that are of no network, or whose networks don't fit."""
+    found: dict[str, Any] = {
+        section: config_from_dict(kind, config[section], where=section)
+        for section, (_, kind) in PARTS.items()
+        if section in config
+    }
+    llama, words, bridges = (found[name] for name in ("llama", "words", "bridges"))
+    mert, vit, vivit = (found[name] for name in ("mert", "vit", "vivit"))
+    pairs = {
+        "bridges.audio_states": (bridges.audio_states, mert.num_hidden_layers + 1, "mert"),
+        "bridges.audio_size": (bridges.audio_size, mert.hidden_size, "mert"),
+        "bridges.image_tokens": (bridges.image_tokens, vit.patches + 1, "vit"),
+        "bridges.image_size": (bridges.image_size, vit.hidden_size, "vit"),
+        "bridges.video_tokens": (bridges.video_tokens, vivit.patches + 1, "vivit"),
+        "bridges.video_size": (bridges.video_size, vivit.hidden_size, "vivit"),
+        "bridges.hidden_size": (bridges.hidden_size, llama.hidden_size, "llama"),
+        "words.hidden_size": (words.hidden_size, llama.hidden_size, "llama"),
+    }
+    for name, (size, expected, part) in pairs.items():
+        if size != expected:
+            raise MusicotError(f"{name} is {size}, which {part} makes {expected}")
 
 
 @dataclass(frozen=True)
