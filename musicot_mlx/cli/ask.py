@@ -128,6 +128,8 @@ def _read(args: Arguments) -> tuple[list[Path | None], Iterator[str]]:
             raise MusicotError(f"{path} holds no songs")
     else:
         files = [None]
+    if words == ["-"]:
+        words = []  # as most commands call standard input
     for word in words:
         if _is_file(word):
             raise MusicotError(

@@ -198,7 +198,7 @@ def _generate(
             "far": _far(model, song.plan, (song.waveform, song.sample_rate)),
             "timings": {stage: round(value, 3) for stage, value in song.timings.items()},
             "seed": song.settings["seed"],
-            **{key: song.settings[key] for key in ("chosen", "caption") if key in song.settings},
+            **_of_song(song.settings),
         }
         for song, (_, path) in zip(songs, batch, strict=True)
     ]
@@ -225,8 +225,14 @@ def _stream(
         "channels": saved.channels,
         "played": saved.heard,
         "seed": stream.settings["seed"],
+        **_of_song(stream.settings),
         "far": _far(model, stream.plan, path) if isinstance(path, Path) else [],
     }
+
+
+def _of_song(settings: dict[str, Any]) -> dict[str, Any]:
+    """What was decided on the way to a song, as its report tells it."""
+    return {key: settings[key] for key in ("chosen", "caption") if key in settings}
 
 
 def _far(

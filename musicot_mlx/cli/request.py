@@ -167,8 +167,8 @@ def _prompts(args: Any, settings: dict[str, Any]) -> list[str | None]:
         return [prompt]
     if settings and not (args.plan or settings.get("plan")):
         return [settings.get("prompt")]
-    carried = (settings, args.plan, args.reference, args.melody, args.continuation, args.caption)
-    if any(carried):
+    carried = (settings, args.plan, args.reference, args.melody, args.continuation)
+    if any(carried) or args.caption is not None:
         return [None]  # each carries what the song is conditioned on
     raise MusicotError(
         'nothing to make; write what the music should be, as in musicot generate "relaxing piano", '

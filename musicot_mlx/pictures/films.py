@@ -68,7 +68,7 @@ def _told(container: Any, stream: Any) -> tuple[list[int], int, bool]:
                 length = packet.duration or length
                 if packet.is_keyframe:
                     keys.append(packet.pts)
-    except av.FFmpegError:
+    except (av.FFmpegError, IndexError):  # the latter of a stream that begins only now
         pass  # cut off here
     times, end = _even(found, length)
     if len(times) > _LONG:
@@ -126,7 +126,7 @@ def _decoded(path: Path, keys_only: bool) -> Iterator[Any]:
         while True:
             try:
                 frame = next(frames, None)
-            except av.FFmpegError:
+            except (av.FFmpegError, IndexError):
                 return  # cut off here
             if frame is None:
                 return

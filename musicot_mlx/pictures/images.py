@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from musicot_mlx.errors import MusicotError
 
 _PAPER = (255, 255, 255)  # behind what is transparent
+_LONGEST = 16  # times as long as it is wide, a frame is scaled as a whole
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -33,7 +34,7 @@ def read_image(path: str | Path) -> np.ndarray:
             f"picture {path} is too large to be read, it has more than {Image.MAX_IMAGE_PIXELS:,} "
             "pixels; scale it"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # of a broken file each of Pillow's readers raises its own
         why = "no picture that Pillow knows" if "cannot identify" in str(error) else str(error)
         raise MusicotError(f"can't read picture {path} ({why}); pass a PNG or JPEG") from error
 
@@ -41,7 +42,7 @@ def read_image(path: str | Path) -> np.ndarray:
 def _rgb(image: Image.Image) -> np.ndarray:
     """Any mode of Pillow as uint8 (height, width, 3)."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
         deep = image.mode.startswith("I;16") or values.max(initial=0) > 255
         scale = 65535 if deep else 1 if image.mode == "F" and values.max(initial=0) <= 1 else 255
         grey = np.rint(np.clip(values / scale, 0, 1) * 255).astype(np.uint8)  # not cut off at 255
@@ -70,6 +71,7 @@ def frame_pixels(
     twice: normalised a second time, to -3..1, as google/vivit-b-16x2-kinetics400's processor does
     with shortest_edge 224, which MuMu-LLaMA with MusicGen small was trained on.
     """
+    frame = _middle(frame)
     height, width = frame.shape[:2]
     short, long = max(size, shortest_edge), max(height, width)
     long = int(max(size, shortest_edge) * long / min(height, width))
@@ -78,6 +80,16 @@ def frame_pixels(
     middle = _resized(frame, height, width)[top : top + size, left : left + size]
     pixels = middle.astype(np.float32) * np.float32(1 / 127.5) - np.float32(1)
     return (pixels - np.float32(0.5)) / np.float32(0.5) if twice else pixels
+
+
+def _middle(frame: np.ndarray) -> np.ndarray:
+    """A frame without the ends that no square of its middle shows, where it is so long that scaling
+    them would take gigabytes.
+    """
+    height, width = frame.shape[:2]
+    most = _LONGEST * min(height, width)
+    top, left = max(0, (height - most) // 2), max(0, (width - most) // 2)
+    return frame[top : top + most, left : left + most]
 
 
 def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:

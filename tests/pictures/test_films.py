@@ -1,9 +1,13 @@
 """Films: which frames are looked at, and what is told of those that can't be."""
 
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +119,35 @@ def test_a_film_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) * 2 // 3])
     seen = numbers(read_film(tmp_path / "cut.avi", count=4))
     assert seen[0] <= 1 and 10 < seen[-1] < 50 and seen == sorted(set(seen))
+
+
+def test_a_stream_that_begins_in_the_middle_ends_the_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyAV knows the streams of a file's beginning alone: a packet of another is an IndexError."""
+    write_film(tmp_path / "a.mkv", 10)
+    opened = films._opened
+
+    @contextmanager
+    def damaged(path: Path) -> Iterator[tuple[Any, Any]]:
+        with opened(path) as (container, stream):
+
+            def until(packets: Iterable) -> Iterator:
+                yield from itertools.islice(packets, 6)
+                raise IndexError("list index out of range")
+
+            yield (
+                SimpleNamespace(
+                    streams=container.streams,
+                    duration=container.duration,
+                    demux=lambda stream: until(container.demux(stream)),
+                    decode=lambda stream: until(container.decode(stream)),
+                ),
+                stream,
+            )
+
+    monkeypatch.setattr(films, "_opened", damaged)
+    assert numbers(read_film(tmp_path / "a.mkv", count=6)) == list(range(6))
 
 
 def test_of_a_long_film_key_frames_are_enough(

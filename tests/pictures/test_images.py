@@ -42,6 +42,13 @@ def test_float_grey(tmp_path: Path, scale: float) -> None:
     assert np.array_equal(read_image(tmp_path / "a.tif")[..., 0], GREY)
 
 
+def test_what_is_no_number_is_black(tmp_path: Path) -> None:
+    values = np.full((4, 4), 255, np.float32)
+    values[0] = np.nan
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[:, 0, 0].tolist() == [0, 255, 255, 255]
+
+
 def test_palette_and_black_and_white(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).quantize(8).save(tmp_path / "a.png")
     assert np.abs(read_image(tmp_path / "a.png").astype(int) - COLOURS).max() <= 2
@@ -97,6 +104,19 @@ def test_what_is_no_picture_is_told_in_a_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no decoder"), KeyError(7), TypeError("odd")])
+def test_whatever_a_reader_of_pillow_raises_is_told(tmp_path, monkeypatch, error) -> None:
+    """Its AVIF raises RuntimeError of a file that is damaged, others what their code comes to."""
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "convert", broken)
+    with pytest.raises(MusicotError, match="can't read picture .*a.png"):
+        read_image(tmp_path / "a.png")
+
+
 def test_a_picture_too_large_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
     for most in (40, 20):  # Pillow warns beyond one limit and raises beyond twice that
@@ -113,3 +133,13 @@ def test_pixels_lie_in_their_range() -> None:
     assert picture.shape == film.shape == twice.shape == (16, 16, 3)
     assert (picture.min(), picture.max()) == (-1, 1) == (film.min(), film.max())
     assert (twice.min(), twice.max()) == (-3, 1)
+
+
+@pytest.mark.parametrize("shape", [(16000, 2), (1000, 3), (1, 1), (17, 1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_frame_however_long_is_seen_by_its_middle(shape: tuple[int, int], turned: bool) -> None:
+    """Scaled as a whole, the first would take 1.6 GB at the sizes of ViViT."""
+    frame = np.full((*shape, 3), 255, np.uint8)
+    frame[: shape[0] // 3] = 0
+    pixels = frame_pixels(frame.swapaxes(0, 1) if turned else frame, 16, shortest_edge=18)
+    assert pixels.shape == (16, 16, 3) and (pixels == 1).all()

@@ -278,6 +278,9 @@ def test_ask(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> No
     monkeypatch.setattr("sys.stdin", io.StringIO("One?\n\nTwo?\n"))
     assert main(["ask", song, "--json", *command]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("One?\n"))
+    assert main(["ask", song, "-", "--json", *command]) == 0
+    assert json.loads(capsys.readouterr().out)["question"] == "One?"
     assert main(["ask", "How are you?", "--json", *command]) == 0
     assert json.loads(capsys.readouterr().out)["file"] is None
 
@@ -386,7 +389,9 @@ def test_generate(place: Path, tmp_path: Path, capsys) -> None:
     assert json.loads(third.with_suffix(".json").read_text())["caption"] == caption
     assert main(["generate", "--config-from", str(third), "-o", str(again), "--overwrite"]) == 0
     assert again.read_bytes() == out.read_bytes()
-    capsys.readouterr()
+    assert main([*command, "--stream", "-o", str(again), "--overwrite"]) == 0
+    assert f"caption: {caption}" in capsys.readouterr().out
+    assert main(["generate", "--model", model, "--caption", "", "-o", str(again)]) == 2
     for flag in (["-o", str(tmp_path / "d.wav")], ["-o", "-"], ["--play"], ["--caption", "x"]):
         assert main([*command, "--caption-only", *flag]) == 2
         assert "makes no song; leave out --" in capsys.readouterr().err
