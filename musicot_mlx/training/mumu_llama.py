@@ -14,7 +14,6 @@ answer's tokens and of the end. Where upstream differs from what it says, or can
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +32,9 @@ from musicot_mlx.nn.adapters import ADAPTABLE, wear
 from musicot_mlx.pipelines.given import text as plain_text
 from musicot_mlx.pipelines.mumu_llama.listening import audio_states, image_states, video_states
 from musicot_mlx.pipelines.mumu_llama.wording import END, prompt_ids
-from musicot_mlx.texts import lines_of, read_json, read_text
 from musicot_mlx.training.data import HELD_OUT, require_enough
 from musicot_mlx.training.musicot import LearningOptions, spread
-from musicot_mlx.training.records import Skipped
+from musicot_mlx.training.records import Skipped, json_lines, json_list
 from musicot_mlx.training.songs import FORMAT, Progress, cache_folder, digest
 from musicot_mlx.weights.adapters import WHOLE
 
@@ -150,7 +148,7 @@ def read_sets(folder: Path, sets: Sequence[str], skipped: list[Skipped]) -> dict
     found: dict[str, list[Told]] = {}
     for split, place in splits.items():
         files = [place / f"{name}{suffix}" for name in sets for suffix in (".json", ".jsonl")]
-        entries = [each for file in files if file.is_file() for each in _entries(file)]
+        entries = [each for file in files if file.is_file() for each in _entries(file, skipped)]
         found[split] = []
         for where, entry in entries:
             try:
@@ -171,19 +169,11 @@ def read_sets(folder: Path, sets: Sequence[str], skipped: list[Skipped]) -> dict
     return found
 
 
-def _entries(file: Path) -> Iterator[tuple[str, Any]]:
+def _entries(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Any]]:
     """The entries of a JSON list or of JSON lines, each with its name."""
-    try:
-        if file.suffix == ".jsonl":
-            lines = [line for line in lines_of(read_text(file)) if line.strip()]
-            entries = [json.loads(line) for line in lines]
-        else:
-            entries = read_json(file)
-    except (OSError, ValueError) as error:
-        raise MusicotError(f"{file} is not JSON: {error}") from error
-    if not isinstance(entries, list):
-        raise MusicotError(f"{file} must hold a list with an entry an exchange")
-    return ((f"{file.name}, entry {n}", each) for n, each in enumerate(entries, start=1))
+    if file.suffix == ".jsonl":
+        return json_lines(file, skipped)
+    return json_list(file, "an exchange")
 
 
 def _told(where: str, entry: Any, folder: Path) -> Told:
@@ -192,12 +182,10 @@ def _told(where: str, entry: Any, folder: Path) -> Told:
     )
     if not isinstance(turns, list) or len(turns) < 2:
         raise MusicotError("it has no conversations of two turns")
-    try:
-        question, answer = str(turns[0]["value"]).strip(), str(turns[-1]["value"]).strip()
-        output = str(turns[-1].get("output_modality", ""))
-        modality = turns[0].get("input_modality")
-    except (TypeError, KeyError, AttributeError):
-        raise MusicotError("each turn must be an object with a value") from None
+    if not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in turns):
+        raise MusicotError("each turn must be an object with a value, which is text")
+    question, answer = turns[0]["value"].strip(), turns[-1]["value"].strip()
+    output, modality = turns[-1].get("output_modality"), turns[0].get("input_modality")
     if not question or not answer:
         raise MusicotError("its question or its answer is empty")
     plain_text("its question", question), plain_text("its answer", answer)
@@ -205,7 +193,11 @@ def _told(where: str, entry: Any, folder: Path) -> Told:
     if modality == "text" or not name:
         return Told(where, question, answer, None, None, output == "audio")
     path = folder / str(name)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # the name is longer than any file's
+        there = False
+    if not there:
         raise MusicotError(f"there is no file {name}")
     if modality not in MODALITIES:
         modality = next(

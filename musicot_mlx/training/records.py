@@ -72,15 +72,25 @@ def _listed(file: Path, skipped: list[Skipped]) -> Iterator[Record]:
 
 
 def _lines(file: Path, skipped: list[Skipped]) -> Iterator[Record]:
+    for where, record in json_lines(file, skipped):
+        yield from _named(where, file.parent, record, skipped)
+
+
+def json_lines(file: Path, skipped: list[Skipped]) -> Iterator[tuple[str, Any]]:
+    """What each line of a file holds as JSON, with its name; lines that are none go to `skipped`.
+
+    Raises MusicotError for a file that can't be read.
+    """
     for number, line in enumerate(lines_of(_text(file)), start=1):
         if not line.strip():
             continue
+        where = f"{file.name}:{number}"
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            skipped.append(Skipped(f"{file.name}:{number}", f"not JSON ({error})"))
+            skipped.append(Skipped(where, f"not JSON ({error})"))
             continue
-        yield from _named(f"{file.name}:{number}", file.parent, record, skipped)
+        yield where, record
 
 
 def _table(file: Path, skipped: list[Skipped]) -> Iterator[Record]:
@@ -105,16 +115,22 @@ def _table(file: Path, skipped: list[Skipped]) -> Iterator[Record]:
 
 
 def _metadata(file: Path, skipped: list[Skipped]) -> Iterator[Record]:
+    for where, record in json_list(file, "a song"):
+        yield from _named(where, file.parent, record, skipped)
+
+
+def json_list(file: Path, what: str) -> Iterator[tuple[str, Any]]:
+    """The entries of a JSON list, each with its name; MusicotError for a file that holds none."""
     try:
         records = read_json(file)
     except OSError as error:
         raise MusicotError(f"can't read {file} ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MusicotError(f"{file} is not JSON: {error}") from error
     if not isinstance(records, list):
-        raise MusicotError(f"{file} must hold a list with an entry a song")
+        raise MusicotError(f"{file} must hold a list with an entry {what}")
     for number, record in enumerate(records, start=1):
-        yield from _named(f"{file.name}, entry {number}", file.parent, record, skipped)
+        yield f"{file.name}, entry {number}", record
 
 
 def _named(where: str, folder: Path, record: Any, skipped: list[Skipped]) -> Iterator[Record]:

@@ -169,15 +169,31 @@ def test_entries_that_say_nothing_are_skipped_by_name(sets: Path) -> None:
         entry("Q?", "A.", "0.wav", conversations=["Q?", "A."]),
         "no entry",
         entry("Q?", "half a \udc80", "0.wav"),
+        entry("Q?", "A.", "9" * 999),
+        entry("Q?", None, "0.wav"),
+        entry("Q?", 7, "0.wav"),
+        entry("Q?", "A.", "0\0.wav"),
         entry("Q?", "A.", "1.wav"),
     ]
     (sets / "questions.json").write_text(json.dumps(odd))
     skipped = []
     read_sets(sets, ("questions",), skipped)
-    assert [each.name for each in skipped] == [f"questions.json, entry {n}" for n in range(1, 7)]
+    assert [each.name for each in skipped] == [f"questions.json, entry {n}" for n in range(1, 11)]
+    assert "there is no file 999" in skipped[6].why and "which is text" in skipped[7].why
     assert "its answer holds '\\udc80', which is half a character" in skipped[5].why
     assert "no file gone.wav" in skipped[0].why and "empty" in skipped[1].why
     assert "two turns" in skipped[2].why and "object with a value" in skipped[3].why
+
+
+def test_lines_that_are_no_json_are_skipped_by_their_number(sets: Path) -> None:
+    good = json.dumps(entry("Q\u2028?", "A.", "1.wav"), ensure_ascii=False)
+    lines = [good, "", "{]", "[" * 100_000, "7", good[:-9], good]
+    (sets / "captions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    skipped = []
+    found = read_sets(sets, ("captions",), skipped)
+    assert len(found["train"]) + len(found["valid"]) == 2
+    assert [each.name.partition(":")[2] for each in skipped] == ["3", "4", "6", "5"]
+    assert str(skipped[0]).startswith("skipped captions.jsonl:3: not JSON (Expecting")
 
 
 def test_folders_that_hold_no_sets_are_told(tmp_path: Path) -> None:
