@@ -147,7 +147,7 @@ def _exp_below_slope(
 @mx.custom_function
 def capped(x: mx.array, cap: mx.array) -> mx.array:
     """cap * tanh(x / cap)."""
-    return _capped_steps(x, cap)
+    return _capped_of(_exp_of_ratio(x, cap), cap)
 
 
 @capped.vjp
@@ -178,8 +178,13 @@ def exp_difference(x: mx.array, largest: mx.array) -> mx.array:
 
 
 @mx.compile
-def _capped_steps(x: mx.array, cap: mx.array) -> mx.array:
-    return cap - (2 * cap) / (1 + exp_steps(x * (2 / cap)))
+def _exp_of_ratio(x: mx.array, cap: mx.array) -> mx.array:
+    return exp_steps(x * (2 / cap))
+
+
+@mx.compile
+def _capped_of(power: mx.array, cap: mx.array) -> mx.array:
+    return cap - (2 * cap) / (1 + power)
 
 
 def _swiglu_product(up: mx.array, gate: mx.array) -> mx.array:

@@ -16,11 +16,13 @@ def many_queries(
     scale: float,
     mask: mx.array | None = None,
     cap: float | None = None,
+    fewest: int = _FEWEST_QUERIES,
 ) -> mx.array:
     """Scaled dot-product attention, (batch, heads, time, head_dim); k and v may have fewer heads.
 
     mask is boolean, true where a key counts, and broadcasts to (batch, heads, 1, keys). cap: what
-    scores are kept within, softly.
+    scores are kept within, softly. fewest: queries of a block; more are quicker where their scores
+    may stand in memory at once.
     """
     batch, heads, time, dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
@@ -30,7 +32,7 @@ def many_queries(
     if mask is not None:
         mask = mx.broadcast_to(mask, (batch, heads, 1, keys))
         mask = mask.reshape(batch, kv_heads, heads // kv_heads, keys, 1)
-    block = max(_FEWEST_QUERIES, BLOCK // (batch * heads * keys))
+    block = max(fewest, BLOCK // (batch * heads * keys))
     pieces = []
     for start in range(0, time, block):
         # (batch, kv_heads, group, keys, block): the maximum is four times faster over rows

@@ -11,7 +11,7 @@ from musicot_mlx.models import musiccoca
 
 class Attention(musiccoca.Attention):
     def _attend(self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> mx.array:
-        y = many_queries(q, k, v, scale=1.0, mask=mask, cap=self._cap)
+        y = many_queries(q, k, v, scale=1.0, mask=mask, cap=self._cap, fewest=q.shape[2])
         return y.swapaxes(1, 2).flatten(2)
 
 
