@@ -124,7 +124,10 @@ def run(args: Arguments) -> int:
     message = f"{name} makes no plan of thoughts; pass a {families.titles('plan')} model"
     family = families.require(model, "plan", message)
     planning = (*flags.family_options(planning=True), "lyrics")
-    flags.refuse_foreign(args, planning, model.wishes.planned(), name, family)
+    known = model.wishes.planned()
+    if "chords" in known:  # what is transposed
+        known = (*known, "transpose")
+    flags.refuse_foreign(args, (*planning, "transpose"), known, name, family)
     started = time.perf_counter()
     plan = first = _first_plan(model, args)
     for edit in _edits(model, args):

@@ -276,6 +276,7 @@ def test_the_command(
         ([*plan, "--plan", "a.json", "--set", "0-1=drums: loud"], "one of free, none, play"),
         ([*plan, "--plan", "a.json", "--set", "0-1=style strength: 9"], "from -1 to 6.8"),
         ([*plan, "-p", "x", "--bpm", "100"], "--bpm means nothing to"),
+        ([*plan, "--plan", "a.json", "--transpose", "2"], "--transpose means nothing to"),
         ([*plan, "--plan", "a.json", "--set", "0-2=bpm:3"],
          "takes no 'bpm' of a segment; it takes drums and style_strength"),
         ([*plan, "--plan", "a.json", "--set", "0-2=Tempo: 90"], "takes no 'bpm' of a segment"),
