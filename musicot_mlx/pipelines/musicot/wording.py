@@ -23,6 +23,7 @@ USUAL = (1.0, 2.0)  # of `strength`
 ACCOMPANIMENT, ACCOMPANIED = ("drums", "bass"), 0.35
 _STYLE = re.compile(r"\b(?:music|piece|ballad|pop|song|solo|melody|fingerstyle|rap beat|lofi)\b")
 SHOWN = 6  # words or tags named in a line
+LONGEST = 40  # characters of such a word
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ def _not_kept_out(read: Reading, wording: Wording) -> list[str]:
 
 
 def _listed(words: Sequence[str]) -> str:
-    shown = ", ".join(f'"{word}"' for word in words[:SHOWN])
+    whole = [word if len(word) <= LONGEST else word[: LONGEST - 1] + "…" for word in words[:SHOWN]]
+    shown = ", ".join(f'"{word}"' for word in whole)
     return shown + (f" and {len(words) - SHOWN} more" if len(words) > SHOWN else "")
 
 

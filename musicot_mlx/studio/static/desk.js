@@ -224,10 +224,11 @@ function openMore(open) {
 function grow() {
   if (CSS.supports("field-sizing", "content")) return;
   const { style } = prompt;
-  style.setProperty("overflow", "hidden");
   style.setProperty("height", "auto");
   const border = prompt.offsetHeight - prompt.clientHeight;
   style.setProperty("height", `${prompt.scrollHeight + border}px`);
+  const all = prompt.clientHeight >= prompt.scrollHeight;
+  style.setProperty("overflow", all ? "hidden" : "auto"); // Firefox shows a bar for nothing
 }
 
 /** @param {(field: OptionField) => boolean} which */

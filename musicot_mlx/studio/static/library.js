@@ -162,9 +162,9 @@ export function mount() {
           if (!says.textContent)
             say(
               says,
-              stats.songs === undefined
-                ? ""
-                : `${counted(stats.songs, "song")}; those made here are added by themselves.`,
+              stats.songs
+                ? `${counted(stats.songs, "song")}; those made here are added by themselves.`
+                : "Songs that are made here can be found here; for others: musicot library add.",
             );
         },
         (error) => say(says, error.message),

@@ -2,9 +2,10 @@
  * The player, and which song it plays: the chosen take, from its first second on while it is
  * made.
  */
+import { ApiError } from "./api.js";
 import { Player } from "./player.js";
 import { listen } from "./sound.js";
-import { isOpen, modelOf, on, remember, remembered, state } from "./state.js";
+import { isOpen, modelOf, on, remember, remembered, state, tell } from "./state.js";
 
 /** @typedef {import("./sound.js").Sound} Sound */
 /** @typedef {import("./types.js").Song} Song */
@@ -93,8 +94,9 @@ async function follow() {
   let sound;
   try {
     sound = await soundOf(song.id);
-  } catch {
+  } catch (error) {
     if (state.take === song.id) player.use(null);
+    if (song.status === "done" && error instanceof ApiError) tell("silent", { id: song.id, error });
     return;
   }
   if (state.take !== song.id) return;

@@ -9,7 +9,7 @@
 /** @typedef {import("./types.js").Studio} Studio */
 /** @typedef {import("./drag.js").Thing} Thing */
 
-/** @typedef {"plan" | "songs" | "progress" | "take"} Topic */
+/** @typedef {"plan" | "songs" | "progress" | "take" | "silent"} Topic */
 
 export const state = {
   /** @type {Studio | null} */

@@ -253,6 +253,7 @@ export function mount(where) {
     older.textContent = all ? "Fewer takes" : `${songs.length - some.length} earlier`;
   };
 
+  on("silent", ({ id, error }) => sayError(lanes.get(id)?.says ?? says, error));
   on("songs", draw);
   on("take", draw);
   on("plan", draw);

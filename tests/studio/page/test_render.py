@@ -165,6 +165,11 @@ def test_a_song_goes_on_after_its_tab_is_closed(studio: StudioPage) -> None:
     studio.page.goto(studio.address + "/")
     studio.ready()
     studio.expect_count(".take[data-status=done]", 1)
+    held = "Object.defineProperty(AudioContext.prototype, 'state', {get: () => 'suspended'})"
+    studio.page.evaluate(held)  # as a browser does that wants a press first, or has no loudspeaker
+    studio.page.get_by_role("button", name="Play").click()
+    why = studio.page.locator(".why")
+    until(lambda: "holds back sound" in why.inner_text(), "the reason of the silence")
 
 
 def test_the_history_of_the_day_opens_a_song_again(studio: StudioPage) -> None:
@@ -172,8 +177,12 @@ def test_the_history_of_the_day_opens_a_song_again(studio: StudioPage) -> None:
     studio.plan(PROMPT, duration=4)
     studio.page.get_by_role("button", name="New song").click()
     assert studio.page.locator(".take").count() == studio.page.locator(".card").count() == 0
+    gone = {"error": {"message": "the file is gone from the disk.", "code": 404}}
+    studio.page.route("**/audio?format=pcm", lambda route: route.fulfill(status=404, json=gone))
     studio.page.get_by_role("button", name="Today: what was made").click()
     studio.page.locator(".side .find .title", has_text="techno").first.click()
+    told = studio.page.locator(".take .says[data-kind=error]")
+    until(lambda: told.inner_text() == "the file is gone from the disk.", "it in the song's row")
     studio.expect_count(".take[data-status=done]", 1)
     assert studio.words() == ["techno"]
     prompt = studio.page.get_by_role("textbox", name="What the music should be")
