@@ -59,8 +59,8 @@ def _told(prompt: str, **changes: object) -> str | None:
         ),
         (
             "funk with " + 500 * "x",
-            f'mini doesn\'t know "{39 * "x"}…" and goes by funk, 96 bpm instead; musicot tags lists '
-            "what it knows",
+            f'mini doesn\'t know "{39 * "x"}…" and goes by funk, 96 bpm instead; musicot tags lists'
+            " what it knows",
         ),
         ("funk with singing", 'mini doesn\'t sing ("singing"); musicot tags lists what it knows'),
         (
