@@ -513,11 +513,18 @@ def refuse_foreign(
             )
 
 
+def require_file(path: str | Path, label: str) -> None:
+    """Raise MusicotError where no file is there to be read."""
+    if Path(path).is_dir():
+        raise MusicotError(f"{label} file {path} is a folder; name a file in it")
+    if not Path(path).is_file():
+        raise MusicotError(f"{label} file {path} doesn't exist")
+
+
 def check_references(args: Any) -> None:
     """Raise MusicotError for reference files that aren't there and weights that don't fit them."""
     for path in args.reference or ():
-        if not Path(path).is_file():
-            raise MusicotError(f"reference file {path} doesn't exist")
+        require_file(path, "reference")
     count, weights = len(args.reference or ()), args.reference_weights
     if weights is not None and len(weights) != count:
         raise MusicotError(

@@ -128,6 +128,9 @@ def run(args: Arguments) -> int:
     if "chords" in known:  # what is transposed
         known = (*known, "transpose")
     flags.refuse_foreign(args, (*planning, "transpose"), known, name, family)
+    heard = args.from_audio or args.reference or args.plan
+    if heard and args.lock is None and args.extend is None:
+        _refuse(args, model.drawing, "none is drawn", "says how thoughts are drawn")
     started = time.perf_counter()
     plan = first = _first_plan(model, args)
     for edit in _edits(model, args):
@@ -219,16 +222,18 @@ def _check(args: Arguments) -> None:
     args.set = [_parse_set(text) for text in args.set or ()]
     sources += [("source", str(wish.path)) for wish in args.set if wish.path is not None]
     for label, path in sources:
-        if path is not None and not Path(path).is_file():
-            raise MusicotError(f"{label} file {path} doesn't exist")
+        if path is not None:
+            flags.require_file(path, label)
 
 
-def _refuse(args: Arguments, names: Sequence[str], why: str) -> None:
+def _refuse(
+    args: Arguments, names: Sequence[str], why: str, what: str = "belongs to planning"
+) -> None:
     """Raise MusicotError for a flag of planning where there is nothing left to be planned."""
     for name in names:
-        if getattr(args, name) is not None:
-            flag = flags.spelled(Arguments, name)
-            raise MusicotError(f"{flag} belongs to planning, and {why}; leave out {flag}")
+        if getattr(args, name, None) is not None:
+            flag = flags.spelled(type(args), name)
+            raise MusicotError(f"{flag} {what}, and {why}; leave out {flag}")
 
 
 @dataclass(frozen=True)

@@ -180,9 +180,8 @@ def _options(args: Any, settings: dict[str, Any]) -> dict[str, Any]:
     flags.check_references(args)
     for name in _FILES:
         path = getattr(args, name)
-        if path is not None and not Path(path).is_file():
-            label = flags.spelled(type(args), name).strip("-")
-            raise MusicotError(f"{label} file {path} doesn't exist")
+        if path is not None:
+            flags.require_file(path, flags.spelled(type(args), name).strip("-"))
     if args.keep is not None and not (args.plan or settings.get("plan")):
         raise MusicotError("--keep-from goes with --plan, the edited plan of that song")
     lyrics = flags.read_text(args.lyrics_file, "lyrics file") if args.lyrics_file else None

@@ -277,6 +277,8 @@ def test_the_command(
         ([*plan, "--plan", "a.json", "--set", "0-1=style strength: 9"], "from -1 to 6.8"),
         ([*plan, "-p", "x", "--bpm", "100"], "--bpm means nothing to"),
         ([*plan, "--plan", "a.json", "--transpose", "2"], "--transpose means nothing to"),
+        ([*plan, "--plan", "a.json", "--variation", "1"], "none is drawn; leave out --variation"),
+        ([*plan, "-p", "x", "--reference", folder], "is a folder; name a file in it"),
         ([*plan, "--plan", "a.json", "--set", "0-2=bpm:3"],
          "takes no 'bpm' of a segment; it takes drums and style_strength"),
         ([*plan, "--plan", "a.json", "--set", "0-2=Tempo: 90"], "takes no 'bpm' of a segment"),

@@ -281,6 +281,8 @@ def test_openai_shaped(server: Server) -> None:
     (told,) = server.post("/audio/generations", body).json()["data"]
     assert server.client.get(told["url"]).status_code == 200
     server.error(server.post("/audio/generations", {"prompt": "", "n": 9}), 422)
+    longer = server.post("/audio/generations", {"prompt": "piano", "duration": 601})
+    assert "ask for 1 to 300 s" in longer.json()["error"]["message"]  # the model's own
     with pytest.raises(httpx.ReadTimeout):  # who goes takes all that was asked for along
         server.post("/audio/generations", {"prompt": "piano", "duration": 300, "n": 3}, timeout=0.5)
     server.wait(lambda: not server.get("/songs").json()["queue"])
