@@ -65,6 +65,7 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise OSError(errno.EISDIR, "")
+        require_file(path)
         made = _make_folders(path.parent)
         yield temporary
         if replace:
@@ -130,6 +131,21 @@ def require_free(path: str | Path) -> None:
         raise MusicotError(
             f"{path} is there already; name another file, or ask to replace it (--overwrite)"
         )
+
+
+def require_no_folder(path: str | Path) -> None:
+    """Raise MusicotError where a file is to be written and a folder is there."""
+    if followed(path).is_dir():
+        raise explain(OSError(errno.EISDIR, ""), Path(path))
+
+
+def require_file(path: str | Path) -> None:
+    """Raise MusicotError where something is there that is neither a file nor a folder: what would
+    take its place, by its new name, would be the end of /dev/null.
+    """
+    there = followed(path)
+    if there.exists() and not there.is_file() and not there.is_dir():
+        raise MusicotError(f"{path} is no file but a device or a pipe; name a file")
 
 
 def _publish(temporary: Path, path: Path) -> None:

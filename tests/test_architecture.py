@@ -168,6 +168,18 @@ def test_each_file_opens_with_its_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
+def test_a_file_holds_an_idea() -> None:
+    """No source, Python or the page's, is over 600 lines."""
+    page = ROOT / "musicot_mlx" / "studio" / "static"
+    written = [
+        *SOURCES,
+        *(each for kind in ("js", "css", "html") for each in page.rglob(f"*.{kind}")),
+    ]
+    assert len(written) > len(SOURCES)
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in written}
+    assert {path: count for path, count in lines.items() if count > 600} == {}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_linear_algebra_names_its_stream(path: Path) -> None:
     # All of mx.linalg but norm and cross runs on the CPU alone, so on Metal it raises without

@@ -66,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not argv or argv[0] == "help":
             argv = [*argv[1:], "--help"]
-        return _app().main(argv, prog_name="musicot", standalone_mode=False) or 0
+        code = _app().main(argv, prog_name="musicot", standalone_mode=False) or 0
+        # typer makes this of a Ctrl-C that meets it before a command runs, without a word
+        return _fail("interrupted", 130) if code == 130 else code
     except SystemExit as stop:  # a signal, or a shell that asked what completes a word
         return stop.code if isinstance(stop.code, int) else 0
     except _Interrupted:

@@ -166,9 +166,10 @@ def _names_a_file(word: str, suffixes: frozenset[str]) -> bool:
 
 def _lines() -> Iterator[str]:
     """Questions from standard input: asked for at a terminal, else all at once, a line each."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raw = getattr(sys.stdin, "buffer", None)
-        text = sys.stdin.read() if raw is None else decoded(raw.read(), "standard input")
+        given = sys.stdin.read() if sys.stdin and raw is None else ""
+        text = given if raw is None else decoded(raw.read(), "standard input")
         questions = [found for line in lines_of(text) if (found := one_line(line))]
         if not questions:
             raise MusicotError(f"there is no question; ask one: {_EXAMPLE}")

@@ -100,7 +100,7 @@ class Arguments(flags.Writing):
 
 
 def run(args: Arguments) -> int:
-    for path in (args.output, args.report):
+    for path in (Path(args.output) / "renders", args.report):
         if path is not None:
             flags.require_writable(Path(path))
     if args.report and not args.overwrite and not _is_page(Path(args.report)):
@@ -113,6 +113,8 @@ def run(args: Arguments) -> int:
     from musicot_mlx.pipelines.tagger import load_tagger
     from musicot_mlx.weights.hub import resolve
 
+    if not args.overwrite and not (Path(args.output) / renders.SETTINGS).is_file():
+        flags.require_empty(args.output, "write among them")
     started, name = time.perf_counter(), args.model or "musicot-mini"
     prompts = read_prompts(args.prompts) if args.prompts else PROMPTS
     prompts = prompts[: args.limit or None]
@@ -195,7 +197,9 @@ def _figures(path: str) -> dict[str, Any]:
     """The figures of another run, less those that it was compared with."""
     try:
         figures = read_json(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise MusicotError(f"can't read the figures {path} ({error.strerror})") from error
+    except ValueError as error:
         raise MusicotError(f"can't read the figures {path} ({error})") from error
     if not isinstance(figures, dict) or not {"groups", "fingerprint", "settings"} <= set(figures):
         raise MusicotError(f"{path} holds no figures of musicot eval; pass its figures.json")

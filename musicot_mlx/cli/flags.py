@@ -134,13 +134,17 @@ def choices_of(hint: Any) -> tuple[Any, ...]:
 
 
 class BareFlags:
-    """For a command: an option that takes no value shows none in the help, --help too."""
+    """For a command: an option that takes no value shows none in the help, --help too, and words
+    without a name show no type.
+    """
 
     def get_params(self, ctx: typer.Context) -> list[Any]:
         params = super().get_params(ctx)
         for param in params:
             if getattr(param, "is_flag", False):
                 param.metavar = ""
+            if param.param_type_name == "argument":
+                param.display_type_rich = lambda ctx: None
         return params
 
 
@@ -217,7 +221,9 @@ def _parameters(arguments: type) -> Iterator[inspect.Parameter]:
     hints, flags = get_type_hints(arguments), dict(listed(arguments))
     for each in dataclasses.fields(arguments):
         said, kind = flags[each.name], _value(hints[each.name], flags[each.name])
-        about: dict[str, Any] = {"metavar": said.metavar, "help": said.help}
+        # typer writes the dots of a positional that may be several
+        metavar = said.metavar.removesuffix("...") if said.positional else said.metavar
+        about: dict[str, Any] = {"metavar": metavar, "help": said.help}
         about |= {"rich_help_panel": said.panel, "show_default": False}
         if said.check:
             about["parser"] = partial(_checked, said.check)
@@ -355,6 +361,8 @@ def require_free(args: Any) -> None:
         if said.check not in (place, place_or_output, folder) or given in (None, "-"):
             continue
         require_writable(Path(given))
+        if said.check is not folder:
+            atomic.require_no_folder(given)
         if not args.overwrite:
             (require_empty if said.check is folder else atomic.require_free)(given)
 
@@ -379,6 +387,7 @@ def require_writable(path: Path) -> None:
         raise atomic.explain(error, path) from error
     if not above.is_dir():
         raise MusicotError(f"can't write {path}: {above} is no folder")
+    atomic.require_file(path)
     if not os.access(above, os.W_OK):
         raise MusicotError(f"can't write {path}: permission denied; choose another place")
 
@@ -396,6 +405,8 @@ def read_text(path: str, what: str) -> str:
 def read_prompt(given: str) -> str:
     """A prompt of the command line on one line, read from standard input where it is "-"."""
     if given == "-":
+        if sys.stdin is None:
+            raise MusicotError("standard input is closed; write the prompt in quotes")
         raw = getattr(sys.stdin, "buffer", None)  # a notebook's is text alone
         where = "the prompt on standard input"
         given = sys.stdin.read() if raw is None else texts.decoded(raw.read(), where)

@@ -108,11 +108,12 @@ def _delete(args: Arguments) -> int:
     conversions = [(folder, size) for other, folder, size in cache.entries() if other == name]
     if not conversions:
         names = ", ".join(sorted({other for other, *_ in cache.entries()})) or "none"
-        raise MusicotError(f"no conversion of {name} in {cache.cache_root()}; there is {names}")
+        said = name if name.strip() else repr(name)
+        raise MusicotError(f"no conversion of {said} in {cache.cache_root()}; there is {names}")
     freed = sum(size for _, size in conversions)
     listed = ", ".join(folder.name for folder, _ in conversions)
     if not args.yes:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise MusicotError(f"deleting {name} asks first; pass --yes where nobody can answer")
         if not typer.confirm(f"Delete {name} ({listed}), {_size(freed)}?", err=True):
             raise typer.Abort

@@ -246,8 +246,8 @@ def _paths(args: Any, format: str | None, rate: int | None, count: int) -> list[
         _require_one_stream(args, count)
         return [Path(f"song.{format or 'wav'}")]
     path = Path(args.output)
-    if path.is_dir():
-        raise MusicotError(f"{path} is a folder; name a file in it")
+    atomic.require_no_folder(path)
+    atomic.require_file(path)
     if not path.suffix:
         path = path.with_name(f"{path.name}.{format or 'wav'}")
     found = format_of(path, format, rate)

@@ -17,7 +17,7 @@ import soundfile
 from musicot_mlx import __version__
 from musicot_mlx.atomic import write_text
 from musicot_mlx.audio.files import FORMATS
-from musicot_mlx.cli import COMMANDS, doctor, flags, main, player
+from musicot_mlx.cli import COMMANDS, app, doctor, flags, main, player
 from musicot_mlx.cli.app import arguments
 from musicot_mlx.cli.progress import Progress
 from musicot_mlx.pipelines.musicgen.options import MusicgenOptions
@@ -310,6 +310,30 @@ def test_interrupt_leaves_nothing(
     assert not _names(here)
 
 
+def test_ctrl_c_before_a_command_runs_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While modules are imported, while words are read, and while help is drawn."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for owner, name in ((app, "main"), (app, "import_module"), (app, "_app")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, stop)
+            assert main(["doctor"]) == 130
+            assert _one_line(capsys) == "musicot: interrupted\n"
+
+
+@pytest.mark.parametrize("words", ["generate -", "plan -p -", "ask --model nowhere a.wav"])
+def test_standard_input_may_be_closed(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(words.split()) == 2
+    assert "this is a bug" not in _one_line(capsys)
+
+
 def test_unexpected_errors_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,7 +370,8 @@ def test_help_is_in_panels(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["generate", "--help"], ["generate", "-h"], ["help", "generate"]):
         assert main(words) == 0
         out = capsys.readouterr().out
-        assert "─ The song ─" in out and "[VERSE]" in out and "<bool>" not in out
+        assert "─ The song ─" in out and "[VERSE]" in out and "<" not in out
+        assert "[PROMPT]...\n" in out.replace(" ", "") and "PROMPT..." not in out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

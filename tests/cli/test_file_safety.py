@@ -230,6 +230,7 @@ def test_a_link_to_a_song_has_its_settings(here: Path) -> None:
         ("eval --report there", "file"),
         ("rvq . -o out --save-embeddings there.npz", "file"),
         ("rvq . -o there", "folder"),
+        ("eval -o there", "folder"),
         ("convert --hf-path . --mlx-path there", "folder"),
         ("fuse --save-path there", "folder"),
         ("fuse", "folder"),
@@ -251,6 +252,23 @@ def test_every_command_asks_before_it_replaces(
     error = capsys.readouterr().err
     assert "already; name another" in error and "--overwrite" in error and error.count("\n") == 1
     assert files() == before
+
+
+@pytest.mark.parametrize(
+    "line", ["plan piano -o {}", "plan piano --png {}", "bench --json {}", "generate piano -o {}"]
+)
+def test_neither_a_folder_nor_a_pipe_is_written_over(
+    here: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    """A pipe stands for /dev/null, which a file moved into its place would be the end of."""
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    for place, words in (("pipe", "a device or a pipe; name a file"), ("folder", "is a folder")):
+        for more in ([], ["--overwrite"]):
+            assert main([*line.format(place).split(), *more]) == 2
+            error = capsys.readouterr().err
+            assert words in error and error.count("\n") == 1
+    assert Path("pipe").is_fifo()
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from musicot_mlx.pipelines.options import AS_MADE
 WORDINGS, CAPTIONS = "wordings", "captions"  # hand-written prompts; captions of held-out songs
 BARE = "no thoughts"  # the chain left out when sampling
 BASE = "no thoughts, trained so"  # a model of its own
+SETTINGS = "renders.json"  # of the renders in a folder: what they were made by
 WINDOW = 10.0  # seconds that CLAP and the tagger take at a time
 
 
@@ -181,7 +182,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     Raises MusicotError where it holds renders of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "renders.json"
+    file = folder / SETTINGS
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
     if not file.is_file():
         write_text(file, text)
