@@ -136,16 +136,18 @@ class StudioPage:
         self.page.keyboard.press("Enter")
         self.page.locator(".card .words", has_text=words).first.wait_for()
 
-    def drop_file(self, target: str, path: Path) -> None:
-        """A file let go over the first element that the selector finds."""
+    def drop_file(self, target: str, *paths: Path) -> None:
+        """Files let go over the first element that the selector finds."""
         transfer = self.page.evaluate_handle(
-            """({name, data}) => {
-                const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            """(files) => {
                 const transfer = new DataTransfer();
-                transfer.items.add(new File([bytes], name));
+                for (const [name, data] of files) {
+                    const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+                    transfer.items.add(new File([bytes], name));
+                }
                 return transfer;
             }""",
-            {"name": path.name, "data": _base64(path)},
+            [[path.name, _base64(path)] for path in paths],
         )
         for event in ("dragover", "drop"):
             self.page.dispatch_event(target, event, {"dataTransfer": transfer})

@@ -73,10 +73,10 @@ export function fileField(option, changed) {
         files = option.several
           ? [...files, { source, title: thing.title }]
           : [{ source, title: thing.title }];
+        draw(); // at once: what comes after it may be refused
+        changed();
       }
       say(says, "");
-      draw();
-      changed();
     });
   }
 

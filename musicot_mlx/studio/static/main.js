@@ -28,10 +28,15 @@ async function begin() {
   transport.mount(byId("transport"));
   transport.keys(session.chooseTake);
   const panels = h("span", { class: "row" });
+  const anew = iconButton("plus", "New song", startAnew);
+  const open = () => void desk.openDocument();
+  const opening = iconButton("open", "Open a song's .json, or a plan", open);
+  anew.append(h("span", { class: "tool-name" }, "New"));
+  opening.append(h("span", { class: "tool-name" }, "Open"));
   fill(
     byId("tools"),
-    iconButton("plus", "New song", startAnew),
-    iconButton("open", "Open a song's .json, or a plan", () => void desk.openDocument()),
+    anew,
+    opening,
     panels,
     keysButton(),
     themeButton(),

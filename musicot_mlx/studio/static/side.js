@@ -21,7 +21,10 @@ export function mount(root, tools) {
     library: iconButton("search", "Library: find songs by how they sound", () => toggle("library")),
     history: iconButton("clock", "Today: what was made", () => toggle("history")),
   };
-  for (const button of Object.values(buttons)) button.setAttribute("aria-controls", root.id);
+  for (const [tab, button] of Object.entries(buttons)) {
+    button.append(h("span", { class: "tool-name" }, NAMES[/** @type {Tab} */ (tab)]));
+    button.setAttribute("aria-controls", root.id);
+  }
   fill(tools, buttons.library, buttons.history);
 
   /** @type {Tab | null} */

@@ -18,10 +18,19 @@ export class GivenUp extends Error {}
 const PATIENCE = 700; // milliseconds before numbers are shown
 const TICK = 250; // milliseconds
 
+/** What would be lost with the page. */
 let running = 0;
-addEventListener("beforeunload", (event) => {
-  if (running) event.preventDefault(); // what is on its way would be lost
-});
+const ask = (/** @type {BeforeUnloadEvent} */ event) => {
+  event.preventDefault();
+  event.returnValue = true; // older browsers ask by this
+};
+
+/** @param {number} by */
+function count(by) {
+  running += by;
+  if (running) addEventListener("beforeunload", ask);
+  else removeEventListener("beforeunload", ask);
+}
 
 /** Seconds that so much of a kind took lately, if it was ever done. @param {Expected} expected */
 function usual({ kind, units = 1 }) {
@@ -68,7 +77,7 @@ export async function work(where, text, expected, act) {
   fill(where, h("span", null, text), " ", bar, " ", numbers, stop ? [" ", stop] : null);
   draw();
   const timer = setInterval(draw, TICK);
-  if (cancel) running += 1;
+  if (cancel) count(1);
   try {
     const done = await act((fraction) => {
       told = fraction;
@@ -78,7 +87,7 @@ export async function work(where, text, expected, act) {
     return done;
   } finally {
     clearInterval(timer);
-    if (cancel) running -= 1;
+    if (cancel) count(-1);
     if (where.contains(bar)) fill(where);
   }
 }

@@ -62,10 +62,14 @@ def test_songs_are_found_by_a_recording(made: StudioPage, recording: Path) -> No
     until(lambda: made.words()[0] != "solo piano", "the paste")
 
 
-def test_a_recording_is_a_reference(studio: StudioPage, recording: Path) -> None:
-    studio.drop_file("#desk", recording)
+def test_a_recording_is_a_reference(studio: StudioPage, recording: Path, tmp_path: Path) -> None:
+    letter = tmp_path / "letter.wav"
+    letter.write_bytes(b"Dear listener, " * 40)
+    studio.drop_file("#desk", recording, letter)
     tag = studio.page.locator(".dropzone .tag", has_text="beat.wav")
     tag.wait_for()
+    studio.page.locator(".dropzone .says[data-kind=error]", has_text="can't be used").wait_for()
+    assert studio.page.locator(".dropzone .tag").count() == 1  # the one that is audio stays
     studio.plan("solo piano")
     studio.page.reload()
     studio.ready()
