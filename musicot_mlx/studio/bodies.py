@@ -212,6 +212,7 @@ class Generation(BaseModel):
     seed: Seed | None = None
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Literal["wav", "flac", "mp3", "ogg"] = "wav"
+    stream: bool | None = None
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -450,7 +451,20 @@ class ModelDocument(BaseModel):
     options: list[OptionDocument]
 
 
+class ModelLine(BaseModel):
+    """A model as OpenAI's clients list them."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
 class Models(BaseModel):
+    """What there is; `object` and `data` tell the models in the shape of OpenAI's answer."""
+
+    object: Literal["list"]
+    data: list[ModelLine]
     default: str
     version: str
     queue: int

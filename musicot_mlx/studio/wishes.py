@@ -16,6 +16,7 @@ from musicot_mlx.studio.errors import Refused
 from musicot_mlx.studio.files import Names, source_of
 
 _MOST = 64  # values of one option
+_LONGEST = 10_000  # letters of a text: a song of ten minutes has fewer
 SHORTEST_TITLE = 60  # characters of a prompt that name a song
 
 
@@ -35,6 +36,9 @@ def checked_options(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, list) and len(value) > _MOST:
             raise Refused(422, f"{name} takes at most {_MOST} values", param=param)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and len(text) > _LONGEST:
+                raise Refused(422, f"{name} takes at most {_LONGEST} letters", param=param)
         try:
             if each.metadata["kind"] is Path:
                 found[name] = _sources(name, value, each.metadata["several"])

@@ -1,6 +1,7 @@
 """What strangers send: refused early, in one sentence, and nothing is left behind."""
 
 import asyncio
+import contextlib
 import http.client
 import io
 import json
@@ -84,6 +85,14 @@ def test_two_hosts_are_none(server: Server) -> None:
     host = urlsplit(server.address).netloc
     two = f"GET /v1/models HTTP/1.1\nHost: {host}\nHost: evil.example\nConnection: close\n\n"
     assert b" 400 " in _raw(server, two).split(b"\r\n")[0]
+    for lengths in ("Content-Length: 1\nContent-Length: 2", "Content-Length: +1",
+                    "Transfer-Encoding: xchunked", "Content-Length : 1"):  # fmt: skip
+        smuggled = f"POST /v1/plans HTTP/1.1\nHost: {host}\n{lengths}\nConnection: close\n\n{{}}"
+        assert b" 400 " in _raw(server, smuggled).split(b"\r\n")[0], lengths
+    both = "Content-Length: 4\nTransfer-Encoding: chunked\nConnection: close\n\n0\n\n"
+    inner = f"GET /v1/models HTTP/1.1\nHost: {host}\n\n"
+    answer = _raw(server, f"POST /v1/plans HTTP/1.1\nHost: {host}\n{both}{inner}")
+    assert answer.count(b"HTTP/1.1 ") == 1 and b" 422 " in answer.split(b"\r\n")[0]
     none = "GET /v1/models HTTP/1.0\n\n"
     assert b" 403 " in _raw(server, none).split(b"\r\n")[0]
 
@@ -131,6 +140,12 @@ def test_bodies_are_json_and_small(server: Server) -> None:
     server.error(post("/v1/plans", content=b'{"prompt": "\\ud800"}', headers=json_type), 422)
     server.error(post("/v1/songs", content=b'{"options": {"bpm": NaN}}', headers=json_type), 422)
     server.error(post("/v1/songs", content=b'{"seed": 1e400}', headers=json_type), 422)
+    for letters in ("x" * 4_000_000, ["x" * 10_001]):  # the model would be busy with it for minutes
+        long = {
+            "prompt": "x",
+            "options": {"lyrics" if isinstance(letters, str) else "tags": letters},
+        }
+        assert "at most 10000 letters" in server.error(post("/v1/plans", json=long), 422)
     form = {"content-type": "application/x-www-form-urlencoded"}
     server.error(post("/v1/plans", content=b"prompt=x", headers=form), 422)
     zipped = {**json_type, "content-encoding": "gzip"}
@@ -298,6 +313,20 @@ def test_a_file_that_is_too_large_is_refused_before_it_has_come(server: Server) 
     assert sent < 64 << 20  # what the system holds between the two ends
     assert _files(server.folder) == before
     assert server.get("/models").status_code == 200
+
+
+def test_an_answer_that_has_begun_outlives_no_endless_body(server: Server) -> None:
+    """A body that comes with a GET is counted as well, and that it is too long is no fault."""
+    place = urlsplit(server.address)
+    head = b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    block = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+    with socket.create_connection((place.hostname, place.port), timeout=30) as sender:
+        sender.sendall(head)
+        with contextlib.suppress(OSError):
+            for _ in range(64):
+                sender.sendall(block)
+            pytest.fail("64 MB were taken")
+    assert server.get("/models").status_code == 200 and server.complaints() == ""
 
 
 def test_a_file_that_breaks_off_leaves_nothing(server: Server) -> None:

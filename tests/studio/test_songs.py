@@ -283,6 +283,13 @@ def test_openai_shaped(server: Server) -> None:
     server.error(server.post("/audio/generations", {"prompt": "", "n": 9}), 422)
     longer = server.post("/audio/generations", {"prompt": "piano", "duration": 601})
     assert "ask for 1 to 300 s" in longer.json()["error"]["message"]  # the model's own
+    streamed = server.post("/audio/generations", {"prompt": "x", "stream": True})
+    assert "POST /v1/songs" in server.error(streamed, 422)
+    body = {"prompt": "x", "duration": 2, "n": 2, "seed": 2**63 - 1, "stream": False}
+    found = server.post("/audio/generations", body).json()
+    assert [each["seed"] for each in found["data"]] == [2**63 - 1, 0]
+    listed = server.get("/models").json()
+    assert listed["object"] == "list" and listed["data"][0]["id"] == listed["default"]
     with pytest.raises(httpx.ReadTimeout):  # who goes takes all that was asked for along
         server.post("/audio/generations", {"prompt": "piano", "duration": 300, "n": 3}, timeout=0.5)
     server.wait(lambda: not server.get("/songs").json()["queue"])

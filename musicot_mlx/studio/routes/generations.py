@@ -21,8 +21,11 @@ router = APIRouter(tags=["OpenAI-shaped"])
 @router.post("/audio/generations", responses={200: {"model": bodies.Generated}})
 async def generate(body: bodies.Generation, request: Request, studio: Use) -> Answer:
     """Make `n` songs of a prompt, with seeds from `seed` on."""
+    if body.stream:
+        raise Refused(422, "a song is not streamed here; ask for it by POST /v1/songs, whose audio "
+                      "comes while it is made", param="stream")  # fmt: skip
     first = 0 if body.seed is None else body.seed
-    seeds = [min(first + k, bodies.LARGEST_SEED) for k in range(body.n)]
+    seeds = [(first + k) % (bodies.LARGEST_SEED + 1) for k in range(body.n)]
     wish = bodies.NewSongs(
         model=body.model, prompt=body.prompt, seeds=seeds, options={"duration": body.duration}
     )

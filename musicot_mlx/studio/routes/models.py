@@ -23,8 +23,14 @@ def list_models(studio: Use) -> Answer:
         rate = getattr(loaded, "sample_rate", None)
         about = {"loaded": loaded is not None, "sample_rate": rate, "adapters": adapters}
         found.append(model.described() | about)
+    lines = [
+        {"id": each["name"], "object": "model", "created": 0, "owned_by": "musicot"}
+        for each in found
+    ]
     return Answer(
         {
+            "object": "list",
+            "data": lines,
             "default": found[0]["name"],
             "version": __version__,
             "queue": settings.queue,
