@@ -41,13 +41,15 @@ _BLOCK = 1 << 20  # frames handled at a time, so that long songs need no second 
 
 def audio_files(folder: str | Path, *, below: bool = True) -> list[Path]:
     """The audio files of a folder, and of the folders below it, by their endings, sorted; what is
-    hidden is left out. Some of them may be of kinds that can't be read.
+    hidden is left out, and so is what is no file: a pipe or a device never ends. Some of them may
+    be of kinds that can't be read.
     """
     folder = Path(folder)
     return sorted(
         path
         for path in (folder.rglob("*") if below else folder.iterdir())
-        if path.suffix.lower() in AUDIO_SUFFIXES and visible(path, folder) and not path.is_dir()
+        if path.suffix.lower() in AUDIO_SUFFIXES and visible(path, folder)
+        if path.is_file() or not path.exists()  # a link that leads nowhere is told of
     )
 
 

@@ -148,7 +148,14 @@ def _total(folders: Iterable["Added"], songs: int) -> dict[str, Any]:
 
 def _skipped(added: "Added") -> Iterable[str]:
     for file, why in added.skipped:
-        yield f"skipped {file}: {why}"
+        yield f"skipped {_printable(file)}: {why}"
+
+
+def _printable(name: str) -> str:
+    """A file's name on one line, without what a terminal would obey."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in name
+    )
 
 
 def _search(library: "Library", args: Arguments, what: list[str]) -> int:
@@ -173,7 +180,8 @@ def _show(args: Arguments, found: list["Find"]) -> int:
     for each in found:
         about = [each.key, f"{each.tempo:.0f} BPM" if each.tempo else None, *each.tags[:TOLD]]
         where = f"{int(each.start) // 60}:{int(each.start) % 60:02d}"
-        print(f"{each.score:.2f}  {each.path} at {where}  {', '.join(filter(None, about))}")
+        told = ", ".join(filter(None, about))
+        print(f"{each.score:.2f}  {_printable(each.path)} at {where}  {told}")
     return 0
 
 

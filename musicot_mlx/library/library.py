@@ -210,7 +210,7 @@ class Library:
 
     def __len__(self) -> int:
         """How many songs."""
-        return self.store.table.count_rows("number = 0") if self.store.begun else 0
+        return self.store.count("number = 0") if self.store.begun else 0
 
     def path(self, song: str) -> Path:
         """The file of a song, by its id; MusicotError where there is no such song."""
@@ -235,7 +235,7 @@ class Library:
         return {
             "library": self.store.uri,
             "songs": len(songs),
-            "windows": self.store.table.count_rows() if songs else 0,
+            "windows": self.store.count() if songs else 0,
             "seconds": round(sum(each["duration"] for each in songs), 1),
             "missing": sum(not os.path.exists(each["path"]) for each in songs),
             "space": songs[0]["space"] if songs else None,
@@ -297,6 +297,8 @@ class Library:
     def _meant(self, which: str | Path) -> list[str]:
         """The songs of an id, of a path, or below a folder."""
         given = os.fspath(path_of("the song", which))
+        if not str(which).strip():  # which would be the folder one is in
+            raise MusicotError("no song is named; pass its id or file")
         path = os.path.abspath(os.path.expanduser(given))
         below = quoted(os.path.join(path, ""))
         return self._ids(f"song = {quoted(given)}") or self._ids(

@@ -11,6 +11,7 @@ to some 80,000 windows these are all, and behind PROBES of them as many as the f
 made in a second where product quantisation takes minutes.
 """
 
+import errno
 import os
 import sys
 import threading
@@ -25,7 +26,7 @@ import numpy as np
 
 from musicot_mlx.atomic import explain
 from musicot_mlx.audio.headers import tell
-from musicot_mlx.errors import MusicotError, RunError
+from musicot_mlx.errors import DiskFull, MusicotError, RunError
 from musicot_mlx.library.filters import among
 
 TABLE = "windows"
@@ -73,6 +74,8 @@ class Store:
     def __init__(self, uri: str | Path, **options: Any) -> None:
         lance()
         self.uri, self._options = str(uri), options
+        if not self.uri.strip():  # which would be the folder one is in
+            raise MusicotError("the library has no name; pass a folder or an address")
         self.remote = self.uri.startswith("db://")
         self.folder = None if "://" in self.uri else Path(self.uri).expanduser()
         if self.folder is None:
@@ -96,14 +99,15 @@ class Store:
         except OSError as error:
             raise explain(error, Path(error.filename or self.uri)) from error
         except ValueError as error:
-            raise MusicotError(f"the library {self.uri} can't be opened: {error}") from error
+            raise MusicotError(f"the library {self.uri} can't be opened: {_line(error)}") from error
 
     @cached_property
     def table(self) -> Any:
         """The table; MusicotError where nothing was added yet."""
         if not self._there():
             raise MusicotError(f"the library {self.uri} is empty; musicot library add FOLDER")
-        return self._database.open_table(TABLE)
+        with _told(self.uri, "read"):
+            return self._database.open_table(TABLE)
 
     @property
     def begun(self) -> bool:
@@ -114,7 +118,8 @@ class Store:
         """Whether the place has a table; looking makes no folder."""
         if self.folder is not None and not self.folder.is_dir():
             return False
-        return TABLE in self._database.list_tables().tables
+        with _told(self.uri, "read"):
+            return TABLE in self._database.list_tables().tables
 
     def begin(self, dim: int) -> None:
         """Make the table for vectors of `dim` numbers where there is none, or none with a row."""
@@ -183,7 +188,13 @@ class Store:
 
     @property
     def indexed(self) -> bool:
-        return any("vector" in each.columns for each in self.table.list_indices())
+        with _told(self.uri, "read"):
+            return any("vector" in each.columns for each in self.table.list_indices())
+
+    def count(self, where: str | None = None) -> int:
+        """How many windows."""
+        with _told(self.uri, "read"):
+            return self.table.count_rows(where)
 
     def index(self) -> None:
         """Make the index of all vectors anew, and one of the songs that windows belong to."""
@@ -204,7 +215,8 @@ class Store:
         query = query.select(["song", "start", "_distance"])
         if exact:
             query = query.bypass_vector_index()
-        return (query.where(where) if where else query).to_list()
+        with _told(self.uri, "read"):
+            return (query.where(where) if where else query).to_list()
 
     def windows(self, where: str | None) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
         """Of windows, in the order of songs and time: song, start and length in seconds, vector
@@ -229,7 +241,8 @@ class Store:
 
     def first(self, columns: Sequence[str]) -> dict[str, Any] | None:
         """Of any window these columns; None where there is none."""
-        found = self.table.search().select(list(columns)).limit(1).to_list()
+        with _told(self.uri, "read"):
+            found = self.table.search().select(list(columns)).limit(1).to_list()
         return found[0] if found else None
 
     def rows(self, where: str) -> list[dict[str, Any]]:
@@ -238,7 +251,8 @@ class Store:
 
     def _rows(self, columns: Sequence[str], where: str | None) -> Any:
         query = self.table.search().select(list(columns))
-        return (query.where(where) if where else query).to_arrow()
+        with _told(self.uri, "read"):
+            return (query.where(where) if where else query).to_arrow()
 
 
 def _schema(dim: int) -> Any:
@@ -289,10 +303,20 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """What LanceDB complains of while it writes, as one line."""
+def _told(uri: str, what: str = "written") -> Iterator[None]:
+    """What LanceDB complains of, as one line: a server that does not answer, a full disk, files
+    that are gone or broken.
+    """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
-        raise RunError(f"the library {uri} can't be written: {line}") from error
+    except MusicotError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        kind = DiskFull if os.strerror(errno.ENOSPC) in str(error) else RunError
+        raise kind(f"the library {uri} can't be {what}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of what is wrong, as far as people read it."""
+    line = str(error).strip().partition("\n")[0] or repr(error)
+    return line if len(line) <= 200 else f"{line[:199]}…"

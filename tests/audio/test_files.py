@@ -341,3 +341,13 @@ def test_windows_of_no_song_are_told(tmp_path: Path) -> None:
         list(files.mono_windows(tmp_path / "none.wav", sample_rate=24000))
     with pytest.raises(MusicotError, match="NaN or infinite"):
         list(files.mono_windows((np.full(500, np.nan), RATE), sample_rate=24000))
+
+
+def test_what_is_no_file_is_no_audio_file(tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "device.wav").symlink_to("/dev/zero")
+    (tmp_path / "nowhere.wav").symlink_to("nothing")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "song.wav").write_bytes(b"")
+    assert [path.name for path in files.audio_files(tmp_path)] == ["nowhere.wav", "song.wav"]

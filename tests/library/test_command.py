@@ -68,6 +68,25 @@ def test_looking_makes_no_library(here: Path, capsys: pytest.CaptureFixture[str]
     assert "it is no folder" in capsys.readouterr().err
 
 
+def test_names_that_are_none_or_hold_lines(
+    here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "music" / "high.wav").rename(here / "music" / "two\nlines\x1b[2J.wav")
+    (here / "music" / "broken.mp3").rename(here / "music" / "bro\nken.mp3")
+    assert main(["library", "add", "music", "--model", str(tiny_model)]) == 0
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1 and "bro\\nken.mp3: " in told.err
+    assert main(["library", "search", "piano"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("\n") == 2 and "two\\nlines\\x1b[2J.wav" in told and "\x1b" not in told
+    for words in (["remove", ""], ["similar", " "], ["stats", "--library", ""]):
+        assert main(["library", *words]) == 2  # not the folder one is in, and what lies below it
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and ("no song is named" in line or "no name" in line), line
+    main(["library", "stats", "--json"])
+    assert json.loads(capsys.readouterr().out)["songs"] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from musicot_mlx.errors import MusicotError
+from musicot_mlx.errors import MusicotError, RunError
 from musicot_mlx.library import Library, library, store
 from tests.library.support import BandEar, song
 from tests.support import tiny
@@ -155,6 +156,23 @@ def test_any_place_that_lancedb_has(tmp_path: Path) -> None:
         Library("db://songs", BandEar())
     remote = Library("db://songs", BandEar(), api_key="none", host_override="http://127.0.0.1:9")
     assert remote.store.remote
+    with pytest.raises(RunError, match="the library db://songs can't be read: ") as silent:
+        remote.search("high")  # nobody answers there
+    assert "\n" not in str(silent.value) and len(str(silent.value)) < 300
+
+
+def test_a_library_that_is_gone_or_broken_is_one_line(tmp_path: Path) -> None:
+    made = Library(tmp_path / "l", BandEar())
+    made.add(song(tmp_path / "a.wav", "high"))
+    for file in (tmp_path / "l" / f"{store.TABLE}.lance" / "data").iterdir():
+        file.write_bytes(b"none")
+    with pytest.raises(RunError, match="can't be read: "):
+        Library(tmp_path / "l", BandEar()).search("high")
+    shutil.rmtree(tmp_path / "l")
+    with pytest.raises(RunError, match="can't be read: "):
+        made.search("high")  # one that was open
+    with pytest.raises(MusicotError, match="is empty"):
+        Library(tmp_path / "l", BandEar()).search("high")
 
 
 def test_a_server_has_all_that_is_asked_of_a_table() -> None:
