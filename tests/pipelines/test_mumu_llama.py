@@ -349,6 +349,8 @@ def test_ask_refuses(words, said, place, tmp_path, tiny_model, monkeypatch, caps
     [
         ("bridges", "audio_size", 0),
         ("bridges", "image_tokens", -1),
+        ("bridges", "video_tokens", 64),
+        ("words", "hidden_size", 32),
         ("llama", "hidden_size", 0),
         ("llama", "num_attention_heads", 0),
         ("llama", "rms_norm_eps", 0.0),
