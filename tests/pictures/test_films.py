@@ -1,6 +1,7 @@
 """Films: which frames are looked at, and what is told of those that can't be."""
 
 import itertools
+import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -163,20 +164,22 @@ def test_of_a_long_film_key_frames_are_enough(
     assert np.abs(np.array(seen) - shown).max() <= 1
 
 
-def test_a_film_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_film(tmp_path / "a.mkv", 2)
-    decoded = films._decoded
-
-    class Turned:
-        rotation = -90  # as a phone held upright writes it: turn it clockwise
-
-        def __init__(self, frame) -> None:
-            self.to_ndarray, self.pts = frame.to_ndarray, frame.pts
-
-    monkeypatch.setattr(films, "_decoded", lambda *a: map(Turned, decoded(*a)))
-    frame = read_film(tmp_path / "a.mkv", count=2).frames[1]
-    assert frame.shape == (64, 48, 3)
-    assert (frame[:32, 24:] == 0).all() and (frame[:32, :24] > 0).all()
+@pytest.mark.parametrize(
+    ("turned", "matrix"),
+    [(0, (1, 0, 0, 1)), (90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1)), (270, (0, -1, 1, 0))],
+)
+def test_a_film_is_turned_upright(tmp_path: Path, turned: int, matrix: tuple[int, ...]) -> None:
+    """By the matrix of an MP4 (tkhd), 90 being a phone's that is held upright: clockwise."""
+    path = write_film(tmp_path / "a.mp4", 20, codec="mpeg4")
+    film = bytearray(path.read_bytes())
+    at = film.index(b"tkhd") + 44
+    one, (a, b, c, d) = 1 << 16, matrix
+    film[at : at + 36] = struct.pack(">9i", one * a, one * b, 0, one * c, one * d, 0, 0, 0, 1 << 30)
+    path.write_bytes(film)
+    frame = read_film(path, count=2).frames[1]
+    upright = np.rot90(frame, turned // 90)  # turned back
+    assert upright.shape == (48, 64, 3)
+    assert upright[:20, :28].max() < 20 and upright[28:].min() > 40 < upright[:, 36:].min()
 
 
 def test_what_is_no_film_is_told_in_a_line(tmp_path: Path) -> None:
