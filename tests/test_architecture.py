@@ -145,6 +145,16 @@ def test_one_file_asks_for_the_device() -> None:
     reports = {"musicot_mlx/evaluation/speed/hardware.py", "musicot_mlx/cli/doctor.py"}
     reports.add("musicot_mlx/evaluation/deep_checks.py")  # compares the device with the CPU
     assert asking - reports == {"musicot_mlx/generation/device.py"}
+    # and the loader alone asks that file which device it is; others ask for what follows
+    asked = {
+        str(path.relative_to(ROOT))
+        for name, path in MODULES.items()
+        if "on_cpu()" in path.read_text(encoding="utf-8") and _place(name) != "cpu"
+    }
+    assert asked - reports == {
+        "musicot_mlx/generation/device.py",
+        "musicot_mlx/pipelines/parts.py",
+    }
 
 
 def test_package_list_is_the_folders() -> None:

@@ -12,6 +12,7 @@ from musicot_mlx.cpu import (
     musicgen,
     semantic_lm,
     semantic_tokenizer,
+    spectrostream,
     vae,
 )
 
@@ -38,6 +39,8 @@ _CLASSES = (
     semantic_lm.SemanticLM,
     semantic_tokenizer.Attention,
     semantic_tokenizer.FeedForward,
+    spectrostream.Conv,
+    spectrostream.UpConv,
     vae.ConvNeXtBlock,
     vae.VAE,
 )

@@ -93,7 +93,10 @@ class Conv(nn.Module):
         )
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.conv2d(mx.pad(x, self._padding), self.weight, stride=self._stride) + self.bias
+        return self._convolve(mx.pad(x, self._padding)) + self.bias
+
+    def _convolve(self, x: mx.array) -> mx.array:
+        return mx.conv2d(x, self.weight, stride=self._stride)
 
 
 class UpConv(nn.Module):
@@ -123,10 +126,13 @@ class UpConv(nn.Module):
         # with a stride one input on either side; without, as a convolution has it
         ahead = (1, 1) if places > 1 else (taps - 1, 0)
         beside = (1, 1) if groups > 1 else ((across - 1) // 2, across // 2)
-        y = mx.conv2d(mx.pad(x, ((0, 0), ahead, beside, (0, 0))), self.weight)
+        y = self._convolve(mx.pad(x, ((0, 0), ahead, beside, (0, 0))))
         y = y.reshape(*y.shape[:3], places, groups, -1).transpose(0, 1, 3, 2, 4, 5)
         y = y.reshape(batch, y.shape[1] * places, y.shape[3] * groups, -1)
         return y[:, : time * places, self._early : self._early + bins * groups] + self.bias
+
+    def _convolve(self, x: mx.array) -> mx.array:
+        return mx.conv2d(x, self.weight)
 
 
 class UpUnit(nn.Module):

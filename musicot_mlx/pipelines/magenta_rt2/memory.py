@@ -10,6 +10,7 @@ from musicot_mlx.pipelines.memory import Needs
 
 # Arrays of the codec's widest stage that a decode holds: left and right, in and out of a unit.
 _CODEC_ARRAYS = 6
+_UNFOLDED = 32 << 20  # bytes of convolutions on a CPU, two pieces (cpu/spectrostream.py)
 _COPIES = 2  # of the rings: those of a frame are made from those of the one before
 
 
@@ -26,6 +27,6 @@ def needs(
     widest = 2 * frames * 480 * codec.decoder_widths[-1] * 4
     stages = {
         "audio tokens": 4 * lm.temporal_layers * ring * _COPIES,
-        "decode": widest * _CODEC_ARRAYS,
+        "decode": widest * _CODEC_ARRAYS + _UNFOLDED,
     }
     return Needs(stages, codec.channels, codec.sample_rate)
