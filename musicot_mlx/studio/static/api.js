@@ -111,8 +111,7 @@ export const step = (id, way, anchors) =>
 const once = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
 /** @param {object} body @returns {Promise<{group: string, songs: Song[]}>} */
-export const render = (body) =>
-  json(ask("POST", "/v1/songs", body, { "Idempotency-Key": once() }));
+export const render = (body) => json(ask("POST", "/v1/songs", body, { "Idempotency-Key": once() }));
 
 /** @param {string} query @returns {Promise<{songs: Song[], queue: string[]}>} */
 export const songs = (query) => json(ask("GET", `/v1/songs?${query}`));

@@ -109,7 +109,7 @@ export function mount(root) {
     if (event.ctrlKey || event.metaKey) void render();
     else void makePlan();
   });
-  moreButton.addEventListener("click", () => openMore(more.hidden));
+  moreButton.addEventListener("click", () => openMore(Boolean(more.hidden)));
   planButton.addEventListener("click", () => void makePlan());
   renderButton.addEventListener("click", () => void render());
   cancelButton.addEventListener("click", () => void cancel());

@@ -71,7 +71,8 @@ export function fill(parent, ...children) {
  */
 export function refill(parent, children) {
   const there = [...parent.children];
-  if (children.length === there.length && children.every((child, at) => child === there[at])) return;
+  if (children.length === there.length && children.every((child, at) => child === there[at]))
+    return;
   const at = there.findIndex((child) => child.contains(document.activeElement));
   const focused = /** @type {HTMLElement | null} */ (at < 0 ? null : document.activeElement);
   parent.replaceChildren(...children);

@@ -33,14 +33,7 @@ async function begin() {
   const opening = iconButton("open", "Open a song's .json, or a plan", open);
   anew.append(h("span", { class: "tool-name" }, "New"));
   opening.append(h("span", { class: "tool-name" }, "Open"));
-  fill(
-    byId("tools"),
-    anew,
-    opening,
-    panels,
-    keysButton(),
-    themeButton(),
-  );
+  fill(byId("tools"), anew, opening, panels, keysButton(), themeButton());
   side.mount(byId("side"), panels);
   // what is dropped beside its place must not replace the page
   for (const name of ["dragover", "drop"])

@@ -106,9 +106,7 @@ export function openMorph(anchor, at, thing, { edit, copy }) {
       };
       for (const field of [words, slider, towards]) onEnter(field, () => void apply());
       return [
-        ...(thing
-          ? []
-          : [h("label", null, "Towards", towards), words]),
+        ...(thing ? [] : [h("label", null, "Towards", towards), words]),
         h("div", { class: "slider" }, slider, shown),
         says,
         h(

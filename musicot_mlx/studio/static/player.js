@@ -55,7 +55,9 @@ export class Player extends EventTarget {
 
   /** Whether the browser holds sound back: it wants a press first, or has nothing to play on. */
   get blocked() {
-    return this.playing && this.#context?.state !== "running" && performance.now() > this.#began + HELD;
+    return (
+      this.playing && this.#context?.state !== "running" && performance.now() > this.#began + HELD
+    );
   }
 
   /**

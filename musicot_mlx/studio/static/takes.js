@@ -94,7 +94,8 @@ function about(song) {
   if (song.status === "failed") return song.error ?? "It could not be made.";
   if (song.status === "queued")
     return song.position ? `waits, ${song.position} before it` : "begins";
-  if (song.status === "cancelled") return song.made_seconds ? `cancelled at ${clock(song.made_seconds)}` : "cancelled";
+  if (song.status === "cancelled")
+    return song.made_seconds ? `cancelled at ${clock(song.made_seconds)}` : "cancelled";
   const kept = song.kept;
   const saved = kept?.saved_seconds ? `, which saved ${kept.saved_seconds.toFixed(1)} s` : "";
   const parts = kept ? [`kept the first ${clock(kept.seconds)}${saved}`] : [];

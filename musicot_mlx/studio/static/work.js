@@ -57,8 +57,8 @@ export async function work(where, text, expected, act) {
   const bar = h("progress", { max: 1, "aria-label": text });
   const numbers = h("span", { class: "numbers", "aria-hidden": "true" });
   const { cancel } = expected;
-  const stop = cancel && h("button", { type: "button", class: "chip" }, "Cancel");
-  stop?.addEventListener("click", cancel);
+  const stop =
+    cancel && h("button", { type: "button", class: "chip", on: { click: cancel } }, "Cancel");
   /** @type {number | null} */
   let told = null;
   const draw = () => {
@@ -88,6 +88,10 @@ export async function work(where, text, expected, act) {
   } finally {
     clearInterval(timer);
     if (cancel) count(-1);
+    if (stop && stop === document.activeElement) {
+      const near = where.parentElement?.querySelector("textarea, input, button");
+      /** @type {HTMLElement | null | undefined} */ (where.closest("[tabindex]") ?? near)?.focus();
+    }
     if (where.contains(bar)) fill(where);
   }
 }

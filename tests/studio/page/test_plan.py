@@ -79,8 +79,10 @@ def test_a_file_on_its_way_tells_how_far_it_is_and_can_be_given_up(
         until(lambda says=says: "left" in says.inner_text(), "the time that is left")
         assert "Sending beat.wav" in says.inner_text() and " %" in says.inner_text()
         assert 0 < says.get_by_role("progressbar").evaluate("it => it.value") < 1
-        says.get_by_role("button", name="Cancel").click()
+        says.get_by_role("button", name="Cancel").press("Enter")
         until(lambda says=says: says.inner_text() == "beat.wav was left out.", "the end of it")
+        near = "(document.activeElement.closest('.card, .dropzone') ?? {}).tagName"
+        assert studio.page.evaluate(near) == "DIV"  # the button is gone, the keyboard is not
     assert studio.asked() == before and len(studio.api("/v1/uploads")["uploads"]) == sent
     studio.drop_file(".card", recording)  # the segment is another one when it has come
     studio.page.locator(".card progress").wait_for()
