@@ -380,25 +380,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out == f"musicot {__version__}\n"
 
 
-def _median_seconds(code: str) -> float:
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - began)
-    return sorted(seconds)[2]
-
-
 def test_help_answers_at_once() -> None:
-    """Under 0.3 s on a free core; here it may share one, so Python's own start is the measure."""
-    code = "from musicot_mlx.cli import main; raise SystemExit(main(['--help']))"
-    python, whole = _median_seconds("import argparse, json"), _median_seconds(code)
-    assert whole < max(0.3, 8 * python), (python, whole)
+    """What takes time is what is imported: nothing but what draws the help."""
     code = (
         "import sys\nfrom musicot_mlx.cli import main\nmain(['--help'])\n"
         "ours = [name for name in sys.modules if name.startswith('musicot_mlx.cli.')]\n"
         "assert sorted(ours) == ['musicot_mlx.cli.app', 'musicot_mlx.cli.flags'], ours\n"
-        "assert 'pydantic' not in sys.modules\n"
+        "packages = {name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names\n"
+        "known = {'typer', 'rich', 'click', 'shellingham', 'pygments', 'markdown_it', 'mdurl'}\n"
+        "others = {name for name in packages - known if not name.startswith('_')}\n"
+        "assert others <= {'musicot_mlx', 'annotated_doc', 'typing_extensions'}, others\n"
+        "assert len(sys.modules) < 500, len(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 

