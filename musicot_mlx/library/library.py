@@ -23,6 +23,7 @@ import numpy as np
 
 from musicot_mlx.audio.files import read_audio
 from musicot_mlx.errors import MusicotError
+from musicot_mlx.library import likeness
 from musicot_mlx.library.adding import ID, Added, add_folder, look_at_new, named, rows_of
 from musicot_mlx.library.ear import Ear, require_audible
 from musicot_mlx.library.filters import among, both, quoted, wanted, without
@@ -43,7 +44,8 @@ Audio = str | Path | tuple[np.ndarray, int]
 @dataclass(frozen=True)
 class Find:
     """A song that was found, and where: the window of `seconds` from second `start` on is the
-    nearest. score: mean cosine of the better half of its windows. tempo: BPM.
+    nearest. score: mean cosine of the better half of its windows; where audio is asked for, in a
+    library of some size, how like that the song is (library/likeness.py). tempo: BPM.
     """
 
     id: str
@@ -79,6 +81,7 @@ class Library:
     def __init__(self, uri: str | Path | None = None, model: Any = None, **connection: Any) -> None:
         self.store = Store(default_place() if uri is None else uri, **connection)
         self._model = model
+        self._measured: tuple[int, likeness.Likeness | None] | None = None
 
     @cached_property
     def ear(self) -> Ear:
@@ -162,7 +165,7 @@ class Library:
         if words is None:
             waveform, rate = like if isinstance(like, tuple) else read_audio(like)
             require_audible(waveform, rate, "the audio" if isinstance(like, tuple) else str(like))
-            vector = _middle(self.ear.vectors(waveform, rate))
+            return self._like(self.ear.vectors(waveform, rate), limit, condition)
         else:
             read = reading(one_line(text("words", words)))
             if not read.asked.strip():
@@ -180,9 +183,7 @@ class Library:
         limit = needed("limit", limit, low=1, high=MOST, whole=True)
         song = self._one(song)
         vectors = self.store.windows(f"song = {quoted(song)}")[3]
-        return self._nearest(
-            _middle(vectors), limit, both(wanted(**filters), f"song <> {quoted(song)}")
-        )
+        return self._like(vectors, limit, both(wanted(**filters), f"song <> {quoted(song)}"))
 
     def remove(self, which: str | Path) -> int:
         """Forget a song, by id or path, or all songs below a folder; how many. Files stay."""
@@ -244,9 +245,29 @@ class Library:
             **{name: dict(found.most_common()) for name, found in counts.items()},
         }
 
-    def _nearest(self, vector: np.ndarray, limit: int, condition: str | None) -> list[Find]:
+    def _like(self, vectors: np.ndarray, limit: int, condition: str | None) -> list[Find]:
+        """The songs most like one of these windows (windows, dim)."""
+        return self._nearest(_middle(vectors), limit, condition, song=vectors.mean(axis=0))
+
+    def _likeness(self) -> likeness.Likeness | None:
+        """How songs of this library are compared, measured anew where it has doubled or halved."""
+        count = self.store.count()
+        if not self._measured or not 0.5 <= count / self._measured[0] <= 2:
+            ids, _, _, vectors = self.store.windows(None, most=likeness.SAMPLE)
+            self._measured = count, likeness.of(ids, vectors)
+        return self._measured[1]
+
+    def _nearest(
+        self,
+        vector: np.ndarray,
+        limit: int,
+        condition: str | None,
+        *,
+        song: np.ndarray | None = None,
+    ) -> list[Find]:
         """The songs whose windows lie nearest: those of the nearest windows, ranked by the better
-        half of all their windows that the condition holds for.
+        half of all their windows that the condition holds for; or by how like `song` they are, the
+        mean (dim,) of a song's windows.
         """
         room = max(limit, FEWEST)
         rows = self.store.nearest(vector, limit=WINDOWS_EACH * room, where=condition)
@@ -255,11 +276,15 @@ class Library:
             return []
         ids, starts, lengths, vectors = self.store.windows(both(condition, among("song", near)))
         cosines = vectors @ (vector / np.linalg.norm(vector))
-        ranked = []
-        for song, first, last in _runs(ids):
-            own = cosines[first:last]
-            best = first + int(own.argmax())
-            ranked.append((better_half(own), song, float(starts[best]), float(lengths[best])))
+        runs, ranked = list(_runs(ids)), []
+        if song is not None and (alike := self._likeness()):
+            means = np.stack([vectors[first:last].mean(axis=0) for _, first, last in runs])
+            scores = alike.cosines(song, means)
+        else:
+            scores = [better_half(cosines[first:last]) for _, first, last in runs]
+        for (each, first, last), score in zip(runs, scores, strict=True):
+            best = first + int(cosines[first:last].argmax())
+            ranked.append((float(score), each, float(starts[best]), float(lengths[best])))
         ranked = sorted(ranked, key=lambda each: (-each[0], each[1]))[:limit]
         found = self.store.songs(among("song", [song for _, song, *_ in ranked]))
         facts = {row["song"]: row for row in found}

@@ -218,11 +218,13 @@ class Store:
         with _told(self.uri, "read"):
             return (query.where(where) if where else query).to_list()
 
-    def windows(self, where: str | None) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    def windows(
+        self, where: str | None, *, most: int | None = None
+    ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
         """Of windows, in the order of songs and time: song, start and length in seconds, vector
-        (windows, dim).
+        (windows, dim); `most` of them, as they are stored, song by song.
         """
-        found = self._rows(["song", "start", "seconds", "vector"], where)
+        found = self._rows(["song", "start", "seconds", "vector"], where, most)
         found = found.sort_by([("song", "ascending"), ("start", "ascending")])
         flat = found["vector"].combine_chunks().flatten().to_numpy()
         return (
@@ -249,8 +251,9 @@ class Store:
         """Whole rows, to be written again with other facts."""
         return self._rows(self.table.schema.names, where).to_pylist()
 
-    def _rows(self, columns: Sequence[str], where: str | None) -> Any:
+    def _rows(self, columns: Sequence[str], where: str | None, most: int | None = None) -> Any:
         query = self.table.search().select(list(columns))
+        query = query if most is None else query.limit(most)
         with _told(self.uri, "read"):
             return (query.where(where) if where else query).to_arrow()
 

@@ -35,6 +35,8 @@ def _figures() -> str:
     heard, crowd, fire = found["heard"], found["crowd"], found["fire"]
     first, stopped, kept = heard["first_audio_seconds"], heard["cancelled_seconds"], heard["kept"]
     memory, huge, chip = crowd["memory_mb"], fire["upload_of_two_gigabytes"], found["machine"]
+    odd = dict(fire["memory_mb"])
+    memory_of_odd = [odd.pop("before"), *(odd[name] for name in sorted(odd, key=_requests))]
     answered = " and ".join(f"{count} by {status}" for status, count in crowd["statuses"].items())
     rows = [
         ("from the command to the first answer", f"{heard['ready_seconds']:.1f} s"),
@@ -51,6 +53,8 @@ def _figures() -> str:
          f"{memory['at_the_end']:.0f} MB"),
         (f"{fire['requests']:,} requests made from the OpenAPI document",
          f"{fire['answers_of_500']} answered by 500, {fire['tracebacks']} tracebacks"),
+        ("memory before them and after each quarter",
+         f"{', '.join(f'{value:.0f}' for value in memory_of_odd)} MB"),
         ("an upload of two gigabytes, its length untold",
          f"refused after {huge['sent_mb']} MB, {huge['seconds']:.1f} s"),
     ]  # fmt: skip
@@ -65,6 +69,11 @@ def _figures() -> str:
         "|---|---|",
     ]
     return "\n".join([*lines, *(f"| {what} | {measured} |" for what, measured in rows)])
+
+
+def _requests(name: str) -> int:
+    """How many requests a figure "after_2600" was taken after."""
+    return int(name.rpartition("_")[2])
 
 
 def _with_figures(text: str) -> str:
