@@ -6,15 +6,21 @@ one that fell is a number to lower here and in docs/architecture.md.
 """
 
 import mlx.core as mx
+import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 import musicot_mlx as mc
 from musicot_mlx.evaluation.speed import cost
 from musicot_mlx.generation import device
+from musicot_mlx.generation.magenta_rt2 import FrameRun
 from musicot_mlx.generation.musicgen import DecodingRun, MusicgenCondition
 from musicot_mlx.generation.sampling import draw_codebooks
+from musicot_mlx.models.depthformer import Depthformer, DepthformerConfig
 from musicot_mlx.models.encodec import LSTM, Decoder, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
+from musicot_mlx.pipelines.magenta_rt2 import FAMILY
+from musicot_mlx.tokens.magenta_rt2 import frame_ids
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,32 @@ def test_a_step_of_musicgen() -> None:
     two, three = step_of_musicgen(2), step_of_musicgen(3)
     assert three - two <= 18
     assert two + 22 * (three - two) <= 463  # musicgen-small has 24 layers
+
+
+def frame_of_magenta(layers: int) -> int:
+    """Kernels of a frame as it is stored, in bfloat16; what is said of width is nothing."""
+    config = DepthformerConfig(
+        temporal_layers=layers, temporal_dim=64, temporal_ffn_dim=64, temporal_heads=1,
+        depth_dim=64, depth_ffn_dim=64, depth_heads=1, head_dim=64, condition_dim=64, style_dim=32,
+        codebook_size=64,
+    )  # fmt: skip
+    lm = Depthformer(config)
+    stored = [
+        (name, value.astype(getattr(mx, FAMILY.stored("lm", name, "float16"))))
+        for name, value in tree_flatten(lm.parameters())
+    ]
+    lm.load_weights(stored)
+    run = FrameRun(lm, np.tile(frame_ids(np.arange(4)), (1, 4, 1)), temperature=1.0)
+    noise = mx.zeros((1, 12, 64))
+    mx.eval(lm.parameters(), run.next(noise), run.rings, run.ids)
+    return cost.gpu_counts(lambda: run.next(noise))["kernels"]
+
+
+def test_a_frame_of_magenta() -> None:
+    """The graph before it is compiled, which joins what lies between products."""
+    two, three = frame_of_magenta(2), frame_of_magenta(3)
+    assert three - two <= 29
+    assert two + 10 * (three - two) <= 998  # small has 12 layers
 
 
 @pytest.mark.usefixtures("on_a_gpu")
