@@ -107,7 +107,14 @@ class Store:
         if not self._there():
             raise MusicotError(f"the library {self.uri} is empty; musicot library add FOLDER")
         with _told(self.uri, "read"):
-            return self._database.open_table(TABLE)
+            found = self._database.open_table(TABLE)
+            missing = [name for name in _schema(1).names if name not in found.schema.names]
+        if missing:
+            raise MusicotError(
+                f"the library {self.uri} was made by another musicot, whose songs have no "
+                f"{missing[0]}; add them to a new one, or take the musicot that it was made by"
+            )
+        return found
 
     @property
     def begun(self) -> bool:

@@ -164,10 +164,18 @@ def test_any_place_that_lancedb_has(tmp_path: Path) -> None:
 def test_a_library_that_is_gone_or_broken_is_one_line(tmp_path: Path) -> None:
     made = Library(tmp_path / "l", BandEar())
     made.add(song(tmp_path / "a.wav", "high"))
+    table = made.store.table
+    table.add_columns({"of_a_newer_one": "cast(NULL as string)"})  # is kept, and what is added has none
+    newer = Library(tmp_path / "l", BandEar())
+    newer.add(song(tmp_path / "b.wav", "deep"))
+    assert len(newer.search("high")) == 2
+    newer.store.table.drop_columns(["of_a_newer_one", "licence"])
+    with pytest.raises(MusicotError, match="made by another musicot, whose songs have no licence"):
+        Library(tmp_path / "l", BandEar()).search("high")
     for file in (tmp_path / "l" / f"{store.TABLE}.lance" / "data").iterdir():
         file.write_bytes(b"none")
     with pytest.raises(RunError, match="can't be read: "):
-        Library(tmp_path / "l", BandEar()).search("high")
+        made.search("high")
     shutil.rmtree(tmp_path / "l")
     with pytest.raises(RunError, match="can't be read: "):
         made.search("high")  # one that was open
