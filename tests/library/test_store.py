@@ -164,8 +164,8 @@ def test_any_place_that_lancedb_has(tmp_path: Path) -> None:
 def test_a_library_that_is_gone_or_broken_is_one_line(tmp_path: Path) -> None:
     made = Library(tmp_path / "l", BandEar())
     made.add(song(tmp_path / "a.wav", "high"))
-    table = made.store.table
-    table.add_columns({"of_a_newer_one": "cast(NULL as string)"})  # is kept, and what is added has none
+    # a column of a newer one is kept, and what is added has none
+    made.store.table.add_columns({"of_a_newer_one": "cast(NULL as string)"})
     newer = Library(tmp_path / "l", BandEar())
     newer.add(song(tmp_path / "b.wav", "deep"))
     assert len(newer.search("high")) == 2
