@@ -14,9 +14,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import musicot_mlx  # noqa: F401  (OpenBLAS before MLX)
 from tests.support import tiny, tiny_musicgen
+
+# the same examples in every run; `--hypothesis-profile default` looks for others
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -88,7 +88,7 @@ def test_what_stands_still_tells_nothing(model: SimpleNamespace) -> None:
         copy_check(_song(0, 1.2), _song(0), model=model, sample_rate=RATE)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(WINDOW, 90), st.integers(WINDOW, 120))
 def test_nearest_and_longest_run_are_what_a_plain_search_finds(seed: int, n: int, m: int) -> None:
     rng = np.random.default_rng(seed)

@@ -119,7 +119,7 @@ def test_bars_are_counted_by_the_tempo() -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_a_line_or_a_sentence(text: str) -> None:
     try:
         line = read_line(text, 120)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import musicot_mlx as mc
@@ -118,7 +118,6 @@ def test_morph_goes_from_one_to_the_other(model: MusicotPipeline, plan: mc.Plan)
 
 
 @given(st.floats(0, 1), st.integers(0, 10**6))
-@settings(deadline=None)
 def test_slerp_keeps_to_the_circle(amount: float, seed: int) -> None:
     a, b = unit(np.random.default_rng(seed).normal(size=(2, 16)))
     found = slerp(a, b, amount)

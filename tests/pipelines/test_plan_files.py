@@ -182,7 +182,7 @@ JSON_VALUES = st.recursive(
 
 
 @given(st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_whatever_stands_in_a_plan_is_a_plan_or_one_line(
     model: MusicotPipeline, plan: mc.Plan, data: st.DataObject
 ) -> None:
@@ -217,7 +217,7 @@ def test_whatever_stands_in_a_plan_is_a_plan_or_one_line(
 
 
 @given(st.binary(max_size=60), st.integers(0, 10_000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whatever_happens_to_a_plan_file_is_a_plan_or_one_line(
     model: MusicotPipeline, plan: mc.Plan, tmp_path_factory: pytest.TempPathFactory,
     put: bytes, place: int,

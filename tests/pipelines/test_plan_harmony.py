@@ -93,7 +93,7 @@ def test_chords_change_whole_or_by_segment(plan: mc.Plan) -> None:
 
 
 @given(st.integers(-30, 30))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_transposing_there_and_back(semitones: int) -> None:
     plan = mc.Plan(
         codes=np.zeros((3, 1), np.int32),
