@@ -19,8 +19,9 @@ from hypothesis import settings
 import musicot_mlx  # noqa: F401  (OpenBLAS before MLX)
 from tests.support import tiny, tiny_musicgen
 
-# the same examples in every run; `--hypothesis-profile default` looks for others
+# the same examples in every run; `--hypothesis-profile other` looks for others
 settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("other", deadline=None)
 settings.load_profile("same")
 
 
