@@ -27,13 +27,6 @@ export function showPlan(plan) {
   if (other) chooseTake(takes()[0]?.id ?? null);
 }
 
-/** The plan as the server has it now, where another tab or a restart may have changed it. */
-export async function refreshPlan() {
-  if (!state.plan) return;
-  const plan = await api.plan(state.plan.id, state.anchors).catch(() => null);
-  if (plan && plan.id === state.plan?.id && plan.version !== state.plan.version) showPlan(plan);
-}
-
 /** @param {string | null} id */
 export function chooseTake(id) {
   if (id === state.take) return;
@@ -61,12 +54,33 @@ export async function makePlan(body) {
 
 /** @param {string} id */
 export async function openPlan(id) {
-  showPlan(await api.plan(id, state.anchors));
+  await inTurn(async () => showPlan(await api.plan(id, state.anchors)));
   await loadSongs("limit=100");
 }
 
-/** @type {Promise<unknown>} the changes of the plan that are under way, one after another */
-let changes = Promise.resolve();
+/** @type {Promise<unknown>} what is asked of the plan, one after another */
+let turns = Promise.resolve();
+
+/**
+ * In turn, so that no answer is shown after a later one.
+ * @template T
+ * @param {() => Promise<T>} ask
+ * @returns {Promise<T>}
+ */
+function inTurn(ask) {
+  const done = turns.then(ask);
+  turns = done.catch(() => undefined);
+  return done;
+}
+
+/** The plan as the server has it now, where another tab or a restart may have changed it. */
+export const refreshPlan = () => inTurn(refreshed);
+
+async function refreshed() {
+  if (!state.plan) return;
+  const plan = await api.plan(state.plan.id, state.anchors).catch(() => null);
+  if (plan && plan.id === state.plan?.id && plan.version !== state.plan.version) showPlan(plan);
+}
 
 /**
  * An edit of the plan as it is seen: where another tab has changed it, it is shown as it is now.
@@ -75,7 +89,7 @@ let changes = Promise.resolve();
 const ofVersion = ({ id, version }, body) =>
   api.edit(id, { ...body, version }, state.anchors).catch(async (error) => {
     if (error.status !== 409) throw error;
-    await refreshPlan();
+    await refreshed();
     throw new Error("The plan was changed elsewhere meanwhile; look at it, and try again.");
   });
 
@@ -84,19 +98,16 @@ const ofVersion = ({ id, version }, body) =>
  * @param {(plan: Plan) => Promise<Plan>} ask
  * @returns {Promise<Plan>}
  */
-function change(ask) {
-  const done = changes.then(async () => {
+const change = (ask) =>
+  inTurn(async () => {
     const plan = await ask(/** @type {Plan} */ (state.plan));
     if (state.plan?.id === plan.id) showPlan(plan);
     return plan;
   });
-  changes = done.catch(() => undefined);
-  return done;
-}
 
 /** The plan, once what was asked of it is done. @returns {Promise<Plan | null>} */
 export async function settled() {
-  await changes;
+  await turns;
   return state.plan;
 }
 
@@ -124,7 +135,7 @@ export async function readBy(anchors) {
   const before = state.anchors;
   state.anchors = anchors;
   try {
-    if (state.plan) showPlan(await api.plan(state.plan.id, anchors));
+    if (state.plan) await change(({ id }) => api.plan(id, anchors));
   } catch (error) {
     state.anchors = before;
     throw error;

@@ -8,6 +8,18 @@ from tests.support.studio_page import StudioPage, until
 
 PROMPT = "solo piano"
 
+# an edit's answer comes after its event, and what the event asks for comes last of all
+LATE_ANSWERS = """() => {
+  const ask = window.fetch;
+  window.fetch = async (url, options) => {
+    const answer = await ask(url, options);
+    const of = (options?.method ?? "GET") + new URL(url, location).pathname;
+    const late = /^POST.*edits$/.test(of) ? 300 : /^GET.*plans\\/[^/]+$/.test(of) ? 1000 : 0;
+    await new Promise((done) => setTimeout(done, late));
+    return answer;
+  };
+}"""
+
 
 def test_a_plan_is_seen_before_a_second_is_made(studio: StudioPage) -> None:
     studio.page.get_by_role("textbox", name="What the music should be").fill(PROMPT)
@@ -176,6 +188,19 @@ def test_segments_are_doubled_moved_deleted_and_brought_back(studio: StudioPage)
     until(lambda: studio.words() == ["brass band", PROMPT, "brass band"], "the move again")
     studio.page.get_by_role("button", name="Longer").click()
     studio.expect_count(".card", 4)
+
+
+def test_no_late_answer_undoes_an_edit(studio: StudioPage) -> None:
+    studio.plan(PROMPT)
+    studio.page.evaluate(LATE_ANSWERS)
+    for count in (3, 4):
+        studio.key(0, "d")
+        studio.expect_count(".card", count)
+    for _ in range(40):  # two seconds, in which all answers come
+        studio.page.wait_for_timeout(50)
+        assert studio.page.locator(".card").count() == 4
+    studio.key(1, "Delete")
+    studio.expect_count(".card", 3)
 
 
 def test_every_edit_is_in_the_menu(studio: StudioPage) -> None:
