@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import musicot_mlx  # noqa: F401  (OpenBLAS before MLX)
 
@@ -31,9 +32,11 @@ from mlx.utils import tree_flatten
 from musicot_mlx.convert.keymaps import depthformer, spectrostream
 from musicot_mlx.convert.rules import apply_rules
 from musicot_mlx.evaluation.speed import cost, hardware
+from musicot_mlx.generation import device
 from musicot_mlx.generation.magenta_rt2 import FrameRun, generate_codes
 from musicot_mlx.models.depthformer import Depthformer, DepthformerConfig
 from musicot_mlx.models.spectrostream import SpectroStream, SpectroStreamConfig
+from musicot_mlx.pipelines.magenta_rt2 import FAMILY
 from musicot_mlx.pipelines.parts import for_device
 from musicot_mlx.tokens.magenta_rt2 import frame_ids
 from musicot_mlx.weights.checkpoint import load_strict, part
@@ -158,17 +161,27 @@ def theirs(python: str, checkpoint: Path, *, preload: str = "") -> dict[str, flo
 
 
 def counts(lm: Depthformer) -> dict[str, Any]:
-    """What holds anywhere: bytes read for a frame in 16 and 8 bits, kernels of a frame."""
+    """What holds anywhere: bytes read for a frame in 16 and 8 bits, and the kernels of one on a
+    GPU, in bfloat16 as it is stored and before it is compiled.
+    """
     _, values = cost.magenta_weights(lm)
-    run = FrameRun(lm, requests(4))
+    stored = Depthformer(lm.config)
+    stored.load_weights(
+        [
+            (name, value.astype(getattr(mx, FAMILY.stored("lm", name, "float16"))))
+            for name, value in tree_flatten(stored.parameters())
+        ]
+    )
     noise = mx.zeros((1, 12, 1024))
-    mx.eval(run.next(noise), run.rings)
-    graph = cost.gpu_counts(lambda: [run.next(noise)])
+    with mock.patch.object(device, "compiled", lambda function: function):
+        run = FrameRun(stored, requests(4), temperature=1.0)
+        mx.eval(stored.parameters(), run.next(noise), run.rings, run.ids)
+        graph = cost.gpu_counts(lambda: run.next(noise))
     return {"weights_read_a_frame": values, "bfloat16_mb": values * 2 / 1e6, **graph}
 
 
-def memory(lm: Depthformer) -> dict[str, Any]:
-    """Peak of a tiny model's stream by its length, and the real shape's keys and values."""
+def stream_memory() -> dict[str, float]:
+    """Peak of a tiny model's stream by its length, MB; the process must hold nothing else yet."""
     model, peaks = tiny_magenta_model.pipeline(past=24), {}
     list(model.stream("calm piano", duration=5, seed=1))
     for seconds in (30, 300):
@@ -176,9 +189,13 @@ def memory(lm: Depthformer) -> dict[str, Any]:
         for _ in model.stream("calm piano", duration=seconds, seed=1):
             pass  # as a player takes it
         peaks[f"{seconds}_s_mb"] = round(mx.get_peak_memory() / 1e6, 2)
+    return peaks
+
+
+def kept(lm: Depthformer) -> float:
+    """Keys and values of the real shape, MB, however long it plays."""
     run = FrameRun(lm, requests(4))
-    kept = sum(value.nbytes for _, value in tree_flatten(run.rings))
-    return {"tiny_stream": peaks, "real_shape_past_mb": round(kept / 1e6, 1)}
+    return round(sum(value.nbytes for _, value in tree_flatten(run.rings)) / 1e6, 1)
 
 
 def main() -> int:
@@ -191,11 +208,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     checkpoint = args.folder / "checkpoints" / "mrt2_small.safetensors"
+    found: dict[str, Any] = {"memory": {"tiny_stream": stream_memory()}}
     write_checkpoint(checkpoint)
-    found: dict[str, Any] = {"conversion": converted(checkpoint, args.folder / "mlx.safetensors")}
+    found["conversion"] = converted(checkpoint, args.folder / "mlx.safetensors")
     lm, codec = loaded(args.folder / "mlx.safetensors")
     found["counts"] = counts(lm)
-    found["memory"] = memory(lm)
+    found["memory"]["real_shape_past_mb"] = kept(lm)
     rounds = []
     for _ in range(args.rounds):
         row: dict[str, Any] = {"ours": ours(lm, codec)}
