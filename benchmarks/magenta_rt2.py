@@ -41,6 +41,7 @@ from musicot_mlx.pipelines.parts import for_device
 from musicot_mlx.tokens.magenta_rt2 import frame_ids
 from musicot_mlx.weights.checkpoint import load_strict, part
 from tests.support import tiny_magenta_model
+from tests.support.networks import as_stored
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ROOT / "tests" / "parity" / "magenta_rt2" / "keys_small.tsv.gz"
@@ -166,12 +167,7 @@ def counts(lm: Depthformer) -> dict[str, Any]:
     """
     _, values = cost.magenta_weights(lm)
     stored = Depthformer(lm.config)
-    stored.load_weights(
-        [
-            (name, value.astype(getattr(mx, FAMILY.stored("lm", name, "float16"))))
-            for name, value in tree_flatten(stored.parameters())
-        ]
-    )
+    as_stored(stored, FAMILY, "lm")
     noise = mx.zeros((1, 12, 1024))
     with mock.patch.object(device, "compiled", lambda function: function):
         run = FrameRun(stored, requests(4), temperature=1.0)

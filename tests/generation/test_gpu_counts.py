@@ -8,7 +8,6 @@ one that fell is a number to lower here and in docs/architecture.md.
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
 
 import musicot_mlx as mc
 from musicot_mlx.evaluation.speed import cost
@@ -21,6 +20,7 @@ from musicot_mlx.models.encodec import LSTM, Decoder, EncodecConfig
 from musicot_mlx.models.musicgen import Musicgen, MusicgenConfig
 from musicot_mlx.pipelines.magenta_rt2 import FAMILY
 from musicot_mlx.tokens.magenta_rt2 import frame_ids
+from tests.support.networks import as_stored
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +110,7 @@ def frame_of_magenta(layers: int) -> int:
         codebook_size=64,
     )  # fmt: skip
     lm = Depthformer(config)
-    stored = [
-        (name, value.astype(getattr(mx, FAMILY.stored("lm", name, "float16"))))
-        for name, value in tree_flatten(lm.parameters())
-    ]
-    lm.load_weights(stored)
+    as_stored(lm, FAMILY, "lm")
     run = FrameRun(lm, np.tile(frame_ids(np.arange(4)), (1, 4, 1)), temperature=1.0)
     noise = mx.zeros((1, 12, 64))
     mx.eval(lm.parameters(), run.next(noise), run.rings, run.ids)

@@ -4,6 +4,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from musicot_mlx.pipelines.family import Family
+
 
 def randomize(network: nn.Module, *, seed: int = 0, dtype: mx.Dtype = mx.float32) -> nn.Module:
     """Fill every parameter from one key; norms stay near one. Returns the network."""
@@ -27,3 +29,13 @@ def randomize(network: nn.Module, *, seed: int = 0, dtype: mx.Dtype = mx.float32
     ]
     network.load_weights(filled)
     return network
+
+
+def as_stored(network: nn.Module, family: Family, part: str) -> None:
+    """Give a network the types that a converted checkpoint of 16 bits has for it."""
+    network.load_weights(
+        [
+            (name, value.astype(getattr(mx, family.stored(part, name, "float16"))))
+            for name, value in tree_flatten(network.parameters())
+        ]
+    )
